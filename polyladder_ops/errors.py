@@ -1,0 +1,59 @@
+"""What can go wrong, said the way PostgreSQL says it: a message, a detail, a hint.
+
+The message is lower-case, without a full stop, and names the thing; detail and hint are sentences, the hint with the
+next command. An error is raised where it is known and printed in one place (``tasks/boundary.py``).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = ["Interrupted", "Mismatch", "OpsError", "Refused", "SettingsError", "UsageError"]
+
+
+class OpsError(Exception):
+    """The work could not be done; exit code 1."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, detail: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+        self.hint = hint
+
+    def __str__(self) -> str:
+        lines = [f"error: {self.message}"]
+        lines += [f"detail: {self.detail}"] if self.detail else []
+        lines += [f"hint: {self.hint}"] if self.hint else []
+        return "\n".join(lines)
+
+
+class UsageError(OpsError):
+    """The command was written wrongly; exit code 2."""
+
+    exit_code = 2
+
+
+class SettingsError(OpsError):
+    """A setting is missing or unusable; exit code 2."""
+
+    exit_code = 2
+
+
+class Mismatch(OpsError):  # noqa: N818 - an answer, not an accident
+    """Done, and the answer is no: unhealthy, unequal, not proved; exit code 3."""
+
+    exit_code = 3
+
+
+class Refused(OpsError):  # noqa: N818 - a decision, not an accident
+    """Refused for safety; the hint says which flag means yes; exit code 4."""
+
+    exit_code = 4
+
+
+class Interrupted(OpsError):  # noqa: N818 - somebody asked for it
+    """Stopped by Ctrl-C or SIGTERM; exit code 130."""
+
+    exit_code = 130

@@ -1,0 +1,292 @@
+"""The one module that knows which operating system this is: process groups, signals, private files, synced folders.
+
+Everywhere else the code is the same on Linux, macOS and Windows; what one of them can't do is refused here by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from polyladder_ops.errors import Interrupted, OpsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from types import FrameType
+
+__all__ = [
+    "Account",
+    "acting_as",
+    "clean_environment",
+    "end",
+    "give_to",
+    "is_alive",
+    "is_reachable",
+    "is_readable",
+    "is_root",
+    "make_private_directory",
+    "owner",
+    "runs",
+    "socket_folder",
+    "start",
+    "stop_on_signals",
+    "sync_directory",
+    "system_account",
+    "write_private",
+]
+
+# What a program needs to start at all; everything else (PG*, secrets, locale) we say ourselves.
+_KEPT = (
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "TEMP",
+    "TMP",
+    "SYSTEMROOT",
+    "COMSPEC",
+    "PATHEXT",
+    "LD_LIBRARY_PATH",
+    "USERPROFILE",
+)
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return an environment for a child: no PG* variable, no secret of ours, messages in English, plus `extra`."""
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    return {**kept, "LC_ALL": "C", **(extra or {})}
+
+
+def start(argv: Sequence[str], *, env: Mapping[str, str], **pipes: Any) -> subprocess.Popen[bytes]:
+    """Start a program in a process group of its own, so that a Ctrl-C at the terminal reaches only us.
+
+    We then end it ourselves (`end`), whole group at once. Raise OpsError if the program can't be started.
+    """
+    own_group: dict[str, Any]
+    if sys.platform == "win32":
+        own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    else:
+        own_group = {"start_new_session": True}
+    try:
+        return subprocess.Popen(list(argv), env=dict(env), **own_group, **pipes)
+    except OSError as error:
+        raise OpsError(f"could not start {argv[0]}", detail=f"{error.strerror or error}.") from error
+
+
+def end(process: subprocess.Popen[bytes], *, grace_s: float = 5.0) -> None:
+    """Make sure that the program and its group are gone: asked first, killed after `grace_s` seconds."""
+    if process.poll() is None:
+        _signal_group(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace_s)
+    if process.poll() is None:
+        _signal_group(process, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+        process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    if sys.platform == "win32":
+        process.terminate()  # there is no group to signal; our programs start no children of their own
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process with this id runs, ours or not."""
+    if sys.platform == "win32":
+        listed = subprocess.run(["tasklist", "/FI", f"PID eq {pid}", "/NH"], capture_output=True, check=False)
+        return str(pid).encode() in listed.stdout
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """Within the block Ctrl-C, SIGTERM and a closed terminal raise Interrupted, so that every `finally` runs.
+
+    Without it SIGTERM ends Python at once: temporary files and an orphaned pg_dump that holds locks stay behind.
+    """
+    names = ["SIGINT", "SIGTERM"] + ([] if sys.platform == "win32" else ["SIGHUP"])
+    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        raise Interrupted(f"interrupted by {signal.Signals(number).name}")
+
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def is_root() -> bool:
+    """Whether we run as the superuser of a POSIX system, which PostgreSQL's server refuses."""
+    return sys.platform != "win32" and os.geteuid() == 0
+
+
+def make_private_directory(path: Path) -> None:
+    """Make a directory, with its parents, that only we can enter (0700; on Windows the profile's own rights)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a new file that only we can read (0600 from its first byte). Raise FileExistsError if it is there."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable; Windows keeps no such promise and needs no such call."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+Account = tuple[int, int]
+"""User and group id of an account of low rights under which root starts a program."""
+
+
+def runs(pid: int, program: str, mark: str) -> bool:
+    """Whether a process with this id lives and is `program`, started with `mark` among its arguments.
+
+    A corpse that nobody has collected does not live. Windows shows the program's name only, so that must do there.
+    """
+    if sys.platform == "win32":
+        argv = ["tasklist", "/FI", f"PID eq {pid}", "/NH", "/FO", "CSV"]
+        return program in subprocess.run(argv, capture_output=True, check=False).stdout.decode(
+            errors="replace"
+        )
+    if sys.platform == "linux":  # a slim container has no ps
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
+    else:
+        argv = ["ps", "-ww", "-o", "args=", "-p", str(pid)]
+        command = subprocess.run(argv, capture_output=True, check=False).stdout
+    return program.encode() in command and mark.encode() in command
+
+
+def system_account(name: str) -> Account | None:
+    """Return the account of this name, made if missing, without home, shell or rights; None unless we are root.
+
+    Raise OpsError if the system has no program that can make one, or if that refuses.
+    """
+    if sys.platform == "win32" or os.geteuid() != 0:
+        return None
+    import pwd
+
+    problem = ""
+    for waited_s in (
+        0.0,
+        0.2,
+        0.5,
+        1.0,
+    ):  # another process may hold the lock on the list of accounts, making ours
+        time.sleep(waited_s)
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            return entry.pw_uid, entry.pw_gid
+        problem = _make_account(name)
+    raise OpsError(
+        f"could not make the system account {name}",
+        detail=f"PostgreSQL refuses to run as root and needs an account of low rights. {problem}",
+        hint="Run the command as an ordinary user.",
+    )
+
+
+def _make_account(name: str) -> str:
+    """Make the account by the first program that works; return what the last one said if none did."""
+    said = "There is neither useradd nor adduser."
+    for argv in (
+        ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent", name],
+        ["adduser", "--system", "--group", "--no-create-home", "--home", "/nonexistent", name],
+        ["adduser", "-S", "-D", "-H", "-h", "/nonexistent", name],  # busybox
+    ):
+        try:
+            tried = subprocess.run(argv, env=clean_environment(), capture_output=True, check=False)
+        except OSError:
+            continue
+        if tried.returncode == 0:
+            return ""
+        said = f"{argv[0]} says: {tried.stderr.decode(errors='replace').strip()}"
+    return said
+
+
+def acting_as(account: Account | None) -> dict[str, Any]:
+    """Return what `start` and subprocess need to run a program under an account; nothing for our own."""
+    return {} if account is None else {"user": account[0], "group": account[1], "extra_groups": []}
+
+
+def give_to(path: Path, account: Account | None) -> None:
+    """Make the account the owner of a file or folder of ours; nothing happens for our own account."""
+    if sys.platform != "win32" and account is not None:
+        os.chown(path, *account, follow_symlinks=False)
+
+
+def owner(path: Path) -> Account | None:
+    """Return the account that a folder belongs to, for root to act as; None unless we are root and it is not."""
+    if sys.platform == "win32" or os.geteuid() != 0:
+        return None
+    found = path.stat()
+    return (found.st_uid, found.st_gid) if found.st_uid else None
+
+
+def socket_folder(account: Account | None) -> Path | None:
+    """Return a new private folder of the account, with a name short and plain enough for a Unix socket's path.
+
+    None on Windows, where TCP does. A socket's path holds about 100 bytes, and a temporary folder may be long.
+    """
+    if sys.platform == "win32":
+        return None
+    usual = tempfile.gettempdir()
+    will_do = re.fullmatch(r"[\w/.+-]{1,70}", usual, re.ASCII) and is_reachable(Path(usual), account)
+    folder = Path(tempfile.mkdtemp(prefix="pl-", dir=usual if will_do else "/tmp"))  # noqa: S108 - private in it
+    give_to(folder, account)
+    return folder
+
+
+def is_reachable(path: Path, account: Account | None) -> bool:
+    """Whether the account may enter the folder, through all the folders above it, by their modes."""
+    if account is None:
+        return True
+    real = path.resolve()
+    return all(_allows(folder, account, 0o1) for folder in (real, *real.parents))
+
+
+def is_readable(path: Path, account: Account | None) -> bool:
+    """Whether the account may read every file below a folder, and enter every folder, by their modes."""
+    if account is None:
+        return True
+    if not is_reachable(path, account):
+        return False
+    return all(_allows(inner, account, 0o5 if inner.is_dir() else 0o4) for inner in path.rglob("*"))
+
+
+def _allows(path: Path, account: Account, bits: int) -> bool:
+    """Whether the mode gives the account these rights (4 read, 1 enter or execute)."""
+    found = path.stat()
+    user, group = account
+    shift = 6 if found.st_uid == user else 3 if found.st_gid == group else 0
+    return (found.st_mode >> shift) & bits == bits

@@ -1,0 +1,86 @@
+"""Secrets are told to this module once, and nothing we print or raise shows them afterwards.
+
+GitHub's masking knows exact strings only, and libpq quotes parts of a URL in its errors; so every form in which a
+secret can turn up is hidden: as it is, percent-encoded and -decoded, and as JSON, Python, SQL and a passfile write it.
+What has the shape of a secret (a URL's password, an age key, a token) is hidden even if nobody told us about it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["MASK", "hide", "hide_url", "redact"]
+
+MASK = "********"
+_SHORTEST = 4  # hiding "a" everywhere would tell more than it hides
+_hidden: set[str] = set()
+
+_QUOTED = r"'(?:[^'\\]|\\.|'')*'"
+_SHAPES = (
+    # Up to the last @ of the run: an unencoded password may hold @, /, quotes, or a second URL may follow a comma.
+    # Our own hints show an example, which is nobody's.
+    (re.compile(r"([A-Za-z][\w+.-]*://[^\s:@]*):(?!password@host\b)\S*@"), rf"\1:{MASK}@"),
+    (re.compile(rf"((?:ssl|PG)?password\s*=\s*)(?:{_QUOTED}|[^\s&'\"]+)", re.IGNORECASE), rf"\1{MASK}"),
+    (re.compile(rf"(\bpassword\s+){_QUOTED}", re.IGNORECASE), rf"\1{MASK}"),
+    (re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?\w+\s+)[^\s'\"]+", re.IGNORECASE), rf"\1{MASK}"),
+    (re.compile(r"AGE-SECRET-KEY-[A-Z0-9-]*", re.IGNORECASE), MASK),
+    (
+        re.compile(
+            r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
+        ),
+        MASK,
+    ),
+    (re.compile(r"\b(?:fm[12]r?|fo1|gh[pousr]|github_pat)_[\w+/=-]{8,}"), MASK),
+    (re.compile(r"SCRAM-SHA-256\$[^\s'\"]+"), MASK),
+)
+
+
+def hide(secret: str | None) -> None:
+    """Remember a secret in all the forms it can be printed in; short or empty ones are passed over."""
+    if secret and len(secret) >= _SHORTEST:
+        _hidden.update(form for form in _forms(secret) if len(form) >= _SHORTEST)
+
+
+def hide_url(url: str | None) -> None:
+    """Remember a connection string whole, and whatever in it could be taken for its password.
+
+    Where the password ends is a matter of the reader (``@``, ``/``, ``#`` or ``?`` may stand in it unencoded), so each
+    reading is hidden. Keyword strings and ``?password=`` count too.
+    """
+    hide(url)
+    for password in _passwords(url or ""):
+        hide(password)
+        hide(unquote(password))
+
+
+def redact(text: str) -> str:
+    """Return the text with every remembered secret, and what has the shape of one, replaced by stars."""
+    for secret in sorted(_hidden, key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    for shape, masked in _SHAPES:
+        text = shape.sub(masked, text)
+    return text
+
+
+def _forms(secret: str) -> set[str]:
+    encoded = {quote(text, safe=safe) for text in (secret, unquote(secret)) for safe in ("", "/")}
+    lower_case = {re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), text) for text in encoded}
+    written = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
+    sql = secret.replace("'", "''")
+    passfile = secret.replace("\\", "\\\\")
+    other = {sql, passfile, passfile.replace(":", "\\:"), passfile.replace("'", "\\'"), quote_plus(secret)}
+    return {secret, unquote(secret), unquote_plus(secret)} | encoded | lower_case | written | other
+
+
+def _passwords(url: str) -> Iterator[str]:
+    login = url.partition("://")[2]
+    for end in (found.start() for found in re.finditer("@", login)):
+        yield login[:end].partition(":")[2]
+    for found in re.finditer(rf"(?:ssl)?password\s*=\s*({_QUOTED}|[^\s&]+)", url, re.IGNORECASE):
+        yield found[1].strip("'")
