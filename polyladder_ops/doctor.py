@@ -1,0 +1,273 @@
+"""What would stop a backup or a restore here: each thing looked at once, said as a value, whatever the others say.
+
+Looking and judging are apart, and the `judge_*` functions are pure. Nothing is changed: a folder is tried with files that
+are gone at once, and a server is only asked.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from polyladder_ops import encryption
+from polyladder_ops.errors import Interrupted, OpsError
+from polyladder_ops.postgres.clients import Client, choose, find_clients
+from polyladder_ops.postgres.conninfo import Target, parse
+from polyladder_ops.postgres.session import Identity, connect, identify
+from polyladder_ops.sandbox.server import programs
+from polyladder_ops.site import Site
+from polyladder_ops.terminal import size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from polyladder_ops.settings import Settings
+
+__all__ = ["Answer", "Check", "examine", "stopping"]
+
+Stops = Literal["", "backup", "restore"]
+T = TypeVar("T")
+_LOCAL = ("", "localhost", "127.0.0.1", "::1")
+# A dump as gzip is a fifth to a half of its database with indexes; an eighth is less than was ever seen.
+_LEAST = 8
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: fine, not fine, or (None) neither, only worth knowing.
+
+    `blocks` names what can't be done while this is not fine; empty if it is a warning.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+    hint: str = ""
+    blocks: Stops = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server said of itself, and how the connection to it is made."""
+
+    identity: Identity
+    size_bytes: int
+    uses_tls: bool
+    is_local: bool
+
+
+def stopping(checks: Sequence[Check]) -> tuple[Check, ...]:
+    """Return the checks that would stop a backup or a restore."""
+    return tuple(check for check in checks if check.ok is False and check.blocks)
+
+
+def examine(settings: Settings) -> list[Check]:
+    """Return every check of this site, in the order in which a person would look."""
+    target = _attempt("database", "backup", lambda: Site(settings).target())
+    answer = _attempt("server", "backup", lambda: _ask(target)) if isinstance(target, Target) else None
+    known = answer if isinstance(answer, Answer) else None
+    clients = find_clients()
+    return [
+        *_unknown_names(settings),
+        target if isinstance(target, Check) else Check("database", True, f"{target}."),
+        *([answer] if isinstance(answer, Check) else _judge(answer)),
+        judge_clients(clients, known),
+        try_folder("BACKUP_DIR", settings.backup_dir, "backup"),
+        try_folder("POLYLADDER_STATE_DIR", settings.state_dir, "restore"),
+        *(
+            judge_space(_free(settings.backup_dir), _free(settings.state_dir), known.size_bytes)
+            if known
+            else ()
+        ),
+        try_recipients(settings),
+        try_identity(settings),
+        _attempt("proof by restore", "", lambda: _proof(settings, clients, known)),
+    ]
+
+
+def _attempt(name: str, blocks: Stops, look: Callable[[], T]) -> T | Check:
+    """Return what was looked at, or the check that says why it can't be."""
+    try:
+        return look()
+    except Interrupted:
+        raise
+    except OpsError as error:
+        detail = f"{error.message[:1].upper()}{error.message[1:]}. {error.detail}".strip()
+        return Check(name, False, detail, error.hint, blocks)
+
+
+def _unknown_names(settings: Settings) -> Iterator[Check]:
+    if settings.unknown:
+        yield Check(
+            "names",
+            False,
+            f"{', '.join(settings.unknown)}: not settings of ours, perhaps another program's.",
+            "Compare them with the table in the README.",
+        )
+
+
+def _ask(target: Target) -> Answer:
+    with connect(target) as connection:
+        row = connection.execute(
+            "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
+        ).fetchone()
+        assert row is not None
+        is_local = target.host in _LOCAL or target.host.startswith("/")
+        return Answer(identify(connection), int(row[0]), bool(connection.pgconn.ssl_in_use), is_local)
+
+
+def _judge(answer: Answer | None) -> Iterator[Check]:
+    if answer:
+        yield Check("server", True, f"PostgreSQL {answer.identity.server_version} answers.")
+        yield judge_identity(answer)
+        yield judge_tls(answer)
+
+
+def judge_identity(answer: Answer) -> Check:
+    """Return whether the server is the one to write to; its identifier is what backups are compared by."""
+    who = answer.identity
+    named = f"{who.database} (oid {who.database_oid}, {size(answer.size_bytes)}) on system {who.system_identifier}"
+    if who.is_standby:
+        return Check("identity", False, f"{named}, a standby.", "Name the primary in DATABASE_URL.", "backup")
+    return Check("identity", True, f"{named}, the primary.")
+
+
+def judge_tls(answer: Answer) -> Check:
+    """Return whether somebody on the way could read along; a warning, since a tunnel can do TLS's work."""
+    if answer.uses_tls:
+        return Check("TLS", True, "The connection is encrypted.")
+    if answer.is_local:
+        return Check(
+            "TLS", None, "Not encrypted, and the server is on this machine or behind a tunnel to it."
+        )
+    return Check(
+        "TLS",
+        False,
+        "The connection is not encrypted, and the server is on another machine.",
+        "Add sslmode=verify-full (at least require) to the URL, or go through `fly proxy`.",
+    )
+
+
+def judge_clients(clients: Sequence[Client], answer: Answer | None) -> Check:
+    """Return which pg_dump a backup of this server would use; without an answer, only which there are."""
+    there = "; ".join(str(client) for client in clients)
+    if answer is None:
+        return Check(
+            "pg_dump",
+            None if clients else False,
+            f"Found {there or 'none'}.",
+            "",
+            "" if clients else "backup",
+        )
+    chosen = _attempt(
+        "pg_dump", "backup", lambda: choose(clients, answer.identity.major, need_tls=answer.uses_tls)
+    )
+    if isinstance(chosen, Check):
+        return chosen
+    tls = "speaks TLS" if chosen.speaks_tls else "without TLS"
+    newer = "" if chosen.major == answer.identity.major else f"; the server is {answer.identity.major}"
+    return Check("pg_dump", True, f"{chosen.version} at {chosen.program}, {tls}{newer}.")
+
+
+def judge_space(for_backups: int, for_proof: int, database_size: int) -> Iterator[Check]:
+    """Yield whether what is free will do for a backup, and for a restored copy beside the server's own files."""
+    detail = f"{size(for_backups)} free, the database has {size(database_size)}."
+    hint = "Free some, or name another folder in BACKUP_DIR."
+    if for_backups < database_size // _LEAST:
+        yield Check("space for a backup", False, detail, hint, "backup")
+    else:
+        yield Check("space for a backup", for_backups >= database_size, detail, hint)
+    detail = f"{size(for_proof)} free, a restored copy and its log take about {size(2 * database_size)}."
+    hint = "Free some, or name another folder in POLYLADDER_STATE_DIR, or another server in POLYLADDER_SCRATCH_URL."
+    yield Check("space for a proof", for_proof >= 2 * database_size, detail, hint)
+
+
+def try_folder(variable: str, folder: Path, blocks: Stops) -> Check:
+    """Return whether the folder, or the nearest one above it that exists, takes files and second names for them."""
+    nearest = _nearest(folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=nearest) as made:
+            first = Path(made, "first")
+            first.touch()
+            os.link(first, Path(made, "second"))
+    except OSError as error:
+        hint = f"Name a folder in {variable} that you can write to, on a disk that knows hard links."
+        return Check(variable, False, f"{nearest}: {error.strerror}.", hint, blocks)
+    return Check(variable, True, f"{folder} is writable." if nearest == folder else f"{folder} can be made.")
+
+
+def _nearest(path: Path) -> Path:
+    return next((place for place in (path, *path.parents) if place.exists()), path)
+
+
+def _free(path: Path) -> int:
+    return shutil.disk_usage(_nearest(path)).free
+
+
+def try_recipients(settings: Settings) -> Check:
+    """Return whether backups are encrypted, and whether age takes the keys."""
+    name, keys = "BACKUP_AGE_RECIPIENTS", settings.backup_age_recipients
+    if not keys:
+        return Check(
+            name, None, "Unset, so backups are not encrypted.", "Set it before a backup leaves this machine."
+        )
+    taken = _attempt(name, "backup", lambda: encryption.recipients(keys))
+    return (
+        taken
+        if isinstance(taken, Check)
+        else Check(name, True, f"Backups are encrypted; public keys: {len(keys)}.")
+    )
+
+
+def try_identity(settings: Settings) -> Check:
+    """Return whether the private key here opens what is encrypted to the recipients, by doing it once."""
+    name, path, keys = (
+        "BACKUP_AGE_IDENTITY_FILE",
+        settings.backup_age_identity_file,
+        settings.backup_age_recipients,
+    )
+    if path is None:
+        return Check(name, None, "Unset, so encrypted backups can't be read here." if keys else "Unset.")
+    opened = _attempt(name, "restore", lambda: _open_once(path, keys))
+    if isinstance(opened, Check):
+        return opened
+    return Check(
+        name, True, "The key opens what is encrypted to the recipients." if keys else "It holds a key."
+    )
+
+
+def _open_once(path: Path, keys: Sequence[str]) -> None:
+    ours = encryption.identities(path)
+    if keys:
+        sealed = io.BytesIO()
+        encryption.encrypt(io.BytesIO(b"doctor"), sealed, encryption.recipients(keys))
+        sealed.seek(0)
+        encryption.decrypt(sealed, io.BytesIO(), ours)
+
+
+def _proof(settings: Settings, clients: Sequence[Client], answer: Answer | None) -> Check:
+    if settings.scratch_url:
+        scratch = _ask(parse(settings.scratch_url, variable="POLYLADDER_SCRATCH_URL"))
+        same = answer is not None and scratch.identity.system_identifier == answer.identity.system_identifier
+        return judge_proof("POLYLADDER_SCRATCH_URL", scratch.identity.major, answer, is_same_server=same)
+    folder = programs().resolve()
+    majors = [client.major for client in clients if client.program.resolve().parent == folder]
+    if not majors:
+        raise OpsError("the embedded PostgreSQL does not run here", detail=f"Its programs are in {folder}.")
+    return judge_proof("the embedded PostgreSQL", majors[0], answer, is_same_server=False)
+
+
+def judge_proof(where: str, major: int, answer: Answer | None, *, is_same_server: bool) -> Check:
+    """Return whether a restore there could prove a backup of this server; another major proves nothing."""
+    name, detail = "proof by restore", f"{where[:1].upper()}{where[1:]} has version {major}"
+    if is_same_server:
+        return Check(name, False, f"{detail} and is the live server.", "Name a server apart from it.")
+    if answer is not None and major != answer.identity.major:
+        hint = f"Set POLYLADDER_SCRATCH_URL to a server of version {answer.identity.major}."
+        return Check(name, False, f"{detail}, the server has {answer.identity.major}.", hint)
+    return Check(name, True, f"{detail}.")

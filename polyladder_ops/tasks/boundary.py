@@ -1,0 +1,215 @@
+"""Where the library meets Invoke: errors become text and exit codes, signals become Interrupted, flags are looked at.
+
+Every task is made with `task` from here. What the library raises on purpose ends as its three lines on stderr and its
+exit code; anything else is a bug and keeps its traceback. Either way no secret and no control character comes out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import inspect
+import io
+import os
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invoke.exceptions import Exit, UnexpectedExit
+from invoke.tasks import Task
+from invoke.tasks import task as invoke_task
+
+from polyladder_ops.errors import Interrupted, OpsError, Refused, UsageError
+from polyladder_ops.portable import stop_on_signals
+from polyladder_ops.redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from invoke.context import Context
+
+    from polyladder_ops.settings import Settings
+
+__all__ = [
+    "OpsTask",
+    "confirm",
+    "is_dry",
+    "open_settings",
+    "project_root",
+    "refuse_dry",
+    "refuse_flags_as_values",
+    "task",
+]
+
+# What a write to stdout fails with when its reader is gone; Windows says EINVAL.
+_READER_GONE = {errno.EPIPE, errno.EINVAL}
+_UNWRITABLE = {errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG}
+
+
+class OpsTask(Task[Any]):
+    """A task that ends with a promised exit code and text, whatever its body does."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the body; raise Exit with the code and the text that a person reads."""
+        _write_out_what_has_no_code()
+        with _ending_as_exit(inspect.getfile(self.body)), _interruptible():
+            refuse_flags_as_values(kwargs)
+            result = super().__call__(*args, **kwargs)
+            sys.stdout.flush()  # here a lost reader can still be told apart; at Python's end it is noise and code 120
+            return result
+
+
+# Short flags are dealt in the order of the parameters: a new parameter would move an old one's letter.
+task = functools.partial(invoke_task, klass=OpsTask, auto_shortflags=False)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Like `stop_on_signals`, which only the main thread may do."""
+    if threading.current_thread() is threading.main_thread():
+        with stop_on_signals():
+            yield
+    else:
+        yield
+
+
+@contextlib.contextmanager
+def _ending_as_exit(tasks_file: str) -> Iterator[None]:
+    try:
+        yield
+    except (Exit, UnexpectedExit):
+        raise
+    except OpsError as error:
+        _flush()
+        raise Exit(_clean(str(error)), error.exit_code) from error
+    except KeyboardInterrupt as error:
+        _flush()
+        raise Exit(str(Interrupted("interrupted by Ctrl-C")), Interrupted.exit_code) from error
+    except Exception as error:
+        unwritten = isinstance(error, OSError) and _was_printing(error, tasks_file)
+        _flush()
+        raise (_unwritten(error) if unwritten else _bug(error)) from error
+
+
+def _unwritten(error: Exception) -> Exit:
+    assert isinstance(error, OSError)
+    if error.errno in _READER_GONE:
+        return Exit(code=1)  # `invoke backup.list | head -1`: nobody is left to tell
+    return Exit(str(OpsError("could not write the output", detail=f"{error.strerror}.")), 1)
+
+
+def _bug(error: Exception) -> Exit:
+    told = "".join(traceback.format_exception(error))
+    return Exit(
+        _clean(f"{told}error: this is a bug in polyladder-ops; please report it with the lines above"), 1
+    )
+
+
+def _was_printing(error: OSError, tasks_file: str) -> bool:
+    """Whether it was stdout that could not be written, and not a pipe or file of the library's.
+
+    Only the tasks print, here or in another repository, and they do nothing else with streams.
+    """
+    *_, innermost = traceback.extract_tb(error.__traceback__)
+    is_a_tasks = (
+        innermost.filename in (tasks_file, __file__)
+        or Path(innermost.filename).parent == Path(__file__).parent
+    )
+    return is_a_tasks and error.filename is None and error.errno in _READER_GONE | _UNWRITABLE
+
+
+def _flush() -> None:
+    """Send out what was printed before an error; what can't be sent is dropped, or Python complains at its end."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+
+
+def _write_out_what_has_no_code() -> None:
+    """Let a name that the terminal's encoding does not have come out as its number; stderr does so by itself."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _clean(text: str) -> str:
+    """Return the text without secrets and without what could steer a terminal."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in redact(text)
+    )
+
+
+def refuse_flags_as_values(values: Mapping[str, object]) -> None:
+    """Raise UsageError if the text given for a flag begins with ``-``, as in ``--backup=--force`` or ``--backup=-x``.
+
+    No value of ours does, but a program that got one would take it for a flag. Every task is checked.
+    """
+    for name, value in values.items():
+        texts = value if isinstance(value, list) else [value]
+        for text in texts:
+            if isinstance(text, str) and text.startswith("-"):
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(
+                    f"{flag} got {text!r}, which looks like a flag",
+                    detail=f"{flag} takes a value, and no value begins with a dash.",
+                    hint=f"Write {flag}=VALUE; `invoke --help TASK` shows what fits.",
+                )
+
+
+def project_root(start: Path) -> Path:
+    """Return the nearest folder upwards that holds ``tasks.py``, else `start`: relative paths begin there."""
+    return next((folder for folder in (start, *start.parents) if (folder / "tasks.py").is_file()), start)
+
+
+def open_settings(c: Context, **flags: str) -> Settings:
+    """Return the settings; the flags are texts by attribute (``site``, ``backup_dir``), empty ones count as unset.
+
+    At site sandbox, what is set but not read is named on stderr. Raise SettingsError with all faults at once.
+    """
+    from polyladder_ops import settings
+
+    section = c.config.get("polyladder")
+    loaded = settings.load(flags, environ=os.environ, root=project_root(Path.cwd()), config=section)
+    if loaded.ignored:
+        print(
+            f"note: site {loaded.site} is closed, so these are ignored: {', '.join(loaded.ignored)}",
+            file=sys.stderr,
+        )
+    return loaded
+
+
+def is_dry(c: Context) -> bool:
+    """Whether ``-R`` or ``--dry`` was given: a task then says what it would do and does nothing.
+
+    Invoke itself obeys it only in ``c.run``. Any text but 0 in INVOKE_RUN_DRY means yes, "false" too.
+    """
+    return bool(c.config.run.dry)
+
+
+def refuse_dry(c: Context) -> None:
+    """Raise UsageError if ``-R`` was given, for tasks that can't tell what they would do without doing it."""
+    if is_dry(c):
+        raise UsageError("this task has no dry run", hint="Leave -R away, or unset INVOKE_RUN_DRY.")
+
+
+def confirm(question: str, expected: str, *, force: bool) -> None:
+    """Return if a person typed the expected word, or gave ``--force``. Raise Refused otherwise, never wait in vain."""
+    if force:
+        return
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        raise Refused(
+            "this needs a yes, and there is no terminal to ask at",
+            detail=question,
+            hint="Add --force if you mean it.",
+        )
+    print(f"{question}\nType {expected} to go on: ", end="", file=sys.stderr, flush=True)
+    with contextlib.suppress(EOFError):
+        if input().strip() == expected:
+            return
+    raise Refused("not confirmed, so nothing was done", detail=f"The answer was not {expected}.", hint="")

@@ -1,0 +1,117 @@
+"""No secret comes out, in whatever form it is written, and what is no secret stays readable."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polyladder_ops.redaction import MASK, hide, hide_url, redact
+
+PASSWORD = "pä55/w:o r'd\"#\\?@%41"
+
+
+def test_a_hidden_secret_is_masked_in_every_form_it_is_written_in() -> None:
+    hide(PASSWORD)
+    forms = [
+        PASSWORD,
+        quote(PASSWORD),
+        quote(PASSWORD, safe=""),
+        quote(PASSWORD, safe="").lower(),
+        quote_plus(PASSWORD),
+        json.dumps(PASSWORD)[1:-1],
+        json.dumps(PASSWORD, ensure_ascii=False)[1:-1],
+        repr(PASSWORD)[1:-1],
+        PASSWORD.replace("'", "''"),
+        PASSWORD.replace("\\", "\\\\").replace(":", "\\:"),
+    ]
+    for form in forms:
+        assert redact(f"before {form} after") == f"before {MASK} after", form
+
+
+@pytest.mark.parametrize(
+    ("url", "password"),
+    [
+        ("postgres://user:canary-a%2Fb@host:5432/db", "canary-a/b"),
+        ("postgres://user:canary@b@host/db", "canary@b"),
+        ("postgres://user:canary/b#c?d@host/db", "canary/b#c?d"),
+        ("postgresql://host/db?user=u&password=canary%20e", "canary e"),
+        ("host=h password='canary f' dbname=d", "canary f"),
+        ("host=h password=canary-g", "canary-g"),
+        ("postgres+asyncpg://u:canary-h@h1,h2/db", "canary-h"),
+    ],
+)
+def test_the_password_of_a_connection_string_is_hidden_by_itself(url: str, password: str) -> None:
+    hide_url(url)
+    for text in (url, password, f'could not translate host name "{password}"'):
+        assert "canary" not in redact(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tried postgres://app:sesame@host/db",
+        "tried postgres://app:se@sa/me'x\"@host/db and failed",
+        "tried redis://:sesame@host",
+        "postgres://h1/db,postgres://u:sesame@h2/db",
+        "conninfo host=h password=sesame dbname=x",
+        "conninfo host=h password='ses\\'ame x' dbname=y",
+        "host/db?sslpassword=sesame&x=1",
+        "PGPASSWORD=sesame pg_dump",
+        "ALTER ROLE app PASSWORD 'sesame';",
+        "Authorization: Bearer sesame",
+        "{'Authorization': 'Basic sesame'}",
+        "AGE-SECRET-KEY-1SESAME7",
+        "age-secret-key-1sesame7",
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nsesame\nsesame\n-----END OPENSSH PRIVATE KEY-----",
+        "-----BEGIN PRIVATE KEY-----\nsesame (cut",
+        "FlyV1 fm2_sesame0000,fm2_sesame1111==",
+        "ghp_sesame000000",
+        "SCRAM-SHA-256$4096:sesame$sesame:sesame",
+    ],
+)
+def test_what_has_the_shape_of_a_secret_is_masked_though_nobody_told_us(text: str) -> None:
+    masked = redact(text).casefold()
+    assert "sesame" not in masked
+    assert "ame x" not in masked
+    assert MASK in masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password authentication failed for user app",
+        "https://host:8080/health answered 503",
+        "file:///var/backups/x.sql.gz",
+        "write to ops@example.org: it is down",
+        "hint: Write it as postgres://user:password@host:5432/database.",
+        "the backup is encrypted to age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p",
+        "authorization denied",
+    ],
+)
+def test_what_is_no_secret_stays_readable(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_short_and_empty_secrets_would_hide_everything_and_are_passed_over() -> None:
+    for secret in (None, "", "a", "abc"):
+        hide(secret)
+        hide_url(secret)
+    assert redact("a bc abc") == "a bc abc"
+
+
+def test_the_longer_of_two_secrets_is_masked_whole() -> None:
+    hide("nested-s")
+    hide("nested-secret-9")
+    assert redact("x nested-secret-9 y") == f"x {MASK} y"
+
+
+@given(password=st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=4, max_size=20))
+def test_no_password_in_a_url_comes_out(password: str) -> None:
+    marked = f"mark{password}mark"
+    hide_url(f"postgres://user:{quote(marked, safe='')}@host/db")
+    for form in (marked, quote(marked), json.dumps(marked), repr(marked), quote_plus(marked)):
+        assert "mark" not in redact(form)
