@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops.errors import Interrupted, OpsError
+from polyladder_ops.errors import OpsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -115,23 +115,25 @@ def is_alive(pid: int) -> bool:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Within the block Ctrl-C, SIGTERM and a closed terminal raise Interrupted, so that every `finally` runs.
+    """Within the block SIGTERM and a closed terminal raise KeyboardInterrupt, as Ctrl-C does, so every `finally` runs.
 
-    Without it SIGTERM ends Python at once: temporary files and an orphaned pg_dump that holds locks stay behind.
+    Its text is the signal's name. Without it SIGTERM ends Python at once: temporary files and a pg_dump that holds
+    locks stay behind. What is ignored stays ignored (`nohup invoke backup`).
     """
     names = ["SIGINT", "SIGTERM"] + ([] if sys.platform == "win32" else ["SIGHUP"])
     before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
+    ours = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        raise Interrupted(f"interrupted by {signal.Signals(number).name}")
+        raise KeyboardInterrupt(signal.Signals(number).name)
 
-    for number in before:
+    for number in ours:
         signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in ours:
+            signal.signal(number, before[number])
 
 
 def is_root() -> bool:

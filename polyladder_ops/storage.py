@@ -62,6 +62,10 @@ class _Hashed:
         return self._note(self._file.read(size))
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 class StoredWriter:
     """Compresses and, with recipients, encrypts what is written, in threads of its own, into a new file.
 
@@ -70,7 +74,7 @@ class StoredWriter:
     """
 
     def __init__(self, path: Path, recipients: Sequence[Any] = ()) -> None:
-        self._file = path.open("xb")
+        self._file = open(path, "xb", opener=_private)
         self._out = _Hashed(self._file)
         self._recipients = recipients
         self._blocks: queue.Queue[bytes | None] = queue.Queue(maxsize=16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import secrets
@@ -9,8 +10,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,6 +21,9 @@ from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.session import connect
 from polyladder_ops.sandbox import place, seed
 from polyladder_ops.sandbox import server as servers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 # Durability costs time, and no test of ours cuts the power.
 FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
@@ -48,10 +52,19 @@ def server(need: Callable[[object, str], None]) -> Iterator[servers.Server]:
         servers.programs()
     except OpsError as error:
         need(None, str(error))
+    sweep()
     folder = Path(tempfile.mkdtemp(prefix="plt-"))
     made = servers.create(folder, settings=FAST)
     yield made
     made.remove()
+
+
+def sweep() -> None:
+    """Remove the servers of test runs that were killed: they would run for ever."""
+    for state in Path(tempfile.gettempdir()).glob("plt-*/server.json"):
+        with contextlib.suppress(OSError, OpsError):
+            if not portable.is_alive(place.read(state.parent).maker):
+                servers.Server(state.parent).remove()
 
 
 def run(target: Target, statement: str, *values: str) -> None:

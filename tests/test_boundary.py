@@ -143,8 +143,9 @@ def test_no_secret_and_no_escape_sequence_comes_out() -> None:
 
 
 def test_a_keyboard_interrupt_is_said_and_ends_with_130() -> None:
-    ended = ending(KeyboardInterrupt())
-    assert (ended.code, ended.message) == (130, "error: interrupted by Ctrl-C")
+    for error, name in ((KeyboardInterrupt(), "Ctrl-C"), (KeyboardInterrupt("SIGTERM"), "SIGTERM")):
+        ended = ending(error)
+        assert (ended.code, ended.message) == (130, f"error: interrupted by {name}")
 
 
 def test_a_bug_keeps_its_traceback_but_no_secret(project: Path) -> None:
@@ -226,9 +227,10 @@ def test_a_pipe_of_the_librarys_that_breaks_is_a_bug_and_not_quiet() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_output_that_can_not_be_written_is_an_error_and_not_a_success(project: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_can_not_be_written_is_an_error_and_not_a_success(project: Path, unbuffered: str) -> None:
     with Path("/dev/full").open("w") as full:
-        process = start(project, "names", stdout=full)
+        process = start(project, "names", stdout=full, env={"PYTHONUNBUFFERED": unbuffered})
         _, err = process.communicate(timeout=30)
     assert process.returncode == 1
     assert err == "error: could not write the output\ndetail: No space left on device.\n"
@@ -285,6 +287,18 @@ def test_at_a_terminal_only_the_expected_word_is_a_yes(project: Path, typed: str
     assert process.returncode == code
     os.close(ours)
     assert b"All of staging will be lost." in seen
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal of our own needs a pty")
+def test_a_terminal_to_read_without_one_to_answer_at_is_none(project: Path) -> None:
+    if sys.platform == "win32":
+        raise AssertionError
+    ours, theirs = os.openpty()
+    process = start(project, "wipe", stderr=theirs, stdin=subprocess.PIPE)
+    os.close(theirs)
+    process.communicate("staging\n", timeout=30)
+    assert process.returncode == 4
+    os.close(ours)
 
 
 def _own_terminal() -> None:

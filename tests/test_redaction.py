@@ -36,8 +36,8 @@ def test_a_hidden_secret_is_masked_in_every_form_it_is_written_in() -> None:
     ("url", "password"),
     [
         ("postgres://user:canary-a%2Fb@host:5432/db", "canary-a/b"),
-        ("postgres://user:canary@b@host/db", "canary@b"),
-        ("postgres://user:canary/b#c?d@host/db", "canary/b#c?d"),
+        ("postgres://user:canary@my-canary@host/db", "canary@my-canary"),
+        ("postgres://user:a/canary#b?canary@host/db", "a/canary#b?canary"),
         ("postgresql://host/db?user=u&password=canary%20e", "canary e"),
         ("host=h password='canary f' dbname=d", "canary f"),
         ("host=h password=canary-g", "canary-g"),
@@ -46,8 +46,8 @@ def test_a_hidden_secret_is_masked_in_every_form_it_is_written_in() -> None:
 )
 def test_the_password_of_a_connection_string_is_hidden_by_itself(url: str, password: str) -> None:
     hide_url(url)
-    for text in (url, password, f'could not translate host name "{password}"'):
-        assert "canary" not in redact(text)
+    assert redact(f'could not translate host name "{password}"') == f'could not translate host name "{MASK}"'
+    assert "canary" not in redact(url)
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_all_faults_are_said_at_once_each_with_its_variable_source_and_cure(tmp_
         "BACKUP_AGE_IDENTITY_FILE (.env) names no file",
     ):
         assert part in said
-    assert "yaml-token-1" not in said
+    assert "yaml-token-1" not in said + redaction.redact("yaml-token-1")
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "3.5", "1_000", "thirty", "\uff19", "1e3", "99999999"])
@@ -264,6 +264,8 @@ def test_no_secret_is_shown_by_the_rows_the_repr_or_any_text_that_is_redacted(tm
     assert rows["POLYLADDER_HEALTH_URL"].value == "https://me:********@h/x"
     assert rows["DATABASE_URL"].source == "environment"
     assert rows["POLYLADDER_ORG"].value == ""
+    short = read(tmp_path, FLY_API_TOKEN="abc")  # too short for the redactor
+    assert "abc" not in str(describe(short))
     shown = f"{rows} {settings!r} {settings}"
     assert "s3cr" not in shown
     assert "fly-token-77" not in shown

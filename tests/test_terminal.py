@@ -146,6 +146,19 @@ def test_the_bar_at_a_real_terminal(environ: dict[str, str], is_drawn: bool, is_
     assert is_drawn or drawn == b""
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal of our own needs a pty")
+@pytest.mark.parametrize(("no_color", "is_styled"), [("", True), ("1", False)])
+def test_no_color_means_no_bold_either(no_color: str, is_styled: bool) -> None:
+    if sys.platform == "win32":
+        raise AssertionError
+    ours, theirs = os.openpty()
+    code = "from polyladder_ops.terminal import console; console().print('[bold]loud[/bold]')"
+    env = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", "NO_COLOR": no_color}
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, env=env, check=True)
+    os.close(theirs)
+    assert _all(ours) == (b"\x1b[1mloud\x1b[0m\r\n" if is_styled else b"loud\r\n")
+
+
 def _all(descriptor: int) -> bytes:
     """Return what was written to a terminal whose other end is closed; Linux then says EIO."""
     seen = b""

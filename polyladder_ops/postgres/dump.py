@@ -69,6 +69,9 @@ def run(
             _pump(process, sink, passfile, stall_s)
         finally:
             portable.end(process)
+            for pipe in (process.stdout, process.stderr):
+                assert pipe is not None
+                pipe.close()
     finally:
         passfile.unlink(missing_ok=True)
 

@@ -54,6 +54,7 @@ class Loader:
         self._statements = 0
         self._escapes = False
         self._table = ""
+        self._in_transaction = False  # ours, around the rows of one table
 
     def comment(self, text: bytes) -> None:
         """Pass a comment to the ledger; the server has no use for it."""
@@ -91,10 +92,18 @@ class Loader:
             )
 
     def copy_begin(self, statement: bytes, table: bytes, columns: bytes) -> None:
-        """Start the rows of a table."""
+        """Start the rows of a table.
+
+        A table that was truncated in the same transaction is filled page after page. Otherwise the server puts a short
+        row into the gap that a long one left on an earlier page, and the rows read back in another order.
+        """
+        truncates = self.ledger.is_empty_yet(table)
         self.ledger.copy_begin(statement, table, columns)
         if self._schema_only:
             return
+        if truncates:
+            self._batch += [b"BEGIN", b"TRUNCATE ONLY " + table]
+            self._in_transaction = True
         self.finish()
         self._table = table.decode("utf-8", "replace")
         self._pgconn.send_query(statement)
@@ -119,6 +128,9 @@ class Loader:
         for result in self._results():
             if result.status not in _GOOD:
                 self._refused(result, b"COPY " + self._table.encode())
+        if self._in_transaction:
+            self._in_transaction = False
+            self._batch.append(b"COMMIT")
 
     def _flush(self) -> None:
         while self._pgconn.flush() == 1:

@@ -48,25 +48,33 @@ def read_contents(
     """
     with translated("could not read the database back"):
         connection.execute("SELECT pg_catalog.set_config('client_encoding', %s, false)", [wanted.encoding])
-        present = _present(connection, [t.name for t in wanted.tables] + [s.name for s in wanted.sequences])
-        tables = (table for table in wanted.tables if table.name in present)
-        sequences = [sequence.name for sequence in wanted.sequences if sequence.name in present]
+        there = _relations(connection, [t.name for t in wanted.tables] + [s.name for s in wanted.sequences])
+        tables = [(table, *there[table.name]) for table in wanted.tables if table.name in there]
+        sequences = [sequence.name for sequence in wanted.sequences if sequence.name in there]
         return replace(
             wanted,
-            tables=tuple(_table(connection, table, progress) for table in tables),
+            tables=tuple(_table(connection, *table, progress) for table in tables),
             sequences=tuple(_sequences(connection, sequences)),
             large_objects=tuple(_large_objects(connection)),
         )
 
 
-def _present(connection: Connection, names: Sequence[str]) -> set[str]:
+_RELATIONS = """
+SELECT name, c.relkind::text, coalesce(e.condition, '')
+FROM pg_catalog.unnest(%s::text[]) AS name
+JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(name)
+LEFT JOIN (SELECT t.oid, t.condition FROM pg_catalog.pg_extension,
+           LATERAL unnest(extconfig, extcondition) AS t (oid, condition)) e ON e.oid = c.oid
+"""
+
+
+def _relations(connection: Connection, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return for each name that is there its kind, and which rows of it pg_dump takes if an extension says so."""
     for name in names:
         _check(name)
-    rows = connection.execute(
-        "SELECT name FROM pg_catalog.unnest(%s::text[]) AS name WHERE pg_catalog.to_regclass(name) IS NOT NULL",
-        [list(names)],
-    )
-    return {name for (name,) in rows.fetchall()}
+    return {
+        name: (kind, rows) for name, kind, rows in connection.execute(_RELATIONS, [list(names)]).fetchall()
+    }
 
 
 def _check(name: str, columns: str = "") -> sql.SQL:
@@ -76,14 +84,20 @@ def _check(name: str, columns: str = "") -> sql.SQL:
     return sql.SQL(name)
 
 
-def _table(connection: Connection, table: TableData, progress: Callable[[int], None] | None) -> TableData:
+def _table(
+    connection: Connection,
+    table: TableData,
+    kind: str,
+    condition: str,
+    progress: Callable[[int], None] | None,
+) -> TableData:
     name = _check(table.name, table.columns)
-    columns = sql.SQL(table.columns)
-    query = sql.SQL("COPY {} {} TO STDOUT").format(name, columns)
-    if table.order_free:
+    query = sql.SQL("COPY {} {} TO STDOUT").format(name, sql.SQL(table.columns))
+    if kind == "p" or condition:
         # A partitioned table itself can't be copied before PostgreSQL 18; what is selected from it can.
-        inside = sql.SQL(table.columns[1:-1])
-        query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT").format(inside, name)
+        only = sql.SQL("" if kind == "p" else "ONLY")
+        parts = sql.SQL(table.columns[1:-1]), only, name, sql.SQL(condition)
+        query = sql.SQL("COPY (SELECT {} FROM {} {} {}) TO STDOUT").format(*parts)
     digest = RowDigest(order_free=table.order_free)
     with connection.cursor() as cursor, cursor.copy(query) as copy:
         rows: list[bytes] = []

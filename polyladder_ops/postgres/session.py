@@ -122,7 +122,7 @@ def hint_for(error: psycopg.Error) -> str:
         "Connection refused": "Start the server, or the tunnel to it; check host and port.",
         "could not translate host name": "Check the host; in a URL an @ in the password is written %40.",
         "failed to resolve host": "Check the host; in a URL an @ in the password is written %40.",
-        "does not exist": "List the names with `psql -l`, or check the URL.",
+        "FATAL:  database": "List the names with `psql -l`, or check the URL.",
         "max_locks_per_transaction": "Raise max_locks_per_transaction on the server and restart it.",
         "No space left": "Free space on the server's disk.",
         "timeout": "Check that the address is right and that no firewall is in between.",

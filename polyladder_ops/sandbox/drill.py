@@ -19,7 +19,6 @@ from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases, proof, session
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.snapshot import Snapshot
-from polyladder_ops.sandbox.writer import TABLES as WRITTEN
 from polyladder_ops.sandbox.writer import Writer
 
 __all__ = ["COMMITS", "RESTORED", "Result", "Step", "run"]
@@ -130,27 +129,25 @@ def _backup_under_writer(
     """Return the backup, and per table the commits between the snapshot's export and the end of pg_dump."""
     instants: list[datetime] = []
 
-    def exported(snapshot: Snapshot) -> None:
-        # The dangerous commits are those between the export and pg_dump's first look: make sure that there are some.
-        instants.append(snapshot.taken_at)
-        _wait_for_commits(live, snapshot.taken_at)
-
     with Writer(live) as writer:
+
+        def exported(snapshot: Snapshot) -> None:
+            # The dangerous commits are those between the export and pg_dump's first look: make sure that there are some.
+            instants.append(snapshot.taken_at)
+            _wait_for(lambda: sum(writer.commits_since(snapshot.taken_at).values()) >= COMMITS)
+
         options = backups.Options(exported=exported, dumped=instants.append)
         made = backups.take(live, folder, site=site, private=private, options=options)
         record = writer.stop()
-    return made, record.between(instants[-2], instants[-1])
+    return made, record.commits_between(instants[-2], instants[-1])
 
 
-def _wait_for_commits(live: Target, since: datetime) -> None:
-    """Return when the writer, which adds a review every few commits, has surely made enough of them."""
-    reviews = "SELECT count(*) FROM learning.review WHERE reviewed_at > %s"
+def _wait_for(reached: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _PATIENCE_S
-    with closing(session.connect(live)) as connection:
-        while connection.execute(reviews, [since]).fetchall()[0][0] * len(WRITTEN) < COMMITS + len(WRITTEN):
-            if time.monotonic() > deadline:
-                raise OpsError("the drill's writer does not get its commits through", hint=_LOOK)
-            time.sleep(0.02)
+    while not reached():
+        if time.monotonic() > deadline:
+            raise OpsError("the drill's writer does not get its commits through", hint=_LOOK)
+        time.sleep(0.01)
 
 
 _LOOK = "Look with `invoke sandbox.status`."

@@ -87,7 +87,9 @@ def _ending_as_exit(tasks_file: str) -> Iterator[None]:
         raise Exit(_clean(str(error)), error.exit_code) from error
     except KeyboardInterrupt as error:
         _flush()
-        raise Exit(str(Interrupted("interrupted by Ctrl-C")), Interrupted.exit_code) from error
+        raise Exit(
+            str(Interrupted(f"interrupted by {str(error) or 'Ctrl-C'}")), Interrupted.exit_code
+        ) from error
     except Exception as error:
         unwritten = isinstance(error, OSError) and _was_printing(error, tasks_file)
         _flush()
@@ -114,10 +116,7 @@ def _was_printing(error: OSError, tasks_file: str) -> bool:
     Only the tasks print, here or in another repository, and they do nothing else with streams.
     """
     *_, innermost = traceback.extract_tb(error.__traceback__)
-    is_a_tasks = (
-        innermost.filename in (tasks_file, __file__)
-        or Path(innermost.filename).parent == Path(__file__).parent
-    )
+    is_a_tasks = innermost.filename == tasks_file or Path(innermost.filename).parent == Path(__file__).parent
     return is_a_tasks and error.filename is None and error.errno in _READER_GONE | _UNWRITABLE
 
 

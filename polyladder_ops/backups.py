@@ -1,0 +1,303 @@
+"""Taking a backup: one instant of the database, one pass over its bytes, and a manifest that says what they hold."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from polyladder_ops import catalog, encryption, storage
+from polyladder_ops.catalog import Backup, Catalog
+from polyladder_ops.errors import OpsError, Refused, UsageError
+from polyladder_ops.manifest import Manifest, Source
+from polyladder_ops.portable import sync_directory, write_private
+from polyladder_ops.postgres import clients, dump, session, snapshot, survey
+from polyladder_ops.postgres.clients import Client
+from polyladder_ops.postgres.conninfo import Target
+from polyladder_ops.postgres.contents import ALGORITHM, Contents, Ledger
+from polyladder_ops.postgres.lexer import Lexer
+from polyladder_ops.postgres.session import Connection, Identity
+from polyladder_ops.postgres.snapshot import Changed, Snapshot
+from polyladder_ops.storage import Stored, StoredWriter
+from polyladder_ops.workspace import folder_lock, workspace
+
+__all__ = ["Options", "shrinkage", "take"]
+
+_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a backup is taken; the defaults are what a nightly run wants."""
+
+    recipients: tuple[str, ...] = ()
+    new_source: bool = False
+    with_passwords: bool = False
+    stall_s: float = dump.STALL_S
+    lock_wait_s: float = snapshot.LOCK_WAIT_S
+    clients: Sequence[Client] | None = None
+    progress: Callable[[int], None] | None = None
+    exported: Callable[[Snapshot], None] | None = None
+    dumped: Callable[[datetime], None] | None = None
+
+
+@dataclass
+class _Dumped:
+    """What one try at a dump brought home."""
+
+    snapshot: Snapshot
+    contents: Contents
+    stored: Stored
+    finished_at: datetime
+    facts: survey.Survey = field(repr=False)
+
+
+def take(target: Target, folder: Path, *, site: str, private: Path, options: Options | None = None) -> Backup:
+    """Return a finished backup of the target in `folder`: data, manifest, both read back.
+
+    `private` is a folder for what must not lie beside backups. Raise Refused if the target is not the one that this
+    site's last backup came from; OpsError if anything at all went wrong: then nothing is listed.
+    """
+    options = options or Options()
+    if options.with_passwords and not options.recipients:
+        raise UsageError(
+            "password verifiers go only into an encrypted backup", hint="Set BACKUP_AGE_RECIPIENTS."
+        )
+    keys = encryption.recipients(options.recipients) if options.recipients else []
+    previous = catalog.scan(folder, site)
+    with (
+        closing(session.connect(target)) as connection,
+        workspace(private) as hidden,
+        workspace(folder) as work,
+    ):
+        identity = session.identify(connection)
+        _check_source(identity, previous, site, new_source=options.new_source)
+        need_tls = connection.pgconn.ssl_in_use
+        found = clients.find_clients() if options.clients is None else options.clients
+        client = clients.choose(found, identity.major, need_tls=need_tls)
+
+        def attempt(number: int, *, lock: bool) -> _Dumped:
+            data = work / f"{number}.sql.gz"
+            dumping = _Dumping(connection, target, client, options, keys, hidden, need_tls)
+            try:
+                return dumping.run(data, lock=lock)
+            except BaseException:
+                data.unlink(missing_ok=True)
+                raise
+
+        dumped, data = _until_quiet(attempt, work)
+        manifest = _manifest(dumped, site, identity, client, previous, encrypted=bool(keys))
+        return _publish(folder, work, data, manifest)
+
+
+def _check_source(identity: Identity, previous: Catalog, site: str, *, new_source: bool) -> None:
+    if identity.is_standby:
+        raise Refused(
+            "the server is a standby",
+            detail="Its data may be behind, and a dump of it can be cancelled by replay.",
+            hint="Point DATABASE_URL at the primary.",
+        )
+    if new_source or not previous.backups:
+        return
+    last = previous.backups[0].manifest.source
+    known, now = (last.system_identifier, last.database), (identity.system_identifier, identity.database)
+    if known != now:
+        raise Refused(
+            f"this is not the database that site {site} was backed up from",
+            detail=f"The last backup came from {known[1]} (system {known[0]}), this is {now[1]} (system {now[0]}).",
+            hint="Check DATABASE_URL; if the site has moved on purpose, say --new-source.",
+        )
+
+
+def _until_quiet(attempt: Callable[..., _Dumped], work: Path) -> tuple[_Dumped, Path]:
+    """Try until no table changed between the lock and the end of the dump; go without locks if there is no room."""
+    lock, why = True, ""
+    for number in range(_TRIES):
+        try:
+            return attempt(number, lock=lock), work / f"{number}.sql.gz"
+        except Changed as error:
+            why = str(error)
+        except dump.LocksExhausted as error:
+            if not lock:
+                raise
+            lock, why = False, error.detail
+    raise OpsError(
+        f"the tables changed during each of {_TRIES} tries",
+        detail=why,
+        hint="Take the backup when no migration runs.",
+    )
+
+
+@dataclass
+class _Dumping:
+    """One try: everything it needs, and the run."""
+
+    connection: Connection
+    target: Target
+    client: Client
+    options: Options
+    keys: list[Any]
+    hidden: Path
+    need_tls: bool
+
+    def run(self, data: Path, *, lock: bool) -> _Dumped:
+        writer = StoredWriter(data, self.keys)
+        try:
+            with snapshot.hold(self.connection, lock=lock, lock_wait_s=self.options.lock_wait_s) as held:
+                if self.options.exported:
+                    self.options.exported(held)
+                if self.options.with_passwords:
+                    writer.write(_verifiers(survey.password_verifiers(self.connection)))
+                contents = self._stream(held, writer)
+                if self.options.dumped:
+                    self.options.dumped(survey.clock(self.connection))
+                facts = survey.read(self.connection, held)
+            finished_at = survey.clock(self.connection)
+            if not held.locked and not snapshot.unchanged(self.connection, held):
+                raise Changed("a table was rewritten while it was dumped without locks")
+            return _Dumped(held, contents, writer.finish(), finished_at, facts)
+        except BaseException:
+            writer.abort()
+            raise
+
+    def _stream(self, held: Snapshot, writer: StoredWriter) -> Contents:
+        ledger = Ledger()
+        lexer = Lexer(ledger)
+        progress = self.options.progress or (lambda _size: None)
+
+        def sink(block: bytes) -> None:
+            writer.write(block)
+            lexer.feed(block)
+            progress(len(block))
+
+        dump.run(
+            self.client,
+            self.target,
+            held.name,
+            sink,
+            private=self.hidden,
+            need_tls=self.need_tls,
+            stall_s=self.options.stall_s,
+        )
+        lexer.close()
+        return ledger.contents
+
+
+def _verifiers(roles: dict[str, str]) -> bytes:
+    """Return comment lines, which every reader of SQL passes over; JSON in ASCII has no line feed to break out with."""
+    lines = [
+        f"-- polyladder-ops password verifier: {json.dumps([name, text])}" for name, text in roles.items()
+    ]
+    return ("\n".join(lines) + "\n").encode("ascii") if lines else b""
+
+
+def _manifest(
+    dumped: _Dumped, site: str, identity: Identity, client: Client, previous: Catalog, *, encrypted: bool
+) -> Manifest:
+    facts = dumped.facts
+    manifest = Manifest(
+        id="polyladder_" + dumped.snapshot.taken_at.strftime("%Y%m%d_%H%M%S"),
+        file="",
+        site=site,
+        source=Source(
+            system_identifier=identity.system_identifier,
+            database=identity.database,
+            database_oid=identity.database_oid,
+            server_version=identity.server_version,
+            server_major=identity.major,
+            client_version=client.version,
+            tool_version=version("polyladder-ops"),
+        ),
+        taken_at=dumped.snapshot.taken_at,
+        finished_at=dumped.finished_at,
+        snapshot=dumped.snapshot.text,
+        wal_position=dumped.snapshot.wal_position,
+        tables_locked=dumped.snapshot.locked,
+        size_bytes=dumped.stored.size_bytes,
+        plain_bytes=dumped.stored.plain_bytes,
+        sha256=dumped.stored.sha256,
+        encrypted=encrypted,
+        digest_algorithm=ALGORITHM,
+        encoding=dumped.contents.encoding,
+        session=facts.session,
+        tables=dumped.contents.tables,
+        sequences=dumped.contents.sequences,
+        large_objects=dumped.contents.large_objects,
+        objects=facts.objects,
+        extensions=facts.extensions,
+        roles=facts.roles,
+        properties=facts.properties,
+        migration_head=facts.migration_head,
+        prepared_transactions=facts.prepared_transactions,
+        materialized_views=facts.materialized_views,
+        not_included=facts.not_included,
+        warnings=(),
+    )
+    before = previous.latest.manifest if previous.latest else None
+    return manifest.model_copy(update={"warnings": shrinkage(before, manifest)})
+
+
+def shrinkage(before: Manifest | None, now: Manifest) -> tuple[str, ...]:
+    """Return what looks like loss against the backup before: tables fallen to 0 rows or gone, half of all rows gone."""
+    if before is None:
+        return ()
+    rows = {table.name: table.rows for table in now.tables}
+    lost = [
+        f"table {table.name} fell from {table.rows:,} rows to {'0' if table.name in rows else 'nothing: it is gone'}"
+        for table in before.tables
+        if table.rows and not rows.get(table.name)
+    ]
+    if now.rows * 2 <= before.rows:
+        lost.append(f"the total fell from {before.rows:,} rows to {now.rows:,}")
+    return tuple(f"{sentence} since {before.id}" for sentence in lost)
+
+
+def _publish(folder: Path, work: Path, data: Path, manifest: Manifest) -> Backup:
+    """Give data and manifest their final names, the manifest last, and look at what stands there then."""
+    suffix = ".sql.gz.age" if manifest.encrypted else ".sql.gz"
+    with folder_lock(folder):
+        named = _free_id(folder, manifest.id)
+        manifest = manifest.model_copy(update={"id": named, "file": named + suffix})
+        described = work / "manifest.json"
+        write_private(described, manifest.to_json())
+        final = folder / manifest.file
+        _link(data, final)
+        sync_directory(folder)
+        _link(described, Path(f"{final}.json"))
+        sync_directory(folder)
+    if storage.fingerprint(final) != (manifest.size_bytes, manifest.sha256):
+        raise OpsError(
+            f"backup {named} reads back otherwise than it was written",
+            hint=f"Check the disk under {folder}; then run `invoke backup` again.",
+        )
+    return catalog.open_backup(final)
+
+
+def _free_id(folder: Path, wanted: str) -> str:
+    """Return the id, or the first of its twins `_2`, `_3`, … that no file has, encrypted or not."""
+    names = {name.split(".", 1)[0] for name in os.listdir(folder)}
+    number, named = 1, wanted
+    while named in names:
+        number += 1
+        named = f"{wanted}_{number}"
+    return named
+
+
+def _link(source: Path, final: Path) -> None:
+    """Publish under a name that must be free: a link refuses to overwrite where a rename would do it in silence."""
+    with source.open("rb") as file:
+        os.fsync(file.fileno())
+    try:
+        os.link(source, final)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links (exFAT, some network drives); the folder is locked
+        if final.exists():
+            raise
+        os.rename(source, final)

@@ -1,0 +1,144 @@
+"""The description of a backup: what was dumped from where and when, how it is stored, and what it must restore to.
+
+It is written last; a dump without one is litter. It holds names, counts and digests, never a row, a definition or a
+password. `format` says how to read it: fields are only added within one format.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import pydantic
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres.contents import Contents, LargeObject, SequenceValue, TableData
+from polyladder_ops.postgres.facts import CatalogEntry
+from polyladder_ops.postgres.properties import DatabaseProperties, Extension, Role
+
+__all__ = ["FORMAT", "Manifest", "Source", "load"]
+
+FORMAT = 1
+
+
+def _utc(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("has no time zone")
+    return value.astimezone(UTC)
+
+
+Instant = Annotated[datetime, AfterValidator(_utc)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Source(_Frozen):
+    """The server and database that a backup was taken from, and with what."""
+
+    system_identifier: str
+    database: str
+    database_oid: int
+    server_version: str
+    server_major: int
+    client_version: str
+    tool_version: str
+
+
+class Manifest(_Frozen):
+    """One backup. Times are the server's clock; `taken_at` is the snapshot's instant and orders backups."""
+
+    format: int = FORMAT
+    id: str
+    file: str
+    site: str
+    source: Source
+    taken_at: Instant
+    finished_at: Instant
+    snapshot: str
+    wal_position: str
+    tables_locked: bool
+    size_bytes: int
+    plain_bytes: int
+    sha256: str
+    encrypted: bool
+    digest_algorithm: str
+    encoding: str
+    session: dict[str, str]
+    tables: tuple[TableData, ...]
+    sequences: tuple[SequenceValue, ...]
+    large_objects: tuple[LargeObject, ...]
+    objects: tuple[CatalogEntry, ...]
+    extensions: tuple[Extension, ...]
+    roles: tuple[Role, ...]
+    properties: DatabaseProperties
+    migration_head: str | None
+    prepared_transactions: tuple[str, ...]
+    materialized_views: tuple[str, ...]
+    not_included: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def contents(self) -> Contents:
+        """What the dump must be found to hold."""
+        return Contents(self.encoding, self.tables, self.sequences, self.large_objects)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all tables together."""
+        return sum(table.rows for table in self.tables)
+
+    def to_json(self) -> str:
+        """Return the text that is stored."""
+        return self.model_dump_json(indent=1) + "\n"
+
+
+def load(path: Path) -> Manifest:
+    """Return the manifest stored at this path.
+
+    Raise OpsError if it can't be read, is not JSON, lacks or contradicts something, or has a newer format.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unusable(path, f"{error}.") from error
+    try:
+        seen = pydantic.TypeAdapter(dict[str, object]).validate_json(text)
+        if isinstance(seen.get("format"), int) and seen["format"] != FORMAT:
+            raise _unusable(
+                path, f"It has format {seen['format']}; this version reads format {FORMAT}.", _UPGRADE
+            )
+        manifest = Manifest.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, p['loc'])) or 'the text'}: {p['msg']}"
+            for p in error.errors(include_input=False)
+        ]
+        raise _unusable(path, "; ".join(problems[:5]) + ".") from None
+    _check_names(path, manifest)
+    return manifest
+
+
+def _check_names(path: Path, manifest: Manifest) -> None:
+    """A manifest speaks of the file beside it only: a name with a folder in it would lead elsewhere."""
+    if f"{manifest.file}.json" != path.name or manifest.file not in (
+        f"{manifest.id}.sql.gz",
+        f"{manifest.id}.sql.gz.age",
+    ):
+        raise _unusable(path, f"It speaks of another file ({ascii(manifest.file)}).")
+    if manifest.encrypted != manifest.file.endswith(".age"):
+        raise _unusable(path, "Its file name and its word on encryption contradict each other.")
+
+
+_UPGRADE = "Upgrade polyladder-ops, then try again."
+
+
+def _unusable(path: Path, detail: str, hint: str = "") -> OpsError:
+    return OpsError(
+        f"the manifest {path.name} is unusable",
+        detail=detail,
+        hint=hint or "Leave the backup as it is and use another one: `invoke backup.list`.",
+    )

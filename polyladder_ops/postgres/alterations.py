@@ -1,0 +1,174 @@
+"""Changes to a whole database, each tried by itself and read back: grants that end exactly equal, settings as values."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+
+from polyladder_ops.postgres import grants
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+__all__ = ["NEVER_CARRIED", "NotApplied", "grant", "named", "settings", "tried"]
+
+NEVER_CARRIED = frozenset({"default_transaction_read_only"})
+
+
+@dataclass(frozen=True)
+class NotApplied:
+    """Something that was left as it was, and why."""
+
+    what: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.reason}"
+
+
+def named(role: str, name: str) -> str:
+    """Return how sentences call a setting of the database, or of a role in it."""
+    return f"{name} of role {role}" if role else name
+
+
+def tried(connection: psycopg.Connection[Any], what: str, *statements: sql.Composed) -> NotApplied | None:
+    """Run the statements in a savepoint; return why they failed."""
+    try:
+        with connection.transaction():
+            for statement in statements:
+                connection.execute(statement)
+    except psycopg.Error as error:
+        return NotApplied(what, _said(error))
+    return None
+
+
+def _said(error: psycopg.Error) -> str:
+    return error.diag.message_primary or type(error).__name__
+
+
+def grant(
+    connection: psycopg.Connection[Any],
+    database: str,
+    owners: frozenset[str],
+    before: Iterable[str],
+    wanted: Iterable[str],
+) -> Iterator[NotApplied | None]:
+    """Take everything from everybody, PUBLIC and the owner too, then give what is wanted, the owner's grants first.
+
+    `owners` are who owns the database now and who should: if the change failed, grants of either are the owner's.
+    """
+    before, wanted = set(before), set(wanted)
+    if before == wanted:
+        return
+    name = sql.Identifier(database)
+    for grantee in sorted({grants.parse(sentence).grantee for sentence in before}):
+        revoke = sql.SQL("REVOKE ALL ON DATABASE {} FROM {} CASCADE").format(name, _grantee(grantee))
+        yield tried(connection, f"a revoke from {grantee or grants.PUBLIC}", revoke)
+    for given in _chained(map(grants.parse, sorted(wanted)), owners):
+        yield tried(connection, f"the grant {given}", *_granting(name, given, owners))
+
+
+def _grantee(role: str) -> sql.Composable:
+    return sql.Identifier(role) if role else sql.SQL(grants.PUBLIC)
+
+
+def _chained(given: Iterable[grants.Grant], owners: frozenset[str]) -> Iterator[grants.Grant]:
+    """Yield the grants so that whoever hands on a grant option has got it before."""
+    waiting, holders = list(given), set(owners)
+    while waiting:
+        ready = [grant for grant in waiting if grant.grantor in holders] or waiting
+        yield from ready
+        holders |= {grant.grantee for grant in ready}
+        waiting = [grant for grant in waiting if grant not in ready]
+
+
+def _granting(
+    database: sql.Identifier, given: grants.Grant, owners: frozenset[str]
+) -> Iterator[sql.Composed]:
+    """Yield the statements for one grant; one that is not the owner's must be given by its grantor."""
+    if given.grantor not in owners:
+        yield sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(given.grantor))
+    for option in ("", "*"):
+        names = [p.removesuffix("*") for p in given.privileges if p.endswith("*") == bool(option)]
+        if names:
+            yield sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
+                sql.SQL(", ").join(map(sql.SQL, names)),
+                database,
+                _grantee(given.grantee),
+                sql.SQL(" WITH GRANT OPTION" if option else ""),
+            )
+    if given.grantor not in owners:
+        yield sql.SQL("SET LOCAL ROLE NONE").format()
+
+
+def settings(
+    connection: psycopg.Connection[Any],
+    database: str,
+    wanted: Mapping[tuple[str, str], str],
+    stored: Callable[[], Mapping[tuple[str, str], str]],
+) -> Iterator[NotApplied | None]:
+    """Set what is wanted by (role or "", name), reset what is there too much; `stored` reads back what is there."""
+    before = stored()
+    for role, name in sorted(before.keys() - wanted.keys()):
+        if name not in NEVER_CARRIED:
+            reset = sql.SQL("{} RESET {}").format(_holder(database, role), sql.Identifier(name))
+            yield tried(connection, f"the reset of {named(role, name)}", reset)
+    for (role, name), value in wanted.items():
+        if name in NEVER_CARRIED:
+            yield NotApplied(
+                f"the setting {named(role, name)}", "it is never carried over to a restored database"
+            )
+        elif before.get((role, name)) != value:
+            yield _set(connection, _holder(database, role), (role, name), value, stored)
+
+
+def _holder(database: str, role: str) -> sql.Composed:
+    if not role:
+        return sql.SQL("ALTER DATABASE {}").format(sql.Identifier(database))
+    return sql.SQL("ALTER ROLE {} IN DATABASE {}").format(sql.Identifier(role), sql.Identifier(database))
+
+
+def _set(
+    connection: psycopg.Connection[Any],
+    holder: sql.Composed,
+    key: tuple[str, str],
+    value: str,
+    stored: Callable[[], Mapping[tuple[str, str], str]],
+) -> NotApplied | None:
+    """Set one setting so that the server stores exactly this value; return why it could not.
+
+    Which settings are lists, whose stored value is not what one literal gives (`search_path` of two schemas would
+    become one name), only the server knows. So each way is tried and read back: as a literal, from the current
+    value of this session (the server quotes), and as one literal an element (for lists that no session can set).
+    """
+    failure = None
+    for way in (_as_literal, _from_current, _as_list):
+        try:
+            with connection.transaction() as savepoint:
+                for statement in way(holder, key[1], value):
+                    connection.execute(statement)
+                if stored().get(key) == value:
+                    return None
+                raise psycopg.Rollback(savepoint)
+        except psycopg.Error as error:
+            failure = failure or _said(error)
+    return NotApplied(f"the setting {named(*key)}", failure or "the server stores another value")
+
+
+def _as_literal(holder: sql.Composed, name: str, value: str) -> Iterator[sql.Composed]:
+    yield sql.SQL("{} SET {} TO {}").format(holder, sql.Identifier(name), sql.Literal(value))
+
+
+def _from_current(holder: sql.Composed, name: str, value: str) -> Iterator[sql.Composed]:
+    yield sql.SQL("SELECT pg_catalog.set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
+    yield sql.SQL("{} SET {} FROM CURRENT").format(holder, sql.Identifier(name))
+
+
+def _as_list(holder: sql.Composed, name: str, value: str) -> Iterator[sql.Composed]:
+    elements = re.findall(r'"((?:[^"]|"")*)"|([^,\s]+)', value)
+    literals = [sql.Literal(quoted.replace('""', '"') or bare) for quoted, bare in elements]
+    yield sql.SQL("{} SET {} TO {}").format(holder, sql.Identifier(name), sql.SQL(", ").join(literals))

@@ -1,0 +1,35 @@
+-- What is said about an object elsewhere: (class, oid, word, text) goes into the object's definition. See queries.py.
+
+-- Comments: those on columns with their table, those on a domain's constraints with their type
+SELECT coalesce(r.class, d.classoid::oid), coalesce(r.oid, d.objoid), pg_catalog.concat('comment', r.part), d.description
+FROM pg_catalog.pg_description d
+LEFT JOIN LATERAL (
+    SELECT CASE c.relkind WHEN 'c' THEN 'pg_type'::regclass ELSE 'pg_class'::regclass END::oid,
+           CASE c.relkind WHEN 'c' THEN c.reltype ELSE c.oid END, pg_catalog.format(' on column %I', a.attname)
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
+    WHERE d.classoid = 'pg_class'::regclass AND d.objsubid <> 0 AND c.oid = d.objoid AND a.attnum = d.objsubid
+    UNION ALL
+    SELECT CASE k.contypid WHEN 0 THEN 'pg_class'::regclass ELSE 'pg_type'::regclass END::oid,
+           CASE k.contypid WHEN 0 THEN k.conrelid ELSE k.contypid END, pg_catalog.format(' on constraint %I', k.conname)
+    FROM pg_catalog.pg_constraint k
+    WHERE d.classoid = 'pg_constraint'::regclass AND k.oid = d.objoid AND (k.contypid <> 0 OR k.contype = 'n')
+) r (class, oid, part) ON true
+WHERE d.objoid >= 16384 OR d.classoid = 'pg_largeobject'::regclass
+   OR d.classoid = 'pg_namespace'::regclass AND d.objoid = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'public');
+
+SELECT l.classoid::oid, l.objoid, pg_catalog.concat('label ', pg_catalog.quote_ident(l.provider),
+                                       pg_catalog.format(' on column %I', a.attname)), l.label
+FROM pg_catalog.pg_seclabel l
+LEFT JOIN pg_catalog.pg_attribute a ON l.classoid = 'pg_class'::regclass AND l.objsubid <> 0
+                                   AND a.attrelid = l.objoid AND a.attnum = l.objsubid;
+
+-- ALTER ... DEPENDS ON EXTENSION
+SELECT d.classid::oid, d.objid, pg_catalog.format('depends on extension %I', e.extname), 'yes'
+FROM pg_catalog.pg_depend d
+JOIN pg_catalog.pg_extension e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid
+WHERE d.deptype = 'x';
+
+-- Privileges on columns: the text is one item of the acl
+SELECT 'pg_class'::regclass::oid, a.attrelid, pg_catalog.format('(%I)', a.attname), i.item::text
+FROM pg_catalog.pg_attribute a, pg_catalog.unnest(a.attacl) i (item)
+WHERE a.attacl IS NOT NULL AND NOT a.attisdropped

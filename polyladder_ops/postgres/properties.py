@@ -1,0 +1,256 @@
+"""What a database is besides its objects, and what its server must offer: properties, roles, extensions, as values.
+
+A dump without `CREATE DATABASE` has none of this, and a database that is renamed leaves it behind with its old oid. So it
+is kept as values and applied to the new database as values. Three things are never carried over:
+`default_transaction_read_only` (a fence of the old database, or a habit that would stop the restored one from being
+written), whether the database is a template, and whether it takes connections.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg import sql
+
+from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import alterations, grants, queries
+from polyladder_ops.postgres.alterations import NEVER_CARRIED, NotApplied, named
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import psycopg
+
+__all__ = [
+    "NEVER_CARRIED",
+    "DatabaseProperties",
+    "Extension",
+    "Membership",
+    "NotApplied",
+    "Role",
+    "apply",
+    "compare",
+    "extensions",
+    "read",
+    "roles",
+]
+
+# What is chosen when a database is made and can't be changed later, as sentences name it.
+_AT_BIRTH = {
+    "encoding": "the encoding",
+    "collate": "the collation",
+    "ctype": "the character classification",
+    "locale_provider": "the locale provider",
+    "locale": "the locale",
+    "icu_rules": "the ICU rules",
+    "tablespace": "the tablespace",
+}
+_EXTENSIONS = """
+SELECT e.extname, e.extversion, s.nspname
+FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace s ON s.oid = e.extnamespace
+"""
+
+
+@dataclass(frozen=True)
+class DatabaseProperties:
+    """A database without its contents; what a major does not know yet is empty.
+
+    `grants` are sentences as in `grants.py`; `settings` are (role or "", name, value as the server stores it);
+    `security_labels` are (provider, label). All are sorted.
+    """
+
+    owner: str
+    encoding: str
+    collate: str
+    ctype: str
+    locale_provider: str
+    locale: str
+    icu_rules: str
+    collation_version: str
+    tablespace: str
+    connection_limit: int
+    is_template: bool
+    grants: tuple[str, ...]
+    comment: str
+    settings: tuple[tuple[str, str, str], ...]
+    security_labels: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Membership:
+    """That a role is a member of `role`; `inherit` and `set` are None before PostgreSQL 16, which made them options."""
+
+    role: str
+    admin: bool
+    inherit: bool | None
+    set: bool | None
+    grantor: str
+
+
+@dataclass(frozen=True)
+class Role:
+    """A role of the server, without its password; `valid_until` is UTC text, empty if the password never expires."""
+
+    name: str
+    superuser: bool
+    inherit: bool
+    createrole: bool
+    createdb: bool
+    login: bool
+    replication: bool
+    bypassrls: bool
+    connection_limit: int
+    valid_until: str
+    settings: tuple[tuple[str, str], ...]
+    comment: str
+    memberships: tuple[Membership, ...]
+
+
+@dataclass(frozen=True)
+class Extension:
+    """An extension that is installed in the database."""
+
+    name: str
+    version: str
+    schema: str
+
+
+def read(connection: psycopg.Connection[Any], database: str | None = None) -> DatabaseProperties:
+    """Return the properties of a database of this server; without a name, of the connection's own.
+
+    Raise OpsError if there is none of that name.
+    """
+    for name, is_current, *row in queries.rows(connection, queries.load("properties.sql")):
+        if name == database or (database is None and is_current):
+            *plain, acl, comment, settings, labels = row
+            fields = [*plain, grants.canonical(acl), comment, _pairs(settings), _pairs(labels)]
+            return DatabaseProperties(*fields)
+    raise OpsError(f"there is no database {database!r} on this server", hint="List them with `psql -l`.")
+
+
+def roles(connection: psycopg.Connection[Any]) -> tuple[Role, ...]:
+    """Return the roles of the server, ordered by name, without its own `pg_…` ones; memberships in those count."""
+    found = []
+    for *plain, settings, comment, memberships in queries.rows(connection, queries.load("roles.sql")):
+        groups = tuple(Membership(*group) for group in _pairs(memberships))
+        fields = [*plain, _pairs(settings), comment, groups]
+        found.append(Role(*fields))
+    return tuple(sorted(found, key=lambda role: role.name))
+
+
+def extensions(connection: psycopg.Connection[Any]) -> tuple[Extension, ...]:
+    """Return the extensions of the connection's database, ordered by name."""
+    return tuple(
+        sorted((Extension(*row) for row in queries.rows(connection, _EXTENSIONS)), key=lambda e: e.name)
+    )
+
+
+def _pairs(text: str | None) -> tuple[Any, ...]:
+    """Return the rows of a JSON array of arrays, sorted; None sorts before everything."""
+    return tuple(
+        sorted(map(tuple, json.loads(text or "[]")), key=lambda row: [(v is not None, v) for v in row])
+    )
+
+
+def compare(wanted: DatabaseProperties, found: DatabaseProperties) -> list[str]:
+    """Return a sentence for each difference that a restore should not have; none if there is none.
+
+    Left out are what is never carried over (see above) and the collation version, which belongs to the machine
+    (compare the two values where it matters: indexes on text are sorted by it). Values of settings are not told.
+    """
+    words = {
+        "owner": "the owner",
+        **_AT_BIRTH,
+        "connection_limit": "the connection limit",
+        "comment": "the comment",
+    }
+    differences = [
+        f"{word} is {getattr(found, field)!r}, not {getattr(wanted, field)!r}"
+        for field, word in words.items()
+        if getattr(found, field) != getattr(wanted, field)
+    ]
+    differences += [f"the grant {g} is missing" for g in wanted.grants if g not in found.grants]
+    differences += [f"the grant {g} is too much" for g in found.grants if g not in wanted.grants]
+    differences += _settings_differences(wanted, found)
+    if wanted.security_labels != found.security_labels:
+        differences.append("the security labels differ")
+    return differences
+
+
+def _settings_differences(wanted: DatabaseProperties, found: DatabaseProperties) -> Iterator[str]:
+    want, have = _by_key(wanted), _by_key(found)
+    for key in sorted(want.keys() | have.keys()):
+        if key[1] in NEVER_CARRIED or want.get(key) == have.get(key):
+            continue
+        verdict = "is missing" if key not in have else "has another value" if key in want else "is too much"
+        yield f"the setting {named(*key)} {verdict}"
+
+
+def apply(
+    connection: psycopg.Connection[Any], database: str, properties: DatabaseProperties
+) -> list[NotApplied]:
+    """Give a database of this server these properties, in one transaction; return what could not be given.
+
+    Owner, grants, connection limit, comment, labels and settings become the same: what is there too much is taken
+    away. Every statement stands alone, so that a role that is missing costs no more than what needs it. Raise
+    OpsError if there is no such database.
+    """
+
+    def stored() -> dict[tuple[str, str], str]:
+        return _by_key(read(connection, database))
+
+    with connection.transaction():
+        before = read(connection, database)
+        missing = [
+            alterations.tried(connection, what, statement)
+            for what, statement in _simple(database, before, properties)
+        ]
+        now = read(connection, database)  # a new owner has changed the grants
+        owners = frozenset({now.owner, properties.owner})
+        missing += alterations.grant(connection, database, owners, now.grants, properties.grants)
+        missing += alterations.settings(connection, database, _by_key(properties), stored)
+        if set(read(connection, database).grants) != set(properties.grants):
+            missing.append(NotApplied("the grants", "they are not all as they were"))
+    return [*filter(None, missing), *_left_out(before, properties)]
+
+
+def _left_out(before: DatabaseProperties, wanted: DatabaseProperties) -> Iterator[NotApplied]:
+    for field, word in _AT_BIRTH.items():
+        have, want = getattr(before, field), getattr(wanted, field)
+        if have != want:
+            yield NotApplied(word, f"it is {have!r}, not {want!r}, and is chosen when a database is made")
+    if wanted.is_template:
+        yield NotApplied("the mark as a template", "it would let everybody copy the database")
+
+
+def _simple(
+    database: str, before: DatabaseProperties, wanted: DatabaseProperties
+) -> Iterator[tuple[str, sql.Composed]]:
+    """Yield what one statement settles; the owner comes first, since the others are given in its name."""
+    name = sql.Identifier(database)
+    if wanted.owner != before.owner:
+        yield (
+            "the owner",
+            sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, sql.Identifier(wanted.owner)),
+        )
+    if wanted.connection_limit != before.connection_limit:
+        limit = sql.Literal(wanted.connection_limit)
+        yield "the connection limit", sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(name, limit)
+    if wanted.comment != before.comment:
+        comment = sql.Literal(wanted.comment or None)
+        yield "the comment", sql.SQL("COMMENT ON DATABASE {} IS {}").format(name, comment)
+    labels = {provider: None for provider, _ in before.security_labels} | dict(wanted.security_labels)
+    for provider, label in labels.items():
+        if (provider, label) not in before.security_labels:
+            yield (
+                f"the security label of {provider}",
+                sql.SQL("SECURITY LABEL FOR {} ON DATABASE {} IS {}").format(
+                    sql.Identifier(provider), name, sql.Literal(label)
+                ),
+            )
+
+
+def _by_key(properties: DatabaseProperties) -> dict[tuple[str, str], str]:
+    return {(role, name): value for role, name, value in properties.settings}

@@ -1,0 +1,140 @@
+"""What the manifest says of a database beside its rows, all read in the dump's own snapshot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg import sql
+
+from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import inventory, properties
+from polyladder_ops.postgres.facts import CatalogEntry
+from polyladder_ops.postgres.properties import DatabaseProperties, Extension, Role
+from polyladder_ops.postgres.session import PINNED, Connection, translated
+from polyladder_ops.postgres.snapshot import Snapshot
+
+__all__ = ["Survey", "clock", "entries", "password_verifiers", "read"]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The facts of one snapshot."""
+
+    session: dict[str, str]
+    objects: tuple[CatalogEntry, ...]
+    extensions: tuple[Extension, ...]
+    roles: tuple[Role, ...]
+    properties: DatabaseProperties
+    migration_head: str | None
+    prepared_transactions: tuple[str, ...]
+    materialized_views: tuple[str, ...]
+    not_included: tuple[str, ...]
+
+
+def read(connection: Connection, held: Snapshot) -> Survey:
+    """Return the facts as this transaction sees them. Raise OpsError if the server fails."""
+    with translated("could not read the catalog"):
+        prepared = _column(
+            connection,
+            "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database() ORDER BY 1",
+        )
+        return Survey(
+            session={**PINNED, "lc_monetary": _setting(connection, "lc_monetary")},
+            objects=entries(connection),
+            extensions=properties.extensions(connection),
+            roles=properties.roles(connection),
+            properties=properties.read(connection),
+            migration_head=_migration_head(connection, held),
+            prepared_transactions=prepared,
+            materialized_views=tuple(f"{r.schema}.{r.name}" for r in held.relations if r.kind == "m"),
+            not_included=(
+                *_always_missing(connection),
+                *(f"the prepared transaction {gid}" for gid in prepared),
+            ),
+        )
+
+
+def entries(connection: Connection) -> tuple[CatalogEntry, ...]:
+    """Return the database's objects as a manifest holds them: definitions as digests."""
+    with translated("could not read the catalog"):
+        found = inventory.read(connection)
+    return tuple(CatalogEntry(o.kind, o.name, o.owner, o.grants, inventory.digest(o)) for o in found)
+
+
+def clock(connection: Connection) -> datetime:
+    """Return the server's clock, now."""
+    (now,) = _row(connection, "SELECT pg_catalog.clock_timestamp()")
+    instant: datetime = now
+    return instant.astimezone(UTC)
+
+
+def password_verifiers(connection: Connection) -> dict[str, str]:
+    """Return the stored verifier of each role that has one. Raise OpsError unless we may read them (superuser)."""
+    (allowed,) = _row(connection, "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')")
+    if not allowed:
+        raise OpsError(
+            "password verifiers can't be read by this role",
+            hint="Leave --with-passwords out, or back up as a superuser.",
+        )
+    rows = connection.execute(
+        "SELECT rolname, rolpassword FROM pg_catalog.pg_authid WHERE rolpassword IS NOT NULL ORDER BY rolname"
+    )
+    return dict(rows.fetchall())
+
+
+def _always_missing(connection: Connection) -> tuple[str, ...]:
+    others = _column(
+        connection,
+        "SELECT datname FROM pg_catalog.pg_database"
+        " WHERE datname <> pg_catalog.current_database() AND NOT datistemplate ORDER BY 1",
+    )
+    foreign = _column(
+        connection,
+        "SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c WHERE c.relkind = 'f' ORDER BY 1",
+    )
+    extended = _column(
+        connection,
+        "SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c"
+        " JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid"
+        " AND d.objsubid = 0 AND d.deptype = 'e'"
+        " JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid"
+        " WHERE c.relkind IN ('r', 'p') AND NOT coalesce(c.oid = ANY (e.extconfig), false) ORDER BY 1",
+    )
+    return (
+        "passwords of roles",
+        *(f"the database {name}" for name in others),
+        *(f"the rows of the foreign table {name}" for name in foreign),
+        *(f"the rows of {name}, which belongs to an extension" for name in extended),
+    )
+
+
+def _migration_head(connection: Connection, held: Snapshot) -> str | None:
+    """Return the newest migration that node-pg-migrate noted in its table `pgmigrations`, if there is one."""
+    tables = [
+        relation for relation in held.relations if relation.name == "pgmigrations" and relation.kind == "r"
+    ]
+    tables.sort(key=lambda relation: relation.schema != "public")
+    if not tables:
+        return None
+    query = sql.SQL("SELECT name::text FROM {} ORDER BY run_on DESC, id DESC LIMIT 1").format(
+        tables[0].identifier
+    )
+    row = connection.execute(query).fetchone()
+    return row[0] if row else None
+
+
+def _setting(connection: Connection, name: str) -> str:
+    (value,) = _row(connection, "SELECT pg_catalog.current_setting(%s)", name)
+    return str(value)
+
+
+def _column(connection: Connection, query: Any) -> tuple[str, ...]:
+    return tuple(value for (value,) in connection.execute(query).fetchall())
+
+
+def _row(connection: Connection, query: Any, *parameters: object) -> tuple[Any, ...]:
+    row = connection.execute(query, parameters or None).fetchone()
+    assert row is not None
+    return row

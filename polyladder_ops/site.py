@@ -1,0 +1,83 @@
+"""A site: the database, the folder of backups and the scratch server that the settings name, each opened late."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres.conninfo import Target, parse
+from polyladder_ops.sandbox import server
+from polyladder_ops.sandbox.seed import DATABASE
+from polyladder_ops.settings import Settings
+from polyladder_ops.workspace import workspace
+
+__all__ = ["Scratch", "Site"]
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A server where databases may be made and dropped; `trusted` if it is ours alone and thrown away."""
+
+    target: Target
+    trusted: bool
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the settings name."""
+
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        """The site's name, which its backups carry."""
+        return self.settings.site
+
+    @property
+    def folder(self) -> Path:
+        """Where the backups lie."""
+        return self.settings.backup_dir
+
+    @property
+    def private(self) -> Path:
+        """Where a run keeps what must not lie beside backups."""
+        return self.settings.state_dir / "runs"
+
+    def target(self) -> Target:
+        """Return the database of the site; at site sandbox the one in our own server, whatever is exported.
+
+        Raise SettingsError if DATABASE_URL is unset or unusable, OpsError if there is no sandbox.
+        """
+        if self.settings.is_sandbox:
+            opened = server.open_server(self.settings.sandbox_server)
+            if not opened.is_running():
+                raise OpsError("the sandbox does not run", hint="Start it with `invoke sandbox.up`.")
+            return opened.target(DATABASE)
+        return parse(self.settings.needed("DATABASE_URL"))
+
+    def keys(self, *, encrypted: bool) -> list[Any]:
+        """Return the private keys for an encrypted backup, none for a plain one. Raise SettingsError if they lack."""
+        if not encrypted:
+            return []
+        from polyladder_ops import encryption
+
+        return encryption.identities(self.settings.backup_age_identity_file)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Scratch]:
+        """Within the block a server for proofs: POLYLADDER_SCRATCH_URL, or an embedded one that is gone afterwards."""
+        if self.settings.scratch_url:
+            yield Scratch(parse(self.settings.scratch_url, variable="POLYLADDER_SCRATCH_URL"), trusted=False)
+            return
+        with workspace(self.private) as folder:
+            made = server.create(
+                folder / "scratch", settings={"fsync": "off", "max_locks_per_transaction": "256"}
+            )
+            try:
+                yield Scratch(made.target(), trusted=True)
+            finally:
+                made.remove()

@@ -1,0 +1,16 @@
+"""All tasks: `ns` is what `tasks.py` hands to Invoke. Verbs at the top, things below."""
+
+from invoke.collection import Collection
+
+from polyladder_ops.tasks import backup, dev, doctor, sandbox, verify
+
+__all__ = ["ns"]
+
+ns = Collection()
+ns.add_collection(backup.collection)
+ns.add_task(verify.verify)
+ns.add_task(doctor.doctor)
+ns.add_collection(sandbox.collection)
+ns.add_collection(dev.collection)
+# Equal calls on one command line are meant: `invoke backup backup` is two backups.
+ns.configure({"tasks": {"dedupe": False}})

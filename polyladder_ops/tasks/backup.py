@@ -1,0 +1,192 @@
+"""Tasks that take and show backups."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from invoke.collection import Collection
+
+from polyladder_ops.errors import UsageError
+from polyladder_ops.tasks.boundary import is_dry, open_settings, task
+
+if TYPE_CHECKING:
+    from invoke.context import Context
+
+    from polyladder_ops.catalog import Backup
+
+__all__ = ["collection"]
+
+SITE = "Site to act for (default: POLYLADDER_SITE, production)."
+JSON = "Print JSON on stdout, for programs."
+
+
+@task(
+    name="backup",
+    help={
+        "site": SITE,
+        "new-source": "Accept that this is another database than the site's last backup came from.",
+        "with-passwords": "Keep the roles' password verifiers, inside the encrypted file only.",
+        "json": JSON,
+    },
+)
+def take(
+    c: Context, site: str = "", new_source: bool = False, with_passwords: bool = False, json: bool = False
+) -> None:
+    """Dump the database into a checked backup.
+
+    Locks every table against changes of its shape, dumps one instant of it, checks while the bytes pass that the dump
+    is whole, and writes a manifest of what it must restore to. Encrypts to BACKUP_AGE_RECIPIENTS if they are set.
+
+    Examples:
+        invoke backup
+        invoke backup --site=staging --json
+        invoke -T 60 backup         (give up if pg_dump says nothing for a minute)
+    """
+    from polyladder_ops import backups, catalog, report, terminal
+    from polyladder_ops.postgres import dump, session
+
+    place = open_site(c, site)
+    target = place.target()
+    if is_dry(c):
+        print(f"would dump {target} into {place.folder}")
+        return
+    latest = catalog.scan(place.folder, place.name).latest
+    total = latest.manifest.plain_bytes if latest else session.database_size(target)
+    with terminal.Progress(f"dumping {target.database}", total=total) as bar:
+        done = backups.take(
+            target,
+            place.folder,
+            site=place.name,
+            private=place.private,
+            options=backups.Options(
+                recipients=place.settings.backup_age_recipients,
+                new_source=new_source,
+                with_passwords=with_passwords,
+                stall_s=c.config.timeouts.command or dump.STALL_S,
+                progress=bar.advance,
+            ),
+        )
+    print(bar.summary(), file=sys.stderr)
+    _say_aloud(done)
+    if json:
+        _print_json(report.as_row(done))
+    else:
+        print(report.line(done))
+
+
+def _say_aloud(done: Backup) -> None:
+    for sentence in done.manifest.warnings:
+        print(f"WARNING: {sentence}", file=sys.stderr)
+    for gid in done.manifest.prepared_transactions:
+        print(
+            f"WARNING: the prepared transaction {gid} is in no dump; commit or roll it back", file=sys.stderr
+        )
+    if done.manifest.materialized_views:
+        names = ", ".join(done.manifest.materialized_views)
+        print(f"note: rebuilt at a restore, not compared: {names}", file=sys.stderr)
+
+
+@task(
+    name="list",
+    help={
+        "site": SITE,
+        "changes": "Show per backup which tables grew, fell or changed since the one before.",
+        "json": JSON,
+    },
+)
+def list_(c: Context, site: str = "", changes: bool = False, json: bool = False) -> None:
+    """List the backups, newest first.
+
+    A backup is complete when its data file has the size that its manifest says, and verified when the last
+    `invoke verify` of it passed. Exits 3 if a manifest in the folder can't be read.
+
+    Examples:
+        invoke backup.list --changes
+        invoke backup.list --json | head
+    """
+    from datetime import UTC, datetime
+
+    from polyladder_ops import catalog, history, report
+    from polyladder_ops.errors import Mismatch
+
+    place = open_site(c, site)
+    found = catalog.scan(place.folder, place.name)
+    if json:
+        since = (
+            {b.id: {"changes": _changes(history.since(found.backups, b))} for b in found.backups}
+            if changes
+            else {}
+        )
+        _print_json([{**report.as_row(b), **since.get(b.id, {})} for b in found.backups])
+    elif found.backups:
+        print(report.changed(found.backups) if changes else report.listed(found.backups, datetime.now(UTC)))
+    else:
+        print(f"no backup of site {place.name} in {place.folder}", file=sys.stderr)
+    if found.other_sites:
+        print(f"note: {found.other_sites} backups of other sites are not shown", file=sys.stderr)
+    for name in found.litter:
+        print(f"note: {name} has no manifest and is no backup", file=sys.stderr)
+    for error in found.unusable:
+        print(str(error).replace("error:", "warning:", 1), file=sys.stderr)
+    if found.unusable:
+        raise Mismatch(f"{len(found.unusable)} manifests in {place.folder} can't be read")
+
+
+@task(help={"backup": "Which one: latest, an id, a path or a time.", "site": SITE, "json": JSON})
+def show(c: Context, backup: str = "", site: str = "", json: bool = False) -> None:
+    """Show what one backup holds and what it lacks.
+
+    Examples:
+        invoke backup.show --backup=latest
+        invoke backup.show --backup=2026-01-05 --json
+    """
+    from polyladder_ops import report
+
+    chosen = choose(open_site(c, site), backup, task="backup.show")
+    if json:
+        _print_json({**report.as_row(chosen), "manifest": chosen.manifest.model_dump(mode="json")})
+    else:
+        print(report.described(chosen))
+
+
+def open_site(c: Context, site: str) -> Any:
+    """Return the site that the flag or the settings name."""
+    from polyladder_ops.site import Site
+
+    return Site(open_settings(c, site=site))
+
+
+def choose(place: Any, wanted: str, *, task: str) -> Backup:
+    """Return the backup of this site that a word names. Raise UsageError naming the newest three if there is no word."""
+    from datetime import UTC, datetime
+
+    from polyladder_ops import catalog
+
+    found = catalog.scan(place.folder, place.name)
+    if not wanted:
+        newest = ", ".join(backup.id for backup in found.backups[:3])
+        raise UsageError(
+            "no backup is named",
+            detail=f"The newest are {newest}." if newest else f"There is none in {place.folder}.",
+            hint=f"Write `invoke {task} --backup=latest`, an id, a path or a time such as 2026-01-05.",
+        )
+    return catalog.find(found, wanted, now=datetime.now(UTC))
+
+
+def _changes(found: Any) -> Any:
+    return (
+        None if found is None else [{**dataclasses.asdict(change), "kind": change.kind} for change in found]
+    )
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+collection = Collection("backup")
+collection.add_task(take, name="take", default=True)
+collection.add_task(list_, name="list")
+collection.add_task(show, name="show")

@@ -1,0 +1,223 @@
+"""Tasks of the sandbox: a real PostgreSQL that is ours alone, to practise on."""
+
+from __future__ import annotations
+
+import json as json_
+import sys
+from typing import TYPE_CHECKING, Any
+
+from invoke.collection import Collection
+
+from polyladder_ops.errors import Mismatch, OpsError, Refused, UsageError
+from polyladder_ops.tasks.backup import JSON
+from polyladder_ops.tasks.boundary import confirm, open_settings, refuse_dry, task
+
+if TYPE_CHECKING:
+    from invoke.context import Context
+
+    from polyladder_ops.sandbox.server import Server
+    from polyladder_ops.settings import Settings
+
+__all__ = ["collection"]
+
+SCALE = "Size of the data where there is none yet: 1 is 50 MB of plain SQL (default: 1)."
+
+
+@task(help={"scale": SCALE})
+def up(c: Context, scale: str = "1") -> None:
+    """Start a PostgreSQL of our own, with data.
+
+    Needs no settings and touches nothing but its own folder. Started again, it has the data that it had.
+
+    Examples:
+        invoke sandbox.up
+        invoke sandbox.up --scale=0.1
+    """
+    refuse_dry(c)
+    settings = open_settings(c, site="sandbox")
+    started = bring_up(settings, _number(scale))
+    print(f"the sandbox runs on {started.target('polyladder')}; use it with POLYLADDER_SITE=sandbox")
+
+
+@task(help={"force": "Do not ask."})
+def down(c: Context, force: bool = False) -> None:
+    """Stop the sandbox and delete its data.
+
+    Its backups stay where they are. Asks first, or needs --force.
+
+    Examples:
+        invoke sandbox.down --force
+    """
+    refuse_dry(c)
+    from polyladder_ops.sandbox import server
+
+    settings = open_settings(c, site="sandbox")
+    if not server.exists(settings.sandbox_server):
+        print("there is no sandbox")
+        return
+    confirm("This deletes the sandbox's databases.", "sandbox", force=force)
+    server.open_server(settings.sandbox_server).remove()
+    print("the sandbox is gone")
+
+
+@task(help={"json": JSON})
+def status(c: Context, json: bool = False) -> None:
+    """Show whether the sandbox runs, and with what.
+
+    Exits 3 if it does not run.
+
+    Examples:
+        invoke sandbox.status --json
+    """
+    from polyladder_ops import terminal
+    from polyladder_ops.postgres import session
+    from polyladder_ops.sandbox import server
+
+    settings = open_settings(c, site="sandbox")
+    found = server.open_server(settings.sandbox_server) if server.exists(settings.sandbox_server) else None
+    running = found is not None and found.is_running()
+    facts: dict[str, Any] = {
+        "exists": found is not None,
+        "running": running,
+        "folder": str(settings.sandbox_server),
+    }
+    if found is not None and running:
+        opened = own_server(settings)
+        sizes = session.database_sizes(opened.target())
+        facts |= {"pid": opened.pid, "address": str(opened.target()), "databases": sizes}
+    if json:
+        print(json_.dumps(facts, indent=1))
+    else:
+        texts = {k: v for k, v in facts.items() if k != "databases"}
+        sizes = facts.get("databases", {})
+        print(
+            terminal.table(
+                [*texts.items(), *((f"database {n}", terminal.size(b)) for n, b in sizes.items())], ("", "")
+            )
+        )
+    if not running:
+        raise Mismatch("the sandbox does not run", hint="Start it with `invoke sandbox.up`.")
+
+
+@task(name="break", help={"force": "Do not ask."})
+def break_(c: Context, force: bool = False) -> None:
+    """Drop a table and corrupt rows, by accident.
+
+    Only ever in the sandbox's own server. Asks first, or needs --force.
+
+    Examples:
+        invoke sandbox.break --force
+    """
+    refuse_dry(c)
+    from polyladder_ops.sandbox import damage, seed
+
+    opened = own_server(open_settings(c, site="sandbox"))
+    confirm("This damages the sandbox's database.", "break", force=force)
+    for sentence in damage.break_database(opened.target(seed.DATABASE)):
+        print(sentence)
+
+
+@task(help={"scale": SCALE, "json": JSON})
+def drill(c: Context, scale: str = "1", json: bool = False) -> None:
+    """Back up, verify, restore and prove, once.
+
+    A backup is taken while a writer changes rows, verified, restored into a second database, and proved equal to what
+    was dumped. Exits 0 only if all of it holds.
+
+    Examples:
+        invoke sandbox.drill
+        invoke sandbox.drill --scale=0.1 --json
+    """
+    refuse_dry(c)
+    from polyladder_ops import terminal
+    from polyladder_ops.sandbox import drill as drills
+    from polyladder_ops.sandbox import seed
+    from polyladder_ops.site import Site
+
+    settings = open_settings(c, site="sandbox")
+    place = Site(settings)
+    opened = bring_up(settings, _number(scale))
+    result = drills.run(
+        opened.target(seed.DATABASE),
+        place.folder,
+        place.private,
+        site=place.name,
+        say=lambda text: _say(f"{text} …"),
+    )
+    steps = [(s.name, s.ok, terminal.duration(s.seconds), s.seen) for s in result.steps]
+    if json:
+        said = [
+            {"step": s.name, "ok": s.ok, "seconds": round(s.seconds, 3), "seen": s.seen} for s in result.steps
+        ]
+        backup = result.backup.id if result.backup else None
+        print(
+            json_.dumps(
+                {"passed": result.passed, "backup": backup, "steps": said}, indent=1
+            )
+        )
+    else:
+        print(terminal.table(steps, ("step", "ok", "time", "seen")))
+    if not result.passed:
+        details = [f"{step.name}: {step.seen}" for step in result.steps if not step.ok]
+        raise Mismatch(
+            "the drill failed", detail=" ".join(details), hint="Keep the sandbox as it is and report this."
+        )
+    print(f"proved: {result.backup.id if result.backup else ''} restores to exactly what was dumped")
+
+
+def bring_up(settings: Settings, scale: float) -> Server:
+    """Return the running sandbox, made and filled if it is not there. Raise Refused if the server is not our own."""
+    from polyladder_ops.postgres import session
+    from polyladder_ops.sandbox import seed, server
+
+    folder = settings.sandbox_server
+    if not server.exists(folder):
+        _say("making a PostgreSQL of our own …")
+        server.create(folder)
+    opened = own_server(settings, start=True)
+    if seed.DATABASE not in session.database_sizes(opened.target()) or seed.is_empty(
+        opened.target(seed.DATABASE)
+    ):
+        _say(f"filling it at scale {scale:g} …")
+        seed.fill(opened.target(seed.DATABASE), scale=scale)
+    return opened
+
+
+def own_server(settings: Settings, *, start: bool = False) -> Server:
+    """Return the sandbox's server, running. Raise Refused unless the one that answers is the one that we made."""
+    from polyladder_ops.sandbox import server
+
+    opened = server.open_server(settings.sandbox_server)
+    if start:
+        opened.start()
+    if not opened.is_running():
+        raise OpsError("the sandbox does not run", hint="Start it with `invoke sandbox.up`.")
+    if opened.system_identifier() != opened.recorded_identifier:
+        raise Refused(
+            "the server that answers is not the sandbox",
+            detail=f"It is system {opened.system_identifier()}, the sandbox was made as {opened.recorded_identifier}.",
+            hint="Look with `invoke sandbox.status`; `invoke sandbox.down` forgets the old one.",
+        )
+    return opened
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1000:
+        raise UsageError(f"--scale={text} is no size", hint="Write a number such as 0.1, 1 or 12.")
+    return value
+
+
+collection = Collection("sandbox")
+collection.add_task(up, name="up")
+collection.add_task(down, name="down")
+collection.add_task(status, name="status", default=True)
+collection.add_task(break_, name="break")
+collection.add_task(drill, name="drill")

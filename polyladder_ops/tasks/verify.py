@@ -1,0 +1,71 @@
+"""The task that looks at a backup and says whether it may be trusted."""
+
+from __future__ import annotations
+
+import json as json_
+from typing import TYPE_CHECKING
+
+from polyladder_ops.errors import Mismatch, UsageError
+from polyladder_ops.tasks.backup import JSON, SITE, choose, open_site
+from polyladder_ops.tasks.boundary import is_dry, task
+
+if TYPE_CHECKING:
+    from invoke.context import Context
+
+__all__ = ["verify"]
+
+
+@task(
+    help={
+        "backup": "Which one: latest, an id, a path or a time.",
+        "level": "stored: every byte of the file (default). restore: load it into a scratch database and compare all.",
+        "site": SITE,
+        "json": JSON,
+    },
+)
+def verify(c: Context, backup: str = "", level: str = "stored", site: str = "", json: bool = False) -> None:
+    """Prove that a backup is whole, or that it restores.
+
+    Exits 3 if the backup failed, and also if it could not be proved because the scratch server lacks something.
+
+    Examples:
+        invoke verify --backup=latest
+        invoke verify --backup=2026-01-05 --level=restore
+    """
+    from polyladder_ops import report, terminal, verification
+
+    if level not in verification.LEVELS:
+        raise UsageError(
+            f"there is no level {level!r}", hint=f"Write --level={' or --level='.join(verification.LEVELS)}."
+        )
+    place = open_site(c, site)
+    chosen = choose(place, backup, task="verify")
+    if is_dry(c):
+        print(f"would verify {chosen.id} at level {level}")
+        return
+    keys = place.keys(encrypted=chosen.manifest.encrypted)
+    with terminal.Progress(f"verifying {chosen.id}", total=chosen.manifest.plain_bytes) as bar:
+        if level == "stored":
+            result = verification.verify_stored(chosen, keys, progress=bar.advance)
+        else:
+            with place.scratch() as scratch:
+                result = verification.verify_by_restore(
+                    chosen, keys, scratch.target, trusted=scratch.trusted, progress=bar.advance
+                )
+    if json:
+        said = {
+            "backup": chosen.id,
+            "level": level,
+            "verdict": result.verdict,
+            "reasons": list(result.reasons),
+        }
+        print(json_.dumps({**said, "seconds": round(result.seconds, 3)}, indent=1))
+    else:
+        print(report.verdict(result))
+    if not result.passed:
+        hint = _ANOTHER if result.verdict == "failed" else _ELSEWHERE
+        raise Mismatch(f"backup {chosen.id} is {result.verdict}", hint=hint)
+
+
+_ANOTHER = "Choose another backup: `invoke backup.list`."
+_ELSEWHERE = "Set POLYLADDER_SCRATCH_URL to a server that has what is missing, then verify again."
