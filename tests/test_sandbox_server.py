@@ -108,6 +108,16 @@ def test_a_restart_keeps_port_and_data(shared: servers.Server) -> None:
     assert show(again.target(), "SELECT n FROM public.kept") == "42"
 
 
+@posix
+def test_what_another_process_started_is_stopped_without_a_rest(shared: servers.Server) -> None:
+    shared.stop()
+    servers.open_server(shared.folder).start()
+    sockets = json.loads((shared.folder / "server.json").read_text())["sockets"]
+    assert Path(sockets).is_dir()
+    shared.stop()
+    assert not Path(sockets).exists()
+
+
 def test_start_and_stop_may_be_said_twice(shared: servers.Server) -> None:
     shared.start()
     pid = shared.pid
@@ -191,9 +201,8 @@ def test_the_server_outlives_the_program_that_made_it(folder: Path) -> None:
         "print(server.create(pathlib.Path(sys.argv[1]), settings={'fsync': 'off'}).pid, flush=True)\ninput()"
     )
     argv = [sys.executable, "-c", code, str(folder)]
-    maker = portable.start(
-        argv, env=portable.clean_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    environment = portable.clean_environment({"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+    maker = portable.start(argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with maker:
         assert maker.stdout is not None
         pid = int(maker.stdout.readline())

@@ -18,7 +18,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import portable
 from polyladder_ops.errors import OpsError
@@ -115,11 +115,14 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
-        self._state = place.read(self.folder)
         self._home = Path(self._state.home)
 
     def __repr__(self) -> str:
         return f"Server({str(self.folder)!r})"
+
+    @property
+    def _state(self) -> place.State:
+        return place.read(self.folder)  # another process may have started it anew
 
     @property
     def pid(self) -> int | None:
@@ -271,20 +274,12 @@ class Server:
             said.seek(0)
             return code, said.read().decode(errors="replace")
 
-    def _remember(self, *, sockets: str | None = None, port: int = 0, system_identifier: str = "") -> None:
-        state = self._state
-        self._state = replace(
-            state,
-            sockets=state.sockets if sockets is None else sockets,
-            port=port or state.port,
-            system_identifier=system_identifier or state.system_identifier,
-        )
-        if self._state != state:
-            place.write(self.folder, self._state)
+    def _remember(self, **changes: Any) -> None:
+        place.write(self.folder, replace(self._state, **changes))
 
     def _drop_sockets(self) -> None:
-        if self._state.sockets:
-            place.delete(Path(self._state.sockets))
+        if sockets := self._state.sockets:
+            place.delete(Path(sockets))
             self._remember(sockets="")
 
     def _log_size(self) -> int:

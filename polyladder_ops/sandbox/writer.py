@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -107,7 +108,7 @@ class Writer:
         """Start to write; return when every table has had its first commit. Raise OpsError if that fails."""
         process = self._process = portable.start(
             [sys.executable, "-m", "polyladder_ops.sandbox.writer"],
-            env=portable.clean_environment(),
+            env=portable.clean_environment({"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
