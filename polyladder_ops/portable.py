@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,21 +25,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Account",
+    "Usage",
     "acting_as",
     "clean_environment",
+    "cpu_seconds",
     "end",
     "give_to",
     "is_alive",
     "is_reachable",
     "is_readable",
     "is_root",
+    "load_average",
     "make_private_directory",
+    "measured",
     "owner",
     "runs",
     "socket_folder",
     "start",
     "stop_on_signals",
     "sync_directory",
+    "sync_disks",
     "system_account",
     "write_private",
 ]
@@ -97,6 +103,88 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
     else:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a program and the children that it waited for took; None where the system does not tell (Windows).
+
+    `seconds` by the clock on the wall, `cpu_seconds` of all of them together, `peak_bytes` of memory of the largest one.
+    """
+
+    returncode: int
+    seconds: float
+    cpu_seconds: float | None = None
+    peak_bytes: int | None = None
+
+
+# A small process between us and the program: Linux counts the memory of whoever starts a program as the program's own
+# peak. It outlives SIGTERM, so that `end` waits for the program itself to clean up.
+_LAUNCHER = """
+import os, signal, sys, time
+teller = int(sys.argv[1])
+os.set_inheritable(teller, False)
+begun = time.perf_counter()
+child = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ])
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+_, status, used = os.wait4(child, 0)
+seconds = time.perf_counter() - begun
+numbers = os.waitstatus_to_exitcode(status), seconds, used.ru_utime + used.ru_stime, used.ru_maxrss
+os.write(teller, " ".join(map(str, numbers)).encode())
+"""
+
+
+def measured(argv: Sequence[str], *, env: Mapping[str, str], **pipes: Any) -> Usage:
+    """Run a program to its end, in a group of its own, and return what it took, whatever its exit code.
+
+    Raise OpsError if it can't be started.
+    """
+    if sys.platform == "win32":
+        begun = time.perf_counter()
+        process = start(argv, env=env, **pipes)
+        try:
+            code = process.wait()
+        finally:
+            end(process)
+        return Usage(code, time.perf_counter() - begun)
+    reader, teller = os.pipe()
+    with os.fdopen(reader, encoding="ascii") as told:
+        try:
+            launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(teller), *argv]
+            process = start(launcher, env=env, pass_fds=(teller,), **pipes)
+        finally:
+            os.close(teller)
+        try:
+            numbers = told.read().split()
+            process.wait()
+        finally:
+            end(process)
+    if len(numbers) != 4:
+        raise OpsError(f"could not start {argv[0]}")
+    code, seconds, cpu, peak = numbers
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Usage(int(code), float(seconds), float(cpu), int(peak) * unit)
+
+
+def cpu_seconds() -> float | None:
+    """Return the processor seconds of this process and of the children that it has waited for; None on Windows."""
+    if sys.platform == "win32":
+        return None  # it keeps no count of ended children
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def load_average() -> tuple[float, float, float] | None:
+    """Return how many processes wanted to run in the last 1, 5 and 15 minutes; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    return os.getloadavg()
+
+
+def sync_disks() -> None:
+    """Write out what every program left to be written later, so that the next one does not pay for it."""
+    if sys.platform != "win32":
+        os.sync()
 
 
 def is_alive(pid: int) -> bool:

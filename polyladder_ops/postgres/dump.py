@@ -81,13 +81,16 @@ def _pump(
 ) -> None:
     assert process.stdout is not None and process.stderr is not None
     with _last_words(process.stderr) as words, _watch(process, stall_s) as watch:
-        while block := process.stdout.read(_BLOCK):
-            if watch.blocks == 0:
-                passfile.unlink(missing_ok=True)  # it has logged in
-            watch.blocks += 1
-            sink(block)
-        watch.blocks += 1
-        process.wait(stall_s)
+        try:
+            while block := process.stdout.read(_BLOCK):
+                if watch.blocks == 0:
+                    passfile.unlink(missing_ok=True)  # it has logged in
+                watch.blocks += 1
+                sink(block)
+            process.wait()  # the watch ends it if it hangs
+        except BaseException:
+            portable.end(process)  # before its stderr is waited for, which it holds open
+            raise
     if watch.stalled:
         raise OpsError(
             f"pg_dump said nothing for {stall_s:g} s and was ended",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_
 import os
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 from invoke.collection import Collection
 
 from polyladder_ops.errors import Mismatch
-from polyladder_ops.tasks.boundary import project_root, task
+from polyladder_ops.tasks.backup import JSON
+from polyladder_ops.tasks.boundary import project_root, refuse_dry, task
 
 if TYPE_CHECKING:
     from invoke.context import Context
@@ -41,7 +43,7 @@ def check(c: Context, tests: bool = True) -> None:
     help={
         "scale": "Size of the data: 1 is 50 MB of plain SQL (default: 12, 600 MB).",
         "pairs": "Rounds in which each way runs once, in turn (default: 5).",
-        "json": "Print JSON on stdout, for programs.",
+        "json": JSON,
     }
 )
 def bench(c: Context, scale: str = "12", pairs: str = "5", json: bool = False) -> None:
@@ -54,9 +56,12 @@ def bench(c: Context, scale: str = "12", pairs: str = "5", json: bool = False) -
         invoke dev.bench
         invoke dev.bench --scale=2 --pairs=3
     """
-    from polyladder_ops.sandbox import bench as benchmark
+    refuse_dry(c)
+    from polyladder_ops import benchmark
 
-    print(benchmark.run(scale=scale, pairs=pairs, as_json=json))
+    plan = benchmark.parse(scale=scale, pairs=pairs)
+    report = benchmark.run(plan, say=lambda text: print(text, file=sys.stderr, flush=True))
+    print(json_.dumps(report.as_json(), indent=1) if json else report.as_text())
 
 
 def _run(*argv: str) -> None:
