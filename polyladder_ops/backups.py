@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,15 +22,18 @@ from polyladder_ops.postgres import clients, dump, session, snapshot, survey
 from polyladder_ops.postgres.clients import Client
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.contents import ALGORITHM, Contents, Ledger
-from polyladder_ops.postgres.lexer import Lexer
-from polyladder_ops.postgres.session import Connection, Identity
-from polyladder_ops.postgres.snapshot import Changed, Snapshot
+from polyladder_ops.postgres.lexer import DumpError, Lexer
+from polyladder_ops.postgres.session import Connection, Identity, translated
+from polyladder_ops.postgres.snapshot import Changed, LocksExhausted, Snapshot
 from polyladder_ops.storage import Stored, StoredWriter
 from polyladder_ops.workspace import folder_lock, workspace
 
 __all__ = ["Options", "shrinkage", "take"]
 
 _TRIES = 5
+_PAUSE_S = 0.25  # after the first try; a migration's next statement often follows at once
+# Beside our own locks pg_dump can only wait behind somebody who waits for us: the sooner we give way, the better.
+_QUEUED_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ def take(target: Target, folder: Path, *, site: str, private: Path, options: Opt
     previous = catalog.scan(folder, site)
     with (
         closing(session.connect(target)) as connection,
+        translated("the server failed during the backup"),
+        _on_disk(folder),
         workspace(private) as hidden,
         workspace(folder) as work,
     ):
@@ -84,7 +90,7 @@ def take(target: Target, folder: Path, *, site: str, private: Path, options: Opt
 
         def attempt(number: int, *, lock: bool) -> _Dumped:
             data = work / f"{number}.sql.gz"
-            dumping = _Dumping(connection, target, client, options, keys, hidden, need_tls)
+            dumping = _Dumping(connection, target, client, options, keys, hidden, identity, need_tls)
             try:
                 return dumping.run(data, lock=lock)
             except BaseException:
@@ -94,6 +100,20 @@ def take(target: Target, folder: Path, *, site: str, private: Path, options: Opt
         dumped, data = _until_quiet(attempt, work)
         manifest = _manifest(dumped, site, identity, client, previous, encrypted=bool(keys))
         return _publish(folder, work, data, manifest)
+
+
+@contextmanager
+def _on_disk(folder: Path) -> Iterator[None]:
+    """Within the block what the file system refuses becomes an OpsError."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or folder
+        raise OpsError(
+            "could not write the backup",
+            detail=f"{where}: {error.strerror or error}.".replace("..", "."),
+            hint=f"Check space and rights of {folder}, or set BACKUP_DIR to another folder.",
+        ) from error
 
 
 def _check_source(identity: Identity, previous: Catalog, site: str, *, new_source: bool) -> None:
@@ -123,13 +143,14 @@ def _until_quiet(attempt: Callable[..., _Dumped], work: Path) -> tuple[_Dumped, 
             return attempt(number, lock=lock), work / f"{number}.sql.gz"
         except Changed as error:
             why = str(error)
-        except dump.LocksExhausted as error:
+            time.sleep(_PAUSE_S * 2**number)
+        except LocksExhausted as error:
             if not lock:
                 raise
             lock, why = False, error.detail
     raise OpsError(
         f"the tables changed during each of {_TRIES} tries",
-        detail=why,
+        detail=f"{why.rstrip('.')}.",
         hint="Take the backup when no migration runs.",
     )
 
@@ -144,6 +165,7 @@ class _Dumping:
     options: Options
     keys: list[Any]
     hidden: Path
+    identity: Identity
     need_tls: bool
 
     def run(self, data: Path, *, lock: bool) -> _Dumped:
@@ -176,16 +198,26 @@ class _Dumping:
             lexer.feed(block)
             progress(len(block))
 
-        dump.run(
-            self.client,
-            self.target,
-            held.name,
-            sink,
-            private=self.hidden,
-            need_tls=self.need_tls,
-            stall_s=self.options.stall_s,
-        )
-        lexer.close()
+        wait_s = self.options.lock_wait_s
+        try:
+            dump.run(
+                self.client,
+                self.target,
+                held.name,
+                sink,
+                private=self.hidden,
+                need_tls=self.need_tls,
+                encoding=self.identity.encoding,
+                lock_wait_s=min(_QUEUED_S, wait_s) if held.locked else wait_s,
+                stall_s=self.options.stall_s,
+            )
+            lexer.close()
+        except DumpError as error:
+            raise OpsError(
+                f"what pg_dump wrote is unusable: {error.message}",
+                detail=error.detail or f"It is {self.client}.",
+                hint="Nothing was kept. Look at that program, then run `invoke backup` again.",
+            ) from error
         return ledger.contents
 
 
@@ -266,17 +298,27 @@ def _publish(folder: Path, work: Path, data: Path, manifest: Manifest) -> Backup
         manifest = manifest.model_copy(update={"id": named, "file": named + suffix})
         described = work / "manifest.json"
         write_private(described, manifest.to_json())
-        final = folder / manifest.file
-        _link(data, final)
-        sync_directory(folder)
-        _link(described, Path(f"{final}.json"))
-        sync_directory(folder)
-    if storage.fingerprint(final) != (manifest.size_bytes, manifest.sha256):
-        raise OpsError(
-            f"backup {named} reads back otherwise than it was written",
-            hint=f"Check the disk under {folder}; then run `invoke backup` again.",
-        )
-    return catalog.open_backup(final)
+        final, final_manifest = folder / manifest.file, folder / f"{manifest.file}.json"
+        try:
+            _link(data, final)
+            sync_directory(folder)
+            _link(described, final_manifest)
+            sync_directory(folder)
+            if storage.fingerprint(final) != (manifest.size_bytes, manifest.sha256):
+                raise OpsError(
+                    f"backup {named} reads back otherwise than it was written",
+                    detail=f"Its {manifest.size_bytes:,} bytes have another sha256 now, or are not all there.",
+                    hint=f"Check the disk under {folder}; then run `invoke backup` again.",
+                )
+            return catalog.open_backup(final)
+        except BaseException:
+            for name in (
+                final_manifest,
+                final,
+            ):  # nobody may meet the data without its manifest, or a false one
+                with suppress(OSError):
+                    name.unlink(missing_ok=True)
+            raise
 
 
 def _free_id(folder: Path, wanted: str) -> str:

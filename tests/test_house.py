@@ -33,7 +33,9 @@ def test_backups_dumps_and_keys_cannot_be_committed(name: str) -> None:
 
 
 def test_our_own_sql_is_committed() -> None:
-    listed = subprocess.run(["git", "ls-files", "polyladder_ops"], cwd=ROOT, check=True, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "polyladder_ops"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
     on_disk = {str(path.relative_to(ROOT)) for path in (ROOT / "polyladder_ops").rglob("*.sql")}
     assert on_disk
     assert on_disk <= set(listed.stdout.split())
@@ -73,7 +75,9 @@ def test_every_job_ends_by_itself_and_every_action_is_pinned() -> None:
 
 def test_the_core_is_tested_on_three_systems() -> None:
     matrix = workflow()["jobs"]["core"]["strategy"]["matrix"]["include"]
-    systems = {entry["os"].split("-")[0] for entry in matrix} | {workflow()["jobs"]["all"]["runs-on"].split("-")[0]}
+    systems = {entry["os"].split("-")[0] for entry in matrix} | {
+        workflow()["jobs"]["all"]["runs-on"].split("-")[0]
+    }
     assert systems == {"ubuntu", "macos", "windows"}
 
 

@@ -28,6 +28,7 @@ ALTER DATABASE prop_from OWNER TO prop_owner;
 ALTER DATABASE prop_from CONNECTION LIMIT 7;
 COMMENT ON DATABASE prop_from IS 'it''s "quoted" \\ and ünïcode';
 REVOKE ALL ON DATABASE prop_from FROM PUBLIC;
+REVOKE CREATE ON DATABASE prop_from FROM prop_owner;
 GRANT CONNECT ON DATABASE prop_from TO prop_app WITH GRANT OPTION;
 GRANT TEMPORARY ON DATABASE prop_from TO prop_app;
 SET ROLE prop_app;
@@ -80,7 +81,7 @@ def test_every_property_is_read_as_a_value(wanted: DatabaseProperties) -> None:
     assert wanted.grants == (
         '"prop ""Ünder=/"" x"=CONNECT/prop_app',
         "prop_app=CONNECT*,TEMPORARY/prop_owner",
-        "prop_owner=CREATE,CONNECT,TEMPORARY/prop_owner",
+        "prop_owner=CONNECT,TEMPORARY/prop_owner",
     )
     assert wanted.settings == (
         ("", "DateStyle", "ISO, DMY"),
@@ -154,7 +155,7 @@ def test_what_the_server_refuses_is_told_and_costs_nothing_else(
     told = {left.what: left.reason for left in properties.apply(admin, "prop_to", impossible)}
     assert told == {
         "the owner": 'role "nobody" does not exist',
-        "the grant nobody=CREATE,CONNECT,TEMPORARY/nobody": 'role "nobody" does not exist',
+        "the grant nobody=CONNECT,TEMPORARY/nobody": 'role "nobody" does not exist',
         "the grants": "they are not all as they were",
         "the setting work_mem of role nobody": 'role "nobody" does not exist',
         "the setting max_connections": 'parameter "max_connections" cannot be changed without restarting the server',

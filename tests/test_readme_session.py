@@ -38,10 +38,15 @@ def test_the_first_screen_of_the_readme_is_what_happens(tmp_path: Path, server: 
                 environ[exported[1]] = exported[2]
                 continue
             argv = [sys.executable, "-m", *shlex.split(command)]
-            done = subprocess.run(argv, cwd=README.parent, env=environ, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                argv, cwd=README.parent, env=environ, capture_output=True, text=True, check=False
+            )
             assert done.returncode == 0, (command, done.stderr)
             assert likeness(done.stderr + done.stdout) == likeness(printed), command
     finally:
         subprocess.run(
-            [sys.executable, "-m", "invoke", "sandbox.down", "--force"], cwd=README.parent, env=environ, check=True
+            [sys.executable, "-m", "invoke", "sandbox.down", "--force"],
+            cwd=README.parent,
+            env=environ,
+            check=True,
         )

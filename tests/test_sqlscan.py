@@ -56,6 +56,7 @@ ONE_STATEMENT = {
     "a name beyond ASCII that holds a dollar sign": "SELECT ü$b$, ü$b$".encode(),
     "a name that ends in E": b"SELECT some'\\'",
     "a number that ends in E": b"SELECT 1E'\\'",
+    "numbers before a comment": b"SELECT 1.5e1-- ';\n + 0x1e-- ;\n + a1e-- ;\n + 2-- ;\n",
     "a nested comment": b"SELECT /* a; /* b; ' */ c; \" */ 1",
     "a comment of stars and slashes": b"SELECT /***/ 1 /*/*;*/**/ + /*//*;*/;*/ 2",
     "a comment that begins behind an operator": b"SELECT 1 */* ; */ 2",
@@ -148,9 +149,10 @@ def test_backslashes_escape_where_standard_conforming_strings_are_off(sql: bytes
 
 
 REFUSED = {
-    "a prefixed literal that goes on": (rb"SELECT E'a'" + b"\n" + rb"'b\'; '", "read differently"),
-    "the same behind a comment": (rb"SELECT E'a' -- c" + b"\n" + rb"'b\'; '", "read differently"),
-    "the same with a carriage return": (b"SELECT U&'a'\r'b'", "read differently"),
+    "a prefixed literal that goes on": (rb"SELECT E'a'" + b"\n" + rb"'b\'; '", "may read differently"),
+    "the same behind a comment": (rb"SELECT E'a' -- c" + b"\n" + rb"'b\'; '", "may read differently"),
+    "the same with a carriage return": (b"SELECT U&'a'\r'b'", "may read differently"),
+    "a number that runs into a comment": (b"SELECT 1.5e-- '\n + 1", "may read differently"),
     "a zero byte": (b"SELECT 1\0; SELECT 2", "zero byte"),
     "a lone dollar sign": (b"SELECT $, $E'a'", "dollar sign"),
 }
@@ -206,7 +208,7 @@ class Recorder:
     def _answer(self, kind: bytes, body: bytes) -> bytes:
         if kind == b"Q":
             self.queries.append(body[:-1])
-            if re.match(rb"COPY t FROM stdin;?\Z", body[:-1]):
+            if beheaded(body[:-1]) == b"COPY t FROM stdin;":
                 return _message(b"G", b"\0\0\0")
             setting = re.match(rb"SET (standard_conforming_strings) = (on|off)", body)
             return (_says(*setting.groups()) if setting else b"") + DONE
@@ -246,7 +248,10 @@ FRAGMENTS = [
         b"BEGIN ATOMIC ",
     ],
     *[b"SELECT 1;", b" CASE ", b" END ", b" END;", b" case a when b then c end "],
-    *[b"\nCOPY t FROM stdin;\n1\n\\.\n", b"\nCOPY t FROM stdin;\n;'\n\\.x\n \\.\n\\\\.\n\\.\r\n"],
+    *[
+        b";\nCOPY t FROM stdin;\n1\n\\.\nSELECT 3;\n",
+        b";\nCOPY t FROM stdin;\n;'\n\\.x\n \\.\n\\\\.\n\\.\r\nSELECT 4;",
+    ],
     *[b"\\echo CANARY\n", b"\\\\", b"\\;", b"\\x"],
     *[b";\nSET standard_conforming_strings = off;\n", b";\nSET standard_conforming_strings = on;\n"],
 ]
@@ -326,6 +331,12 @@ def psql(need: Callable[[object, str], None]) -> None:
     need(None, "the embedded PostgreSQL is not installed")
 
 
+def until_lost(queries: list[bytes]) -> list[bytes]:
+    """Return the queries before one that psql takes for a failed COPY: it then passes over what follows, as rows."""
+    lost = (place for place, query in enumerate(queries) if b"FROM stdin" in query and query[:4] != b"COPY")
+    return queries[: next(lost, None)]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_lexer_splits_as_the_real_psql_does(seed: int, psql: None, tmp_path: Path) -> None:
     cases = list(mixtures(700, seed))
@@ -333,9 +344,11 @@ def test_the_lexer_splits_as_the_real_psql_does(seed: int, psql: None, tmp_path:
     for sql, (queries, said) in zip(cases, judged(cases, tmp_path), strict=True):
         texts, refused = ours(sql)
         assert refused or b"CANARY" not in said, f"psql ran a command that the lexer did not see: {sql!r}"
-        expected = [query for query in map(beheaded, queries) if query not in (b"", b";")]
-        found = [beheaded(text) for text in texts]
+        whole = [query for query in map(beheaded, queries) if query not in (b"", b";")]
+        expected = until_lost(whole)
+        found = until_lost([beheaded(text) for text in texts])
         assert found == expected[: len(found)], sql
-        assert refused or len(expected) - len(found) <= 1, sql  # what has no semicolon at the end of the file
+        # What has no semicolon at the end of the file is sent all the same.
+        assert refused or len(expected) < len(whole) or len(expected) - len(found) <= 1, sql
         compared += len(found)
     assert compared > 500

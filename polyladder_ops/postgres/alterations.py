@@ -53,13 +53,13 @@ def _said(error: psycopg.Error) -> str:
 def grant(
     connection: psycopg.Connection[Any],
     database: str,
-    owners: frozenset[str],
+    owner: str,
     before: Iterable[str],
     wanted: Iterable[str],
 ) -> Iterator[NotApplied | None]:
     """Take everything from everybody, PUBLIC and the owner too, then give what is wanted, the owner's grants first.
 
-    `owners` are who owns the database now and who should: if the change failed, grants of either are the owner's.
+    `owner` is who owns the database in `wanted`; should it have another owner, that one gives in its place.
     """
     before, wanted = set(before), set(wanted)
     if before == wanted:
@@ -68,17 +68,17 @@ def grant(
     for grantee in sorted({grants.parse(sentence).grantee for sentence in before}):
         revoke = sql.SQL("REVOKE ALL ON DATABASE {} FROM {} CASCADE").format(name, _grantee(grantee))
         yield tried(connection, f"a revoke from {grantee or grants.PUBLIC}", revoke)
-    for given in _chained(map(grants.parse, sorted(wanted)), owners):
-        yield tried(connection, f"the grant {given}", *_granting(name, given, owners))
+    for given in _chained(map(grants.parse, sorted(wanted)), owner):
+        yield tried(connection, f"the grant {given}", *_granting(name, given, owner))
 
 
 def _grantee(role: str) -> sql.Composable:
     return sql.Identifier(role) if role else sql.SQL(grants.PUBLIC)
 
 
-def _chained(given: Iterable[grants.Grant], owners: frozenset[str]) -> Iterator[grants.Grant]:
+def _chained(given: Iterable[grants.Grant], owner: str) -> Iterator[grants.Grant]:
     """Yield the grants so that whoever hands on a grant option has got it before."""
-    waiting, holders = list(given), set(owners)
+    waiting, holders = list(given), {owner}
     while waiting:
         ready = [grant for grant in waiting if grant.grantor in holders] or waiting
         yield from ready
@@ -86,11 +86,9 @@ def _chained(given: Iterable[grants.Grant], owners: frozenset[str]) -> Iterator[
         waiting = [grant for grant in waiting if grant not in ready]
 
 
-def _granting(
-    database: sql.Identifier, given: grants.Grant, owners: frozenset[str]
-) -> Iterator[sql.Composed]:
+def _granting(database: sql.Identifier, given: grants.Grant, owner: str) -> Iterator[sql.Composed]:
     """Yield the statements for one grant; one that is not the owner's must be given by its grantor."""
-    if given.grantor not in owners:
+    if given.grantor != owner:
         yield sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(given.grantor))
     for option in ("", "*"):
         names = [p.removesuffix("*") for p in given.privileges if p.endswith("*") == bool(option)]
@@ -101,7 +99,7 @@ def _granting(
                 _grantee(given.grantee),
                 sql.SQL(" WITH GRANT OPTION" if option else ""),
             )
-    if given.grantor not in owners:
+    if given.grantor != owner:
         yield sql.SQL("SET LOCAL ROLE NONE").format()
 
 

@@ -21,21 +21,26 @@ from polyladder_ops import portable
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.clients import Client
 from polyladder_ops.postgres.conninfo import Target
-from polyladder_ops.postgres.snapshot import Changed, lock_exhaustion
+from polyladder_ops.postgres.snapshot import LOCK_WAIT_S, Changed, LocksExhausted
 from polyladder_ops.redaction import redact
 
-__all__ = ["LocksExhausted", "run"]
+__all__ = ["STALL_S", "run"]
 
 STALL_S = 900.0  # pg_dump is silent while it reads the catalog of ten thousand tables, but not for a quarter of an hour
-_LOCK_WAIT_MS = 10_000
 _BLOCK = 1 << 18
 _LAST_WORDS = 20_000
-# As in session.PINNED: what bends how rows are written as text. pg_dump pins DateStyle and the like itself.
-_OPTIONS = "-c bytea_output=hex -c idle_in_transaction_session_timeout=0 -c row_security=off"
-
-
-class LocksExhausted(OpsError):
-    """The server ran out of room for locks while pg_dump took its own."""
+# As in session.PINNED: what bends how rows are written as text. pg_dump pins DateStyle and the like itself, and lifts
+# the time limits that a role or database may have, but by statements that are under the limit themselves.
+_OPTIONS = (
+    "-c bytea_output=hex -c row_security=off -c statement_timeout=0 -c lock_timeout=0"
+    " -c idle_in_transaction_session_timeout=0"
+)
+# What pg_dump hears of the server if the catalog went on after its snapshot, and if it waited too long for a lock:
+# --lock-wait-timeout is a statement_timeout around its LOCK TABLE.
+_MOVED = re.compile(
+    r"(?:relation|column|schema|type|function|constraint|sequence|OID) .{1,300} does not exist|cache lookup failed"
+    r"|could not open relation with OID|canceling statement due to (?:statement|lock) timeout"
+)
 
 
 def run(
@@ -46,15 +51,19 @@ def run(
     *,
     private: Path,
     need_tls: bool,
+    encoding: str,
+    lock_wait_s: float = LOCK_WAIT_S,
     stall_s: float = STALL_S,
 ) -> None:
     """Hand the whole plain dump to `sink`, block by block; return only if pg_dump says that it is done.
 
-    `private` is a folder for the passfile. Raise Changed if a table changed under pg_dump, OpsError if pg_dump fails,
-    says nothing for `stall_s` seconds, or is ended.
+    `private` is a folder for the passfile; `encoding` is the database's own, in which everything it holds can be
+    written. Raise Changed if a table changed under pg_dump or was locked for `lock_wait_s` seconds, LocksExhausted if
+    the server has no room for its locks, OpsError if pg_dump fails, says nothing for `stall_s` seconds, or is ended.
     """
     argv = [str(client.program), "--no-password", "--format=plain", f"--snapshot={snapshot}"]
-    argv += [f"--lock-wait-timeout={_LOCK_WAIT_MS}", *_unnamed_options(target)]
+    argv += [f"--encoding={encoding}", f"--lock-wait-timeout={int(lock_wait_s * 1000)}"]
+    argv += _unnamed_options(target)
     variables = _variables(target, need_tls=need_tls)
     passfile = private / "pgpass"
     if target.password:
@@ -83,10 +92,12 @@ def _pump(
     with _last_words(process.stderr) as words, _watch(process, stall_s) as watch:
         try:
             while block := process.stdout.read(_BLOCK):
-                if watch.blocks == 0:
+                if not watch.came_bytes:
                     passfile.unlink(missing_ok=True)  # it has logged in
-                watch.blocks += 1
+                watch.came_bytes += len(block)
+                watch.waiting_since = None  # now it is our disk that takes its time
                 sink(block)
+                watch.waiting_since = time.monotonic()
             process.wait()  # the watch ends it if it hangs
         except BaseException:
             portable.end(process)  # before its stderr is waited for, which it holds open
@@ -94,17 +105,19 @@ def _pump(
     if watch.stalled:
         raise OpsError(
             f"pg_dump said nothing for {stall_s:g} s and was ended",
+            detail=f"It had written {watch.came_bytes:,} bytes. {_said(words)}.",
             hint="Look for locks and for a hanging network with `invoke doctor`, then try again.",
         )
     if process.returncode != 0:
-        raise _failure(process.returncode, redact(words.decode("utf-8", "replace")).strip())
+        raise _failure(process.returncode, _said(words))
 
 
 class _Watch:
-    """Counts blocks; a thread of it ends a process whose count stands still."""
+    """A thread that ends a process for which we have waited too long."""
 
     def __init__(self, process: subprocess.Popen[bytes], stall_s: float) -> None:
-        self.blocks = 0
+        self.came_bytes = 0
+        self.waiting_since: float | None = time.monotonic()
         self.stalled = False
         self._process = process
         self._stall_s = stall_s
@@ -112,11 +125,9 @@ class _Watch:
         self._thread = threading.Thread(target=self._look, daemon=True, name="watch")
 
     def _look(self) -> None:
-        seen, since = 0, time.monotonic()
         while not self._over.wait(min(1.0, self._stall_s / 4)):
-            if self.blocks != seen:
-                seen, since = self.blocks, time.monotonic()
-            elif time.monotonic() - since > self._stall_s:
+            since = self.waiting_since
+            if since is not None and time.monotonic() - since > self._stall_s:
                 self.stalled = True
                 portable.end(self._process)
                 return
@@ -151,40 +162,37 @@ def _last_words(stderr: IO[bytes]) -> Iterator[bytearray]:
         thread.join(5)
 
 
-def _failure(returncode: int, words: str) -> Exception:
+def _said(words: bytes) -> str:
+    """Return the end of what pg_dump said, as a sentence without its full stop."""
+    text = " ".join(redact(words.decode("utf-8", "replace")).split())
+    return text[-1500:].rstrip(".") or "It said nothing"
+
+
+def _failure(returncode: int, said: str) -> Exception:
     """Return what this end of pg_dump means; its own words are the detail."""
-    detail = " ".join(words.split())[-1500:]
     if returncode < 0:
-        return OpsError(
-            f"pg_dump was killed by signal {-returncode}", detail=detail or "It said nothing.", hint=_AGAIN
-        )
-    if (
-        "lock timeout" in words
-        or "could not obtain lock" in words
-        or re.search(r"OID \d+ does not exist", words)
-    ):
-        return Changed(detail)
-    if "out of shared memory" in words or "max_locks_per_transaction" in words:
-        exhausted = lock_exhaustion(detail.rstrip("."))
-        return LocksExhausted(exhausted.message, detail=exhausted.detail, hint=exhausted.hint)
-    return OpsError(
-        f"pg_dump failed with exit code {returncode}", detail=detail or "It said nothing.", hint=_hint(words)
-    )
+        return OpsError(f"pg_dump was killed by signal {-returncode}", detail=f"{said}.", hint=_AGAIN)
+    if "out of shared memory" in said or "max_locks_per_transaction" in said:
+        return LocksExhausted(said)
+    if _MOVED.search(said):
+        return Changed(said)
+    return OpsError(f"pg_dump failed with exit code {returncode}", detail=f"{said}.", hint=_hint(said))
 
 
 _AGAIN = "Nothing was kept. Run `invoke backup` again."
 
 
-def _hint(words: str) -> str:
+def _hint(said: str) -> str:
     known = {
         "version mismatch": "Install the client of the server's version.",
         "row-level security": "Back up as a superuser or a role with BYPASSRLS; a dump without it would miss rows.",
+        "may lack SELECT privilege": "Grant SELECT on the sequence, or use the owner's DATABASE_URL.",
         "permission denied": "Grant SELECT on it (or the role pg_read_all_data), or use the owner's DATABASE_URL.",
         "no encryption": "The server wants TLS: install a pg_dump that speaks it and add sslmode=require to the URL.",
         "snapshot": "Connect to the server itself, not through something that balances between servers.",
         "No space left": "Free space on the server's disk.",
     }
-    return next((hint for piece, hint in known.items() if piece in words), _AGAIN)
+    return next((hint for piece, hint in known.items() if piece in said), _AGAIN)
 
 
 def _variables(target: Target, *, need_tls: bool) -> dict[str, str]:

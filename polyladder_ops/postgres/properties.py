@@ -207,9 +207,8 @@ def apply(
             alterations.tried(connection, what, statement)
             for what, statement in _simple(database, before, properties)
         ]
-        now = read(connection, database)  # a new owner has changed the grants
-        owners = frozenset({now.owner, properties.owner})
-        missing += alterations.grant(connection, database, owners, now.grants, properties.grants)
+        given = read(connection, database).grants  # a new owner has changed them
+        missing += alterations.grant(connection, database, properties.owner, given, properties.grants)
         missing += alterations.settings(connection, database, _by_key(properties), stored)
         if set(read(connection, database).grants) != set(properties.grants):
             missing.append(NotApplied("the grants", "they are not all as they were"))

@@ -67,6 +67,10 @@ def connect(target: Target, *, settings: Mapping[str, str] | None = None, timeou
         "connect_timeout": str(timeout_s),
         "application_name": "polyladder-ops",
         **target.parameters,
+        # Of a SQL_ASCII database psycopg would hand out texts as bytes.
+        "client_encoding": "UTF8",
+        # A limit that the role or database carries would hit the statement that lifts it.
+        "options": f"{target.parameters.get('options', '')} -c statement_timeout=0".strip(),
     }
     with translated(f"could not connect to {target}"):
         with _without_pg_variables():

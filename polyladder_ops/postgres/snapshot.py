@@ -8,7 +8,7 @@ of the transaction it closes that gap (PostgreSQL docs, 13.6 Caveats; tried).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,9 +16,9 @@ import psycopg
 from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres.session import Connection, translated
+from polyladder_ops.postgres.session import Connection, hint_for, translated
 
-__all__ = ["Changed", "Relation", "Snapshot", "hold", "relations", "unchanged"]
+__all__ = ["Changed", "LocksExhausted", "Relation", "Snapshot", "hold", "relations", "unchanged"]
 
 LOCK_WAIT_S = 20
 _LOCKED_KINDS = ("r", "p")  # what pg_dump locks too
@@ -39,8 +39,19 @@ SELECT pg_catalog.current_setting('max_locks_per_transaction')::int8
 """
 
 
+_FAILED = "could not take a snapshot of the database"
+
+
 class Changed(Exception):  # noqa: N818 - a reason to look again, seen only by the retry
     """The tables changed while they were being locked or dumped; another try may meet a quieter moment."""
+
+
+class LocksExhausted(OpsError):
+    """The server ran out of room for locks while tables were being locked, by us or by pg_dump."""
+
+    def __init__(self, detail: str) -> None:
+        hint = "Raise max_locks_per_transaction on the server, restart it, then try again."
+        super().__init__("the server has no room for that many locks", detail=f"{detail}.", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -88,20 +99,22 @@ def hold(
     """Within the block every table is locked against TRUNCATE and ALTER, and the snapshot can be imported.
 
     Without `lock`, or with more tables than the server has room for, only the snapshot is held and `unchanged` must be
-    asked afterwards. Raise Changed if the tables changed meanwhile, OpsError if they can't be locked.
+    asked afterwards. Raise Changed if the tables changed meanwhile, LocksExhausted if the server has no room after
+    all, OpsError if they can't be locked.
     """
-    with translated("could not take a snapshot of the database"):
+    with translated(_FAILED):
         before = relations(connection)
-        targets = list(_tables(before))
         locks = lock and _fits(connection, len(before))
-        try:
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    try:
+        with translated(_FAILED):
             if locks:
-                _lock(connection, targets, lock_wait_s)
-            yield _export(connection, before, locked=locks)
-        finally:
-            if not connection.closed and not connection.broken:
-                connection.execute("ROLLBACK")
+                _lock(connection, list(_tables(before)), lock_wait_s)
+            snapshot = _export(connection, before, locked=locks)
+        yield snapshot
+    finally:
+        with suppress(psycopg.Error):  # a connection that is gone has rolled back
+            connection.execute("ROLLBACK")
 
 
 def _fits(connection: Connection, relations_count: int) -> bool:
@@ -146,17 +159,8 @@ def _unlockable(error: psycopg.Error, wait_s: float) -> OpsError:
             hint="Grant SELECT on it (or the role pg_read_all_data), or use the owner's DATABASE_URL.",
         )
     if isinstance(error, errors.OutOfMemory):
-        return lock_exhaustion(text)
-    return OpsError("could not lock the tables", detail=f"{text}.")
-
-
-def lock_exhaustion(detail: str) -> OpsError:
-    """Return the error for a server whose lock table is full."""
-    return OpsError(
-        "the server has no room for that many locks",
-        detail=f"{detail}.",
-        hint="Raise max_locks_per_transaction on the server, restart it, then try again.",
-    )
+        return LocksExhausted(text)
+    return OpsError("could not lock the tables", detail=f"{text}.", hint=hint_for(error))
 
 
 def _export(connection: Connection, before: tuple[Relation, ...], *, locked: bool) -> Snapshot:

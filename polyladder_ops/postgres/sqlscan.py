@@ -23,6 +23,8 @@ _IN_ESCAPE_STRING = re.compile(rb"\\.|''|'", re.DOTALL)
 _BLANK = re.compile(rb"\s*")
 _BLANK_OR_COMMENTS = re.compile(rb"(?:\s++|--[^\r\n]*+)*+\Z")
 _LINE_BREAK = re.compile(rb"[\r\n]")
+_HALF_NUMBER = re.compile(rb"(?:\A|[^\w$\x80-\xff])(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE]\Z")
+_DIFFERENTLY = "the dump holds text that psql and the server may read differently"
 _KEYWORDS = (b"create", b"or", b"replace", b"function", b"procedure")
 
 
@@ -186,7 +188,7 @@ class Scanner:
         elif byte == ord('"'):
             self._quote = b'"'
         elif byte in b"-/":
-            self._perhaps_comment(at)
+            self._perhaps_comment(begin, at)
         elif byte == ord("$"):
             self._dollar(begin, at)
         elif byte == ord("\\"):
@@ -208,10 +210,7 @@ class Scanner:
         prefix = word if word in ((b"u",) if before.endswith(b"&") else (b"e", b"b", b"x")) else b""
         if not prefix and self._own_rules_end >= 0 and self._joins(self._own_rules_end, at):
             # The server joins literals over a line break by the first one's rules; psql sees line by line.
-            raise DumpError(
-                "the dump holds text that psql and the server read differently",
-                detail="A literal with a prefix goes on after a line break.",
-            )
+            raise DumpError(_DIFFERENTLY, detail="A literal with a prefix goes on after a line break.")
         self._own_rules = bool(prefix) or self._backslash_escapes
         self._escape_string = prefix == b"e" or (self._backslash_escapes and not prefix)
         self._quote = b"" if self._escape_string else b"'"
@@ -221,8 +220,10 @@ class Scanner:
         between = _BLANK_OR_COMMENTS.match(self._buffer, end, at)
         return between is not None and _LINE_BREAK.search(self._buffer, end, at) is not None
 
-    def _perhaps_comment(self, at: int) -> None:
+    def _perhaps_comment(self, begin: int, at: int) -> None:
         if comment := _LINE_COMMENT.match(self._buffer, at):
+            if _HALF_NUMBER.search(bytes(self._buffer[begin:at])):
+                raise DumpError(_DIFFERENTLY, detail="A number ends in e and a comment.")
             self._position = comment.end()
             if self._is_blank_before(at):
                 self._start = self._position

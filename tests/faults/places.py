@@ -53,8 +53,8 @@ class Place:
     target: Target
     folder: Path
     private: Path
-    secrets: set[str] = field(default_factory=set)
-    identities: list[Any] = field(default_factory=list)
+    secrets: set[str] = field(default_factory=set, repr=False)
+    identities: list[Any] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         self.hide(self.target.password)
@@ -188,7 +188,9 @@ def left_in(folder: Path) -> list[str]:
     """Return what is in a folder and belongs to no finished backup."""
     if not folder.is_dir():
         return []
-    return sorted(e.name for e in folder.iterdir() if not e.name.startswith("polyladder_") and e.name != ".lock")
+    return sorted(
+        e.name for e in folder.iterdir() if not e.name.startswith("polyladder_") and e.name != ".lock"
+    )
 
 
 def processes() -> dict[int, bytes]:

@@ -1,0 +1,83 @@
+"""A TCP relay to a server on this machine, as `fly proxy` is one, that can stall, cut and mislead."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import select
+import socket
+import threading
+from collections.abc import Iterator
+
+HOST = "127.0.0.1"
+
+
+class Tunnel:
+    """Relays its connections to the ports in turn, the last one for good; `port` is where it listens.
+
+    After `hold_after` bytes from the servers nothing comes through until `release`; `held` tells that it is so. A
+    connection on which nothing has passed for `idle_s` seconds is cut.
+    """
+
+    def __init__(self, *ports: int, hold_after: int | None = None, idle_s: float | None = None) -> None:
+        self.held = threading.Event()
+        self._released = threading.Event()
+        self._ports = itertools.chain(ports[:-1], itertools.repeat(ports[-1]))
+        self._hold_after = hold_after
+        self._idle_s = idle_s
+        self._came = 0
+        self._listener = socket.create_server((HOST, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = []
+
+    def release(self) -> None:
+        """Let everything through from now on."""
+        self._released.set()
+
+    def serve(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection((HOST, next(self._ports)))
+            self._open += [near, far]
+            threading.Thread(target=self._relay, args=(near, far), daemon=True).start()
+
+    def close(self) -> None:
+        """Cut everything."""
+        self.release()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        for each in (self._listener, *self._open):
+            each.close()
+
+    def _relay(self, near: socket.socket, far: socket.socket) -> None:
+        other = {near: far, far: near}
+        with contextlib.suppress(OSError, ValueError), near, far:
+            while ready := select.select([near, far], [], [], self._idle_s)[0]:
+                for source in ready:
+                    if not (data := source.recv(1 << 16)):
+                        return
+                    if source is far:
+                        self._count(len(data))
+                    other[source].sendall(data)
+
+    def _count(self, size: int) -> None:
+        self._came += size
+        if self._hold_after is not None and self._came > self._hold_after and not self._released.is_set():
+            self.held.set()
+            self._released.wait()
+
+
+@contextlib.contextmanager
+def tunnel(*ports: int, hold_after: int | None = None, idle_s: float | None = None) -> Iterator[Tunnel]:
+    """Within the block a tunnel that relays."""
+    made = Tunnel(*ports, hold_after=hold_after, idle_s=idle_s)
+    thread = threading.Thread(target=made.serve, daemon=True)
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.close()
+        thread.join(5)
