@@ -45,6 +45,7 @@ class Options:
     with_passwords: bool = False
     stall_s: float = dump.STALL_S
     lock_wait_s: float = snapshot.LOCK_WAIT_S
+    beat_s: float = 60.0  # what relays connections cuts idle ones; ours is idle while pg_dump works
     clients: Sequence[Client] | None = None
     progress: Callable[[int], None] | None = None
     exported: Callable[[Snapshot], None] | None = None
@@ -176,10 +177,10 @@ class _Dumping:
                     self.options.exported(held)
                 if self.options.with_passwords:
                     writer.write(_verifiers(survey.password_verifiers(self.connection)))
-                contents = self._stream(held, writer)
+                contents, facts = self._stream(held, writer)
+                self._check_tables(contents)
                 if self.options.dumped:
                     self.options.dumped(survey.clock(self.connection))
-                facts = survey.read(self.connection, held)
             finished_at = survey.clock(self.connection)
             if not held.locked and not snapshot.unchanged(self.connection, held):
                 raise Changed("a table was rewritten while it was dumped without locks")
@@ -188,29 +189,35 @@ class _Dumping:
             writer.abort()
             raise
 
-    def _stream(self, held: Snapshot, writer: StoredWriter) -> Contents:
+    def _check_tables(self, contents: Contents) -> None:
+        lost = survey.left_out(self.connection, (table.name for table in contents.tables))
+        if lost:
+            raise OpsError(
+                f"pg_dump left out {len(lost)} tables",
+                detail=f"The dump has no rows of {', '.join(lost[:5])}{', …' if lost[5:] else ''}.",
+                hint=f"Nothing was kept. Look at {self.client}, then run `invoke backup` again.",
+            )
+
+    def _stream(self, held: Snapshot, writer: StoredWriter) -> tuple[Contents, survey.Survey]:
         ledger = Ledger()
         lexer = Lexer(ledger)
         progress = self.options.progress or (lambda _size: None)
+        facts: list[survey.Survey] = []
+        heard_at = time.monotonic()
 
         def sink(block: bytes) -> None:
+            nonlocal heard_at
+            if not facts:  # pg_dump has read all definitions now, so nobody may have changed one until here
+                facts.append(self._survey(held))
             writer.write(block)
             lexer.feed(block)
             progress(len(block))
+            if time.monotonic() - heard_at > self.options.beat_s:
+                survey.clock(self.connection)
+                heard_at = time.monotonic()
 
-        wait_s = self.options.lock_wait_s
         try:
-            dump.run(
-                self.client,
-                self.target,
-                held.name,
-                sink,
-                private=self.hidden,
-                need_tls=self.need_tls,
-                encoding=self.identity.encoding,
-                lock_wait_s=min(_QUEUED_S, wait_s) if held.locked else wait_s,
-                stall_s=self.options.stall_s,
-            )
+            self._run(held, sink)
             lexer.close()
         except DumpError as error:
             raise OpsError(
@@ -218,7 +225,36 @@ class _Dumping:
                 detail=error.detail or f"It is {self.client}.",
                 hint="Nothing was kept. Look at that program, then run `invoke backup` again.",
             ) from error
-        return ledger.contents
+        return ledger.contents, facts[0]
+
+    def _run(self, held: Snapshot, sink: Callable[[bytes], None]) -> None:
+        wait_s = self.options.lock_wait_s
+        dump.run(
+            self.client,
+            self.target,
+            held.name,
+            sink,
+            private=self.hidden,
+            need_tls=self.need_tls,
+            encoding=self.identity.encoding,
+            lock_wait_s=min(_QUEUED_S, wait_s) if held.locked else wait_s,
+            stall_s=self.options.stall_s,
+        )
+
+    def _survey(self, held: Snapshot) -> survey.Survey:
+        facts, failure = None, None
+        try:
+            facts = survey.read(self.connection, held)
+        except OpsError as error:  # what was dropped meanwhile can be the reason
+            failure = error
+        with closing(session.connect(self.target)) as outside:
+            moved = snapshot.moved(outside, held)
+        if moved:
+            raise Changed(f"a {' and a '.join(moved)} was changed while definitions were read") from failure
+        if facts is None:
+            assert failure is not None
+            raise failure
+        return facts
 
 
 def _verifiers(roles: dict[str, str]) -> bytes:

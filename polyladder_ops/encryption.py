@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from polyladder_ops.errors import OpsError, SettingsError
 from polyladder_ops.redaction import hide
 
-__all__ = ["Reader", "Writer", "decrypt", "encrypt", "identities", "recipients"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["Altered", "Reader", "Writer", "decrypt", "encrypt", "identities", "recipients"]
+
+
+class Altered(OpsError):  # noqa: N818 - a finding, not an accident
+    """The encrypted bytes are not those that were written: changed, cut, or never age's."""
 
 
 class Reader(Protocol):
@@ -44,11 +50,10 @@ def recipients(keys: Sequence[str]) -> list[Any]:
 
 
 def identities(path: Path | None) -> list[Any]:
-    """Return the private keys in this file: age's own (comment lines allowed) or one ssh key.
+    """Return the private keys in this file: age's own (comment lines allowed) or one ssh key without a passphrase.
 
-    Raise SettingsError if there is no file, or no key in it.
+    Raise SettingsError if no file is named, or if it can't be read or holds no key that can be used.
     """
-    pyrage = _pyrage()
     if path is None:
         raise SettingsError(
             "the backup is encrypted and no private key is named",
@@ -62,8 +67,11 @@ def identities(path: Path | None) -> list[Any]:
             detail=f"{path}: {error.strerror}.",
             hint="Check its path and rights.",
         ) from error
-    if b"PRIVATE KEY-----" in text:
-        return [pyrage.ssh.Identity.from_buffer(text)]
+    return _ssh_key(path, text) if b"PRIVATE KEY-----" in text else _age_keys(path, text)
+
+
+def _age_keys(path: Path, text: bytes) -> list[Any]:
+    pyrage = _pyrage()
     keys = re.findall(r"^AGE-SECRET-KEY-[A-Z0-9-]+", text.decode("utf-8", "replace"), re.MULTILINE)
     for key in keys:
         hide(key)
@@ -74,10 +82,22 @@ def identities(path: Path | None) -> list[Any]:
     if not found:
         raise SettingsError(
             "BACKUP_AGE_IDENTITY_FILE holds no private key of age",
-            detail=f"{path} has no usable line that begins with AGE-SECRET-KEY-.",
+            detail=f"{path} has no line that begins with AGE-SECRET-KEY-, or one that is misspelt.",
             hint="Name the file that `age-keygen -o` wrote.",
         )
     return found
+
+
+def _ssh_key(path: Path, text: bytes) -> list[Any]:
+    pyrage = _pyrage()
+    try:
+        return [pyrage.ssh.Identity.from_buffer(text)]
+    except pyrage.IdentityError as error:
+        raise SettingsError(
+            "BACKUP_AGE_IDENTITY_FILE holds an ssh key that age can't use",
+            detail=f"{path}: {error}.",
+            hint="Name an ed25519 or rsa key without a passphrase, or a file that `age-keygen -o` wrote.",
+        ) from None
 
 
 def encrypt(reader: Reader, writer: Writer, keys: Sequence[Any]) -> None:
@@ -88,21 +108,19 @@ def encrypt(reader: Reader, writer: Writer, keys: Sequence[Any]) -> None:
 def decrypt(reader: Reader, writer: Writer, keys: Sequence[Any]) -> None:
     """Decrypt everything that the reader gives; the writer may get plain bytes before damage is noticed.
 
-    Raise OpsError if no key fits or the bytes were changed or cut.
+    Raise Altered if the bytes were changed or cut, OpsError if no key fits.
     """
     pyrage = _pyrage()
     try:
         pyrage.decrypt_io(reader, writer, list(keys))
-    except pyrage.DecryptError as error:
+    except (pyrage.DecryptError, OSError) as error:
         text = str(error)
-        if "matching" in text or "identit" in text:
+        if "matching" in text.lower():
             raise OpsError(
                 "none of our keys opens the backup",
                 hint="Set BACKUP_AGE_IDENTITY_FILE to a key that belongs to one of its recipients.",
             ) from error
-        raise OpsError("the encrypted bytes are damaged", detail=f"age says: {text}.") from error
-    except OSError as error:
-        raise OpsError("the encrypted bytes are damaged", detail=f"age says: {error}.") from error
+        raise Altered("the encrypted bytes are damaged", detail=f"age says: {text}.") from error
 
 
 def _pyrage() -> Any:

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.contents import Contents, LargeObject, SequenceValue, TableData
-from polyladder_ops.postgres.facts import CatalogEntry
+from polyladder_ops.postgres.inventory import CatalogEntry
 from polyladder_ops.postgres.properties import DatabaseProperties, Extension, Role
 
 __all__ = ["FORMAT", "Manifest", "Source", "load"]

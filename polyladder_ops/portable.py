@@ -83,7 +83,11 @@ def start(argv: Sequence[str], *, env: Mapping[str, str], **pipes: Any) -> subpr
     try:
         return subprocess.Popen(list(argv), env=dict(env), **own_group, **pipes)
     except OSError as error:
-        raise OpsError(f"could not start {argv[0]}", detail=f"{error.strerror or error}.") from error
+        raise OpsError(
+            f"could not start {argv[0]}",
+            detail=f"{error.strerror or error}.",
+            hint="Check that it is there, made for this system, and may be run.",
+        ) from error
 
 
 def end(process: subprocess.Popen[bytes], *, grace_s: float = 5.0) -> None:

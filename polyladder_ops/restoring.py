@@ -17,9 +17,9 @@ from polyladder_ops import storage
 from polyladder_ops.catalog import Backup
 from polyladder_ops.errors import OpsError
 from polyladder_ops.manifest import Manifest
-from polyladder_ops.postgres import databases, proof, properties, session, survey
+from polyladder_ops.postgres import databases, inventory, proof, properties, session
 from polyladder_ops.postgres.conninfo import Target
-from polyladder_ops.postgres.facts import CatalogEntry
+from polyladder_ops.postgres.inventory import CatalogEntry
 from polyladder_ops.postgres.lexer import Lexer
 from polyladder_ops.postgres.load import Loader
 from polyladder_ops.postgres.proof import Difference
@@ -155,7 +155,7 @@ def prove(
     with closing(session.connect(target, settings=_values_of(manifest))) as connection:
         contents = proof.read_contents(connection, manifest.contents, progress=progress)
     with closing(session.connect(target)) as connection:
-        objects = survey.entries(connection)
+        objects = inventory.entries(connection)
         extensions = properties.extensions(connection)
         own = properties.read(connection)
 
@@ -163,7 +163,7 @@ def prove(
         with temporary_database(server, manifest, purpose="replay") as empty:
             _feed(empty, backup, keys, schema_only=True, progress=None)
             with closing(session.connect(empty)) as connection:
-                return survey.entries(connection)
+                return inventory.entries(connection)
 
     return [
         *proof.compare_contents(manifest.contents, contents),

@@ -6,18 +6,22 @@ end: what stands behind the gzip data, or is missing from it, is found and named
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import queue
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from polyladder_ops import encryption
 from polyladder_ops.errors import OpsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 __all__ = ["Damaged", "Stored", "StoredWriter", "fingerprint", "read"]
 
@@ -27,7 +31,7 @@ _MAGIC = b"\x1f\x8b"
 Sink = Callable[[bytes], None]
 
 
-class Damaged(OpsError):
+class Damaged(OpsError):  # noqa: N818 - a finding, not an accident
     """The stored bytes are not what a backup is made of."""
 
 
@@ -41,12 +45,14 @@ class Stored:
 
 
 class _Hashed:
-    """A file that digests what is written to it or read from it."""
+    """A file that digests what is written to it or read from it, and keeps its first error: age passes on a text."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, name: str) -> None:
         self._file = file
+        self._name = name
         self.sha256 = hashlib.sha256()
         self.size_bytes = 0
+        self.failure: OpsError | None = None
 
     def _note(self, data: bytes) -> bytes:
         self.sha256.update(data)
@@ -54,12 +60,20 @@ class _Hashed:
         return data
 
     def write(self, data: bytes) -> int:
-        self._file.write(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.failure = _unwritten(error)
+            raise self.failure from error
         return len(self._note(data))
 
     def read(self, size: int = -1) -> bytes:
         # age asks for 8 KiB a call; each call gives the interpreter's lock away, so it gets larger pieces buffered.
-        return self._note(self._file.read(size))
+        try:
+            return self._note(self._file.read(size))
+        except OSError as error:
+            self.failure = _unread(self._name, error)
+            raise self.failure from error
 
 
 def _private(path: str, flags: int) -> int:
@@ -74,8 +88,11 @@ class StoredWriter:
     """
 
     def __init__(self, path: Path, recipients: Sequence[Any] = ()) -> None:
-        self._file = open(path, "xb", opener=_private)
-        self._out = _Hashed(self._file)
+        try:
+            self._file = open(path, "xb", opener=_private)  # noqa: SIM115 - `finish` and `abort` close it
+        except OSError as error:
+            raise _unwritten(error) from error
+        self._out = _Hashed(self._file, path.name)
         self._recipients = recipients
         self._blocks: queue.Queue[bytes | None] = queue.Queue(maxsize=16)
         self._failure: BaseException | None = None
@@ -135,13 +152,11 @@ class StoredWriter:
     def _guarded(self) -> None:
         try:
             if self._recipients:
-                self._encrypted()
+                self._encrypt()
             else:
                 self._compress(self._out.write)
-        except OSError as error:
-            self._failure = _unwritten(error)
         except BaseException as error:
-            self._failure = error
+            self._failure = self._failure or error
 
     def _compress(self, write: Callable[[bytes], object]) -> None:
         gzip = _zlib().compressobj(1, zlib.DEFLATED, _GZIP)
@@ -152,32 +167,29 @@ class StoredWriter:
                 write(packed)
         write(gzip.flush())
 
-    def _encrypted(self) -> None:
+    def _encrypt(self) -> None:
         """Age pulls where gzip pushes, so a pipe stands between them."""
         source, sink = os.pipe()
         failures: list[BaseException] = []
 
         def encrypting() -> None:
             try:
-                with open(source, "rb", buffering=BLOCK) as reader:
+                with os.fdopen(source, "rb", buffering=BLOCK) as reader:
                     encryption.encrypt(reader, self._out, self._recipients)
             except BaseException as error:
-                failures.append(error)
+                failures.append(self._out.failure or error)
 
         thread = threading.Thread(target=encrypting, daemon=True, name="age")
         thread.start()
-        try:
-            with open(sink, "wb", buffering=BLOCK) as writer:
-                self._compress(writer.write)
-        except BrokenPipeError:
-            if not failures:
+        # Age has closed its end then, and says why.
+        with contextlib.suppress(BrokenPipeError):
+            try:
+                with os.fdopen(sink, "wb", buffering=BLOCK) as writer:
+                    self._compress(writer.write)
+            finally:
                 thread.join()
-        finally:
-            thread.join()
         if failures:
-            raise OpsError(
-                "could not write the backup", detail=f"age says: {failures[0]}.", hint=_SPACE
-            ) from failures[0]
+            raise failures[0]
 
 
 _SPACE = "Free space there, or set BACKUP_DIR to another folder."
@@ -186,6 +198,14 @@ _SPACE = "Free space there, or set BACKUP_DIR to another folder."
 def _unwritten(error: OSError) -> OpsError:
     return OpsError(
         "could not write the backup", detail=f"The file system says: {error.strerror or error}.", hint=_SPACE
+    )
+
+
+def _unread(name: str, error: OSError) -> OpsError:
+    return OpsError(
+        f"could not read {name}",
+        detail=f"The file system says: {error.strerror or error}.",
+        hint="Check the file's rights and its disk.",
     )
 
 
@@ -260,67 +280,102 @@ class _Gunzip:
 
 
 def fingerprint(path: Path) -> tuple[int, str]:
-    """Return size and sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-        return file.tell(), digest.hexdigest()
+    """Return size and sha256 of a file's bytes. Raise OpsError if it can't be read."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+            return file.tell(), digest.hexdigest()
+    except OSError as error:
+        raise _unread(path.name, error) from error
 
 
 def read(path: Path, sink: Sink, *, keys: Sequence[Any] = (), encrypted: bool = False) -> Stored:
     """Hand the SQL inside a backup's file to `sink`, block by block, and return what the file holds.
 
     The sink's own errors pass through. Raise Damaged if the bytes are not whole: nothing that was handed over before
-    may be believed then.
+    may be believed then. Raise OpsError if the file can't be read, or opened by none of the keys.
     """
     try:
-        with path.open("rb") as file:
-            source = _Hashed(file)
-            gunzip = _Gunzip(sink)
-            if not path.stat().st_size:
-                raise Damaged("the file is empty")
-            if encrypted:
-                _decrypt(source, gunzip, keys)
-            else:
-                while data := source.read(BLOCK):
-                    gunzip.write(data)
+        file = path.open("rb")
     except OSError as error:
-        raise OpsError(f"could not read {path}", detail=f"{error.strerror or error}.") from error
-    gunzip.close()
+        raise _unread(path.name, error) from error
+    with file:
+        source = _Hashed(file, path.name)
+        gunzip = _Gunzip(sink)
+        with _decrypted(source, keys) if encrypted else _plain(source) as blocks:
+            for block in blocks:
+                gunzip.write(block)
+        gunzip.close()
     return Stored(source.size_bytes, source.sha256.hexdigest(), gunzip.plain_bytes)
 
 
-class _Keeping:
-    """Stands between age and our ends, and keeps their first error, of which age passes on the text at best."""
+@contextlib.contextmanager
+def _plain(source: _Hashed) -> Iterator[Iterator[bytes]]:
+    yield iter(lambda: source.read(BLOCK), b"")
 
-    def __init__(self, source: _Hashed, gunzip: _Gunzip) -> None:
-        self._source = source
-        self._gunzip = gunzip
-        self.failure: BaseException | None = None
 
-    def read(self, size: int = -1) -> bytes:
+@contextlib.contextmanager
+def _decrypted(source: _Hashed, keys: Sequence[Any]) -> Iterator[Iterator[bytes]]:
+    """Within the block what age makes of the source, block by block; it works in a thread of its own.
+
+    So nothing of ours passes through it: a Ctrl-C inside its calls of ours would come out as damaged bytes.
+    """
+    between = _Between()
+    failures: list[BaseException] = []
+
+    def decrypting() -> None:
         try:
-            return self._source.read(size)
+            encryption.decrypt(source, between, keys)
+            _expect_end(source)
         except BaseException as error:
-            self.failure = self.failure or error
-            raise
+            failures.append(source.failure or error)
+        finally:
+            between.close()
 
-    def write(self, data: bytes) -> int:
-        try:
-            return self._gunzip.write(data)
-        except BaseException as error:
-            self.failure = self.failure or error
-            raise
-
-
-def _decrypt(source: _Hashed, gunzip: _Gunzip, keys: Sequence[Any]) -> None:
-    between = _Keeping(source, gunzip)
+    thread = threading.Thread(target=decrypting, daemon=True, name="age")
     try:
-        encryption.decrypt(between, between, keys)
-    except OpsError as error:
-        if between.failure is not None:
-            raise between.failure from None
-        if error.hint:
-            raise
-        raise Damaged(error.message, detail=error.detail) from error
+        thread.start()
+        yield iter(between)
+    finally:
+        between.leave()
+        if thread.ident is not None:  # a Ctrl-C may come before it has started
+            thread.join()
+    if failures:
+        error = failures[0]
+        raise Damaged(error.message, detail=error.detail) if isinstance(error, encryption.Altered) else error
+
+
+def _expect_end(source: _Hashed) -> None:
     if source.read(1):
         raise Damaged("something stands behind the encrypted data")
+
+
+class _Between:
+    """A short queue between a thread that writes and one that reads and may leave at any moment."""
+
+    def __init__(self) -> None:
+        self._blocks: queue.Queue[bytes | None] = queue.Queue(maxsize=16)
+        self._left = threading.Event()
+
+    def write(self, data: bytes) -> int:
+        self._put(data)
+        return len(data)
+
+    def close(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._put(None)
+
+    def _put(self, block: bytes | None) -> None:
+        while not self._left.is_set():
+            try:
+                return self._blocks.put(block, timeout=0.1)
+            except queue.Full:
+                continue
+        raise BrokenPipeError
+
+    def __iter__(self) -> Iterator[bytes]:
+        while (block := self._blocks.get()) is not None:
+            yield block
+
+    def leave(self) -> None:
+        self._left.set()

@@ -43,7 +43,7 @@ def dump(*pieces: bytes) -> bytes:
 
 
 def old_dump(*pieces: bytes) -> bytes:
-    """Return a dump of a client from before ``\\restrict``."""
+    r"""Return a dump of a client from before ``\restrict``."""
     restrict = (b"\\restrict %b\n\n" % KEY, b"\\unrestrict %b\n\n" % KEY)
     return dump(*pieces).replace(restrict[0], b"").replace(restrict[1], b"")
 

@@ -371,11 +371,16 @@ def test_names_that_are_not_of_the_encoding_stay_visible(server: servers.Server)
         connection.execute("CREATE DATABASE ascii_only TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'"
                            " LOCALE_PROVIDER libc")  # fmt: skip
     with closing(connect(server.target("ascii_only"))) as connection:
+        connection.execute("SET client_encoding = 'SQL_ASCII'")
         connection.execute(b'CREATE TABLE public."m\xff" (a int)')
-        tables = [o for o in inventory.read(connection) if o.kind == "table"]
+        without_encoding = inventory.read(connection)
+    with_encoding = read(server.target("ascii_only"))
     with closing(connect(server.target())) as connection:
         connection.execute("DROP DATABASE ascii_only")
-    assert [(t.name, t.owner) for t in tables] == [('public."m\\xff"', "postgres")]
+    assert with_encoding == without_encoding
+    assert [(o.name, o.owner) for o in with_encoding if o.kind == "table"] == [
+        ('public."m\\xff"', "postgres")
+    ]
 
 
 def test_lines_marked_for_other_servers_are_left_out() -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import re
 import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +17,10 @@ from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.lexer import DumpError, Lexer
 from polyladder_ops.sandbox import server as servers
 from tests.dumps import Heard, dump, listen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 def split(sql: bytes) -> list[bytes]:
@@ -326,9 +328,10 @@ def judged(cases: list[bytes], folder: Path) -> list[tuple[list[bytes], bytes]]:
 
 @pytest.fixture
 def psql(need: Callable[[object, str], None]) -> None:
-    with contextlib.suppress(OpsError):
-        return need(servers.programs() / "psql", "")
-    need(None, "the embedded PostgreSQL is not installed")
+    try:
+        servers.programs()
+    except OpsError as error:
+        need(None, str(error))
 
 
 def until_lost(queries: list[bytes]) -> list[bytes]:

@@ -12,13 +12,14 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from polyladder_ops import portable
 from polyladder_ops.errors import OpsError
-from polyladder_ops.portable import clean_environment
 
 __all__ = ["Client", "candidates", "choose", "examine", "find_clients"]
 
@@ -32,6 +33,7 @@ _PLACES = (
     "/Applications/Postgres.app/Contents/Versions/*/bin",
     r"C:\Program Files\PostgreSQL\*\bin",
 )
+_NOWHERE = "/nonexistent"
 _DEBIAN_WRAPPER = "pg_wrapper"  # runs one of those in /usr/lib/postgresql, which are looked at themselves
 
 
@@ -46,7 +48,7 @@ class Client:
     @property
     def major(self) -> int:
         """The part of the version that must match the server's."""
-        return int(self.version.split(".")[0].rstrip("abcdevlpr"))
+        return int(re.split(r"\D", self.version, maxsplit=1)[0])
 
     def __str__(self) -> str:
         return f"pg_dump {self.version} ({self.program}{'' if self.speaks_tls else ', no TLS'})"
@@ -70,22 +72,44 @@ def find_clients(programs: Iterable[Path] | None = None) -> tuple[Client, ...]:
 
 
 @cache
-def examine(program: Path) -> Client | None:
-    """Return what this program is, or None if it does not answer as a pg_dump does."""
-    version = re.search(r"\(PostgreSQL\) (\d+[\w.]*)", _output([str(program), "--version"]))
+def examine(program: Path, *, timeout_s: float = 15) -> Client | None:
+    """Return what this program is, or None if it does not answer as a pg_dump does, or not in time."""
+    version = re.search(
+        r"pg_dump \(PostgreSQL\) (\d+[\w.]*)", _output([str(program), "--version"], timeout_s)
+    )
     if version is None:
         return None
     # libpq built without TLS refuses the word before it tries to connect; the socket folder does not exist.
-    refusal = _output([str(program), "-w", "-d", "host=/nonexistent sslmode=require connect_timeout=2"])
-    return Client(program, version[1], "not compiled in" not in refusal)
+    tried = _output(
+        [str(program), "-w", "-d", f"host={_NOWHERE} sslmode=require connect_timeout=2"], timeout_s
+    )
+    return Client(program, version[1], speaks_tls=_NOWHERE in tried)
 
 
-def _output(argv: Sequence[str]) -> str:
+def _output(argv: Sequence[str], timeout_s: float) -> str:
+    """Return the first 64 kB that a program says; nothing if it can't be started or does not come to its end in time."""
+    said: list[bytes] = []
     try:
-        done = subprocess.run(argv, capture_output=True, timeout=15, check=False, env=clean_environment())
-    except (OSError, subprocess.TimeoutExpired):
+        process = portable.start(
+            argv,
+            env=portable.clean_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+    except OpsError:
         return ""
-    return (done.stdout + done.stderr).decode("utf-8", "replace")
+    with process:
+        assert process.stdout is not None
+        reader = threading.Thread(
+            target=lambda out: said.append(out.read(1 << 16)), args=(process.stdout,), daemon=True
+        )
+        reader.start()
+        reader.join(timeout_s)
+        portable.end(process, grace_s=1)
+        answer = b"".join(said)
+        reader.join(1)
+    return answer.decode("utf-8", "replace")
 
 
 def choose(clients: Sequence[Client], server_major: int, *, need_tls: bool) -> Client:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import xxhash
 
-from polyladder_ops.postgres.lexer import DumpError
+from polyladder_ops.postgres.lexer import DumpError, setting_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "ALGORITHM",
     "Contents",
-    "Ledger",
     "LargeObject",
+    "Ledger",
     "RowDigest",
     "SequenceValue",
     "TableData",
@@ -32,7 +35,8 @@ _SETVAL = re.compile(rb"SELECT pg_catalog\.setval\('((?:[^']|'')*)', (-?\d+), (t
 _LO_OPEN = re.compile(rb"SELECT pg_catalog\.lo_open\('(\d+)', \d+\)")
 _LO_WRITE = re.compile(rb"SELECT pg_catalog\.lowrite\(0, '\\{1,2}x([0-9a-fA-F]*)'\)")
 _CREATE = re.compile(rb'CREATE (?:UNLOGGED )?TABLE ((?:[^\s"(]|"(?:[^"]|"")+")+)')
-_ENCODING = re.compile(rb"SET client_encoding = '([\w-]+)'")
+_COLUMN = re.compile(rb'[^,"\s]+|"(?:[^"]|"")*"')
+_LO_CLOSE = b"SELECT pg_catalog.lo_close(0)"
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class RowDigest:
         self.order_free = order_free
         self.rows = self.size_bytes = self._sum = 0
         self._hash = xxhash.xxh3_128()
-        self._rest = b""
+        self._unfinished: list[bytes] = []  # pieces of a row that goes on; rows can be huge
         self._order: Sequence[int] | None = None
 
     def begin(self, order: Sequence[int] | None) -> None:
@@ -105,42 +109,37 @@ class RowDigest:
         if not self.order_free:
             self._hash.update(data)
             return
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if order := self._order:
-            lines = [
-                b"\t".join([fields[i] for i in order]) for fields in (line.split(b"\t") for line in lines)
-            ]
-        self._sum += sum(map(xxhash.xxh3_128_intdigest, lines))
+        self._unfinished.append(data)
+        if b"\n" not in data:
+            return
+        *rows, rest = b"".join(self._unfinished).split(b"\n")
+        self._unfinished = [rest]
+        if self._order:
+            rows = [_reordered(row, self._order) for row in rows]
+        self._sum += sum(map(xxhash.xxh3_128_intdigest, rows))
 
     def hexdigest(self) -> str:
         """Return 32 hexadecimal digits."""
         return f"{self._sum % (1 << 128):032x}" if self.order_free else self._hash.hexdigest()
 
 
+def _reordered(row: bytes, order: Sequence[int]) -> bytes:
+    fields = row.split(b"\t")
+    if len(fields) != len(order):
+        raise DumpError("the dump holds a row with more or fewer columns than its table")
+    return b"\t".join([fields[place] for place in order])
+
+
 def decode(name: bytes, encoding: str) -> str:
     """Return a name of the dump as text; bytes that the encoding does not know stay visible as escapes."""
-    python = (
-        re.sub(r"^WIN(\d+)$", r"cp\1", encoding.upper())
-        .replace("SQL_ASCII", "ascii")
-        .replace("KOI8", "koi8-")
-    )
-    python = re.sub(r"^LATIN(\d+)$", lambda m: _LATIN.get(m[1], f"latin{m[1]}"), python)
+    python = re.sub(r"^WIN(\d+)$", r"cp\1", encoding.upper()).replace("KOI8", "koi8-")
     try:
         codec = codecs.lookup(python).name
-    except LookupError:
-        codec = "ascii"
+    except (
+        LookupError
+    ):  # EUC_TW and MULE_INTERNAL, which only PostgreSQL knows; SQL_ASCII is anything, UTF-8 at best
+        codec = "utf-8" if encoding.upper() == "SQL_ASCII" else "ascii"
     return name.decode(codec, "backslashreplace")
-
-
-# PostgreSQL counts its LATIN encodings as ISO 8859 does not (docs, 23.3.1).
-_LATIN = {
-    "5": "iso8859-9",
-    "6": "iso8859-10",
-    "7": "iso8859-13",
-    "8": "iso8859-14",
-    "9": "iso8859-15",
-    "10": "iso8859-16",
-}
 
 
 @dataclass
@@ -159,7 +158,8 @@ class Ledger:
     _large_objects: dict[int, tuple[int, xxhash.xxh3_128]] = field(default_factory=dict)
     _created: set[bytes] = field(default_factory=set)
     _current: RowDigest | None = None
-    _open_object: int = 0
+    _open_object: int = 0  # 0 is no large object's number
+    _backslashes_are_doubled: bool = False
     _via_root: bool = False
 
     def comment(self, text: bytes) -> None:
@@ -172,19 +172,38 @@ class Ledger:
         self._via_root = False
         if created := _CREATE.match(text):
             self._created.add(created[1])
-        if not text.startswith((b"SELECT pg_catalog.", b"SET client_encoding")):
-            return
-        if setval := _SETVAL.fullmatch(text):
-            self._sequences[setval[1].replace(b"''", b"'")] = (int(setval[2]), setval[3] == b"true")
-        elif opened := _LO_OPEN.fullmatch(text):
-            self._open_object = int(opened[1])
-            self._large_objects.setdefault(self._open_object, (0, xxhash.xxh3_128()))
-        elif written := _LO_WRITE.fullmatch(text):
-            self._large_object(bytes.fromhex(written[1].decode()))
-        elif encoding := _ENCODING.fullmatch(text):
-            self._encoding = encoding[1].decode()
+        if text.startswith(b"SET "):
+            self._setting(text)
+        elif text.startswith(b"SELECT pg_catalog."):
+            self._call(text)
 
-    def _large_object(self, data: bytes) -> None:
+    def _setting(self, text: bytes) -> None:
+        name, value = setting_of(text) or (b"", b"")
+        if name == b"client_encoding":
+            self._encoding = value.decode().upper()
+        elif name == b"standard_conforming_strings":
+            self._backslashes_are_doubled = value == b"off"
+
+    def _call(self, text: bytes) -> None:
+        if setval := _SETVAL.fullmatch(text):
+            name = setval[1].replace(b"''", b"'")
+            if self._backslashes_are_doubled:
+                name = name.replace(rb"\\", b"\\")
+            self._sequences[name] = (int(setval[2]), setval[3] == b"true")
+        elif opened := _LO_OPEN.fullmatch(text):
+            self._open(int(opened[1]))
+        elif written := _LO_WRITE.fullmatch(text):
+            self._write(bytes.fromhex(written[1].decode()))
+        elif text == _LO_CLOSE:
+            self._open_object = 0
+
+    def _open(self, oid: int) -> None:
+        if oid in self._large_objects:  # the second time would overwrite the first
+            raise DumpError(f"the dump fills large object {oid} twice")
+        self._open_object = oid
+        self._large_objects[oid] = (0, xxhash.xxh3_128())
+
+    def _write(self, data: bytes) -> None:
         if not self._open_object:
             raise DumpError("the dump writes to a large object that it has not opened")
         size, digest = self._large_objects[self._open_object]
@@ -242,9 +261,7 @@ class Ledger:
 
 def _order(wanted: bytes, given: bytes) -> list[int]:
     """Return for each wanted column its place among the given ones. Raise DumpError if they are not the same set."""
-    split = re.compile(rb'(?:[^,"]|"(?:[^"]|"")*")+')
-    columns = {name.strip(): place for place, name in enumerate(split.findall(given[1:-1]))}
-    try:
-        return [columns[name.strip()] for name in split.findall(wanted[1:-1])]
-    except KeyError:
-        raise DumpError("the partitions of one table have different columns") from None
+    names = [_COLUMN.findall(columns[1:-1]) for columns in (wanted, given)]
+    if sorted(names[0]) != sorted(names[1]):
+        raise DumpError("the partitions of one table have different columns")
+    return [names[1].index(name) for name in names[0]]

@@ -28,7 +28,9 @@ __all__ = ["STALL_S", "run"]
 
 STALL_S = 900.0  # pg_dump is silent while it reads the catalog of ten thousand tables, but not for a quarter of an hour
 _BLOCK = 1 << 18
-_LAST_WORDS = 20_000
+_WORDS = (
+    8_000  # bytes kept of the beginning and of the end of what pg_dump says: it quotes a LOCK of 2,000 names
+)
 # As in session.PINNED: what bends how rows are written as text. pg_dump pins DateStyle and the like itself, and lifts
 # the time limits that a role or database may have, but by statements that are under the limit themselves.
 _OPTIONS = (
@@ -105,7 +107,7 @@ def _pump(
     if watch.stalled:
         raise OpsError(
             f"pg_dump said nothing for {stall_s:g} s and was ended",
-            detail=f"It had written {watch.came_bytes:,} bytes. {_said(words)}.",
+            detail=f"It had written {watch.came_bytes:,} bytes. {_sentence(_said(words))}",
             hint="Look for locks and for a hanging network with `invoke doctor`, then try again.",
         )
     if process.returncode != 0:
@@ -146,13 +148,14 @@ def _watch(process: subprocess.Popen[bytes], stall_s: float) -> Iterator[_Watch]
 
 @contextlib.contextmanager
 def _last_words(stderr: IO[bytes]) -> Iterator[bytearray]:
-    """Drain stderr beside the main stream (a full pipe would stop pg_dump for ever) and keep its end."""
+    """Drain stderr beside the main stream (a full pipe would stop pg_dump for ever), keep its beginning and its end."""
     words = bytearray()
 
     def drain() -> None:
         while data := stderr.read(4096):
             words.extend(data)
-            del words[:-_LAST_WORDS]
+            if len(words) > 3 * _WORDS:
+                del words[_WORDS:-_WORDS]
 
     thread = threading.Thread(target=drain, daemon=True, name="stderr")
     thread.start()
@@ -163,20 +166,24 @@ def _last_words(stderr: IO[bytes]) -> Iterator[bytearray]:
 
 
 def _said(words: bytes) -> str:
-    """Return the end of what pg_dump said, as a sentence without its full stop."""
-    text = " ".join(redact(words.decode("utf-8", "replace")).split())
-    return text[-1500:].rstrip(".") or "It said nothing"
+    """Return what pg_dump said, as one line without secrets and without the full stop at its end."""
+    return " ".join(redact(words.decode("utf-8", "replace")).split()).rstrip(".") or "It said nothing"
+
+
+def _sentence(said: str) -> str:
+    return f"{said if len(said) < 1500 else f'{said[:700]} … {said[-700:]}'}."
 
 
 def _failure(returncode: int, said: str) -> Exception:
     """Return what this end of pg_dump means; its own words are the detail."""
+    detail = _sentence(said)
     if returncode < 0:
-        return OpsError(f"pg_dump was killed by signal {-returncode}", detail=f"{said}.", hint=_AGAIN)
+        return OpsError(f"pg_dump was killed by signal {-returncode}", detail=detail, hint=_AGAIN)
     if "out of shared memory" in said or "max_locks_per_transaction" in said:
-        return LocksExhausted(said)
+        return LocksExhausted(detail)
     if _MOVED.search(said):
-        return Changed(said)
-    return OpsError(f"pg_dump failed with exit code {returncode}", detail=f"{said}.", hint=_hint(said))
+        return Changed(detail)
+    return OpsError(f"pg_dump failed with exit code {returncode}", detail=detail, hint=_hint(said))
 
 
 _AGAIN = "Nothing was kept. Run `invoke backup` again."

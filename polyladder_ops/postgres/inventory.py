@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-__all__ = ["CatalogObject", "digest", "read"]
+__all__ = ["CatalogEntry", "CatalogObject", "digest", "entries", "read"]
 
 _OBJECTS = ("inventory_relations.sql", "inventory_types.sql", "inventory_database.sql")
 _Key = tuple[int, int]
@@ -44,6 +44,22 @@ class CatalogObject:
     owner: str
     grants: tuple[str, ...]
     definition: str
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """What a manifest keeps of an object: its definition only as a digest."""
+
+    kind: str
+    name: str
+    owner: str
+    grants: tuple[str, ...]
+    definition: str
+
+
+def entries(connection: psycopg.Connection[Any]) -> tuple[CatalogEntry, ...]:
+    """Return the inventory of the connection's database as a manifest keeps it."""
+    return tuple(CatalogEntry(o.kind, o.name, o.owner, o.grants, digest(o)) for o in read(connection))
 
 
 def digest(catalog_object: CatalogObject) -> str:

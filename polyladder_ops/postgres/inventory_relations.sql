@@ -26,7 +26,7 @@ WITH columns AS (
         CASE WHEN a.attstorage <> t.typstorage THEN pg_catalog.concat(' storage ', a.attstorage) END,
         CASE WHEN a.attcompression <> '' THEN pg_catalog.concat(' compression ', a.attcompression) END,  -- 14+
         CASE WHEN a.attstattarget >= 0 THEN pg_catalog.concat(' statistics ', a.attstattarget) END,
-        -- The minor releases of November 2026 count a column's changes among its options; their pg_dump leaves it out.
+        -- Since 15.20 (November 2026) servers count a column's changes among its options; their pg_dump leaves that out.
         ' options ' || (SELECT pg_catalog.array_agg(o ORDER BY o COLLATE "C")
                         FROM pg_catalog.unnest(a.attoptions) o WHERE o !~ '^pg_attver=')::text,
         ' foreign options ' || $sorted(a.attfdwoptions)::text,

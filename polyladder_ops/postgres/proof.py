@@ -16,7 +16,7 @@ from psycopg import sql
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.contents import Contents, LargeObject, RowDigest, SequenceValue, TableData
-from polyladder_ops.postgres.facts import CatalogEntry
+from polyladder_ops.postgres.inventory import CatalogEntry
 from polyladder_ops.postgres.lexer import is_copy_target
 from polyladder_ops.postgres.session import Connection, translated
 

@@ -86,9 +86,19 @@ def rows(connection: psycopg.Connection[Any], query: str) -> Iterator[tuple[Any,
     with connection.cursor(row_factory=tuple_row) as cursor:
         for kind in ("text", "name"):
             cursor.adapters.register_loader(kind, _Text)
-        cursor.execute((_PINS + query).encode(), prepare=False)
+        cursor.execute((_PINS + _in_own_encoding(connection, query)).encode(), prepare=False)
         while cursor.nextset():
-            yield from cursor
+            if cursor.description:
+                yield from cursor
+
+
+def _in_own_encoding(connection: psycopg.Connection[Any], query: str) -> str:
+    """A SQL_ASCII database holds any bytes, but hands them to a client that wants UTF-8 only if they are that."""
+    before = connection.info.parameter_status("client_encoding")
+    if connection.info.parameter_status("server_encoding") != "SQL_ASCII" or before == "SQL_ASCII":
+        return query
+    change = "SET LOCAL client_encoding = '{}'"
+    return f"{change.format('SQL_ASCII')};{query};\n{change.format(before)}"
 
 
 class _Text(Loader):

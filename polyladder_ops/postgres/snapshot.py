@@ -7,20 +7,33 @@ of the transaction it closes that gap (PostgreSQL docs, 13.6 Caveats; tried).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import psycopg
 from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres.session import Connection, hint_for, translated
+from polyladder_ops.postgres.session import Connection, translated
 
-__all__ = ["Changed", "LocksExhausted", "Relation", "Snapshot", "hold", "relations", "unchanged"]
+__all__ = [
+    "Changed",
+    "LocksExhausted",
+    "Relation",
+    "Snapshot",
+    "hold",
+    "moved",
+    "relations",
+    "unchanged",
+]
 
-LOCK_WAIT_S = 20
+LOCK_WAIT_S = 20.0
+# Shorter than the server's deadlock_timeout (1 s): a migration that waits for us while we wait for it must win.
+_GIVE_WAY_S = 0.5
+_PAUSE_S = 0.1
 _LOCKED_KINDS = ("r", "p")  # what pg_dump locks too
 _BATCH = 500
 
@@ -31,6 +44,23 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'm', 'S') AND c.relpersistence <> 't'
   AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp_|toast_temp_)'
 ORDER BY c.oid
+"""
+# What is written by functions of the server that look past the snapshot (pg_get_functiondef, pg_get_viewdef, …).
+_DEFINITIONS = """
+WITH ours AS (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'),
+relation AS (SELECT c.oid, c.relname, c.relnamespace FROM pg_catalog.pg_class c JOIN ours ON ours.oid = c.relnamespace)
+SELECT 'relation', oid::int8, relnamespace || ' ' || relname FROM relation
+UNION ALL SELECT 'schema', n.oid, n.nspname FROM pg_catalog.pg_namespace n JOIN ours USING (oid)
+UNION ALL SELECT 'function', p.oid, p.xmin::text FROM pg_catalog.pg_proc p JOIN ours ON ours.oid = p.pronamespace
+UNION ALL SELECT 'type', t.oid, t.xmin::text FROM pg_catalog.pg_type t JOIN ours ON ours.oid = t.typnamespace
+UNION ALL SELECT 'constraint', c.oid, c.xmin::text FROM pg_catalog.pg_constraint c JOIN ours ON ours.oid = c.connamespace
+UNION ALL SELECT 'rule', r.oid, r.xmin::text FROM pg_catalog.pg_rewrite r JOIN relation ON relation.oid = r.ev_class
+UNION ALL SELECT 'index', i.indexrelid, i.xmin::text FROM pg_catalog.pg_index i JOIN relation ON relation.oid = i.indrelid
+UNION ALL SELECT 'default', d.oid, d.xmin::text FROM pg_catalog.pg_attrdef d JOIN relation ON relation.oid = d.adrelid
+UNION ALL SELECT 'policy', p.oid, p.xmin::text FROM pg_catalog.pg_policy p JOIN relation ON relation.oid = p.polrelid
+UNION ALL SELECT 'trigger', t.oid, t.xmin::text FROM pg_catalog.pg_trigger t
+          JOIN relation ON relation.oid = t.tgrelid WHERE NOT t.tgisinternal
+UNION ALL SELECT 'statistics', s.oid, s.xmin::text FROM pg_catalog.pg_statistic_ext s JOIN ours ON ours.oid = s.stxnamespace
 """
 _CAPACITY = """
 SELECT pg_catalog.current_setting('max_locks_per_transaction')::int8
@@ -51,7 +81,7 @@ class LocksExhausted(OpsError):
 
     def __init__(self, detail: str) -> None:
         hint = "Raise max_locks_per_transaction on the server, restart it, then try again."
-        super().__init__("the server has no room for that many locks", detail=f"{detail}.", hint=hint)
+        super().__init__("the server has no room for that many locks", detail=detail, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -80,6 +110,7 @@ class Snapshot:
     taken_at: datetime
     locked: bool
     relations: tuple[Relation, ...]
+    definitions: frozenset[tuple[str, int, str]] = field(repr=False, default=frozenset())
 
 
 def relations(connection: Connection) -> tuple[Relation, ...]:
@@ -102,19 +133,39 @@ def hold(
     asked afterwards. Raise Changed if the tables changed meanwhile, LocksExhausted if the server has no room after
     all, OpsError if they can't be locked.
     """
-    with translated(_FAILED):
+    try:
+        with translated(_FAILED):
+            snapshot = _held(connection, lock=lock, lock_wait_s=lock_wait_s)
+        yield snapshot
+    finally:
+        _roll_back(connection)
+
+
+def _held(connection: Connection, *, lock: bool, lock_wait_s: float) -> Snapshot:
+    """Begin the transaction; where a lock can't be had soon, let go of all of them and begin anew."""
+    deadline = time.monotonic() + lock_wait_s
+    while True:
         before = relations(connection)
         locks = lock and _fits(connection, len(before))
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-    try:
-        with translated(_FAILED):
+        try:
             if locks:
-                _lock(connection, list(_tables(before)), lock_wait_s)
-            snapshot = _export(connection, before, locked=locks)
-        yield snapshot
-    finally:
-        with suppress(psycopg.Error):  # a connection that is gone has rolled back
-            connection.execute("ROLLBACK")
+                _lock(connection, list(_tables(before)), min(lock_wait_s, _GIVE_WAY_S))
+            return _export(connection, before, locked=locks)
+        except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
+            if time.monotonic() > deadline:
+                raise OpsError(
+                    "a table is locked by somebody else",
+                    detail=f"Waited {lock_wait_s:g} s for it: {_text(error)}.",
+                    hint="Wait for the migration or the VACUUM FULL to end, then try again.",
+                ) from error
+            _roll_back(connection)
+            time.sleep(_PAUSE_S)
+
+
+def _roll_back(connection: Connection) -> None:
+    with suppress(psycopg.Error):  # a connection that is gone has rolled back
+        connection.execute("ROLLBACK")
 
 
 def _fits(connection: Connection, relations_count: int) -> bool:
@@ -140,27 +191,18 @@ def _lock(connection: Connection, targets: list[Relation], wait_s: float) -> Non
             )
         except (errors.UndefinedTable, errors.InvalidSchemaName, errors.WrongObjectType) as error:
             raise Changed(str(error)) from error
-        except psycopg.Error as error:
-            raise _unlockable(error, wait_s) from error
+        except errors.InsufficientPrivilege as error:
+            raise OpsError(
+                "a table can't be read by this role",
+                detail=f"{_text(error)}.",
+                hint="Grant SELECT on it (or the role pg_read_all_data), or use the owner's DATABASE_URL.",
+            ) from error
+        except errors.OutOfMemory as error:
+            raise LocksExhausted(f"{_text(error)}.") from error
 
 
-def _unlockable(error: psycopg.Error, wait_s: float) -> OpsError:
-    text = " ".join(str(error).split())
-    if isinstance(error, errors.LockNotAvailable):
-        return OpsError(
-            "a table is locked by somebody else",
-            detail=f"Waited {wait_s:g} s for it: {text}.",
-            hint="Wait for the migration or the VACUUM FULL to end, then try again.",
-        )
-    if isinstance(error, errors.InsufficientPrivilege):
-        return OpsError(
-            "a table can't be read by this role",
-            detail=f"{text}.",
-            hint="Grant SELECT on it (or the role pg_read_all_data), or use the owner's DATABASE_URL.",
-        )
-    if isinstance(error, errors.OutOfMemory):
-        return LocksExhausted(text)
-    return OpsError("could not lock the tables", detail=f"{text}.", hint=hint_for(error))
+def _text(error: psycopg.Error) -> str:
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _export(connection: Connection, before: tuple[Relation, ...], *, locked: bool) -> Snapshot:
@@ -176,7 +218,19 @@ def _export(connection: Connection, before: tuple[Relation, ...], *, locked: boo
     }:
         raise Changed("the list of tables changed while they were being locked")
     name, text, position, taken_at = row
-    return Snapshot(name, text, position, taken_at.astimezone(UTC), locked, inside)
+    return Snapshot(name, text, position, taken_at.astimezone(UTC), locked, inside, _definitions(connection))
+
+
+def _definitions(connection: Connection) -> frozenset[tuple[str, int, str]]:
+    return frozenset(connection.execute(_DEFINITIONS).fetchall())
+
+
+def moved(connection: Connection, snapshot: Snapshot) -> list[str]:
+    """Return the kinds of which something has been changed or dropped since the snapshot, seen from outside of it.
+
+    pg_dump reads all definitions before its first byte of output, in part past the snapshot, and so do we.
+    """
+    return sorted({kind for kind, _, _ in snapshot.definitions - _definitions(connection)})
 
 
 def unchanged(connection: Connection, snapshot: Snapshot) -> bool:

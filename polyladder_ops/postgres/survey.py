@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,12 +12,26 @@ from psycopg import sql
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import inventory, properties
-from polyladder_ops.postgres.facts import CatalogEntry
+from polyladder_ops.postgres.inventory import CatalogEntry
 from polyladder_ops.postgres.properties import DatabaseProperties, Extension, Role
 from polyladder_ops.postgres.session import PINNED, Connection, translated
 from polyladder_ops.postgres.snapshot import Snapshot
 
-__all__ = ["Survey", "clock", "entries", "password_verifiers", "read"]
+__all__ = ["Survey", "clock", "left_out", "password_verifiers", "read"]
+
+# What pg_dump writes a COPY for (its selectDumpableTable and makeTableDataInfo): not what an extension brings.
+_WITH_ROWS = """
+SELECT n.nspname, c.relname, rn.nspname, r.relname
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_class r ON r.oid = pg_catalog.pg_partition_root(c.oid)
+LEFT JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
+WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                  WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e')
+ORDER BY 1, 2
+"""
+_PART = re.compile(r'"((?:[^"]|"")+)"|([^".]+)')
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,7 @@ def read(connection: Connection, held: Snapshot) -> Survey:
         )
         return Survey(
             session={**PINNED, "lc_monetary": _setting(connection, "lc_monetary")},
-            objects=entries(connection),
+            objects=inventory.entries(connection),
             extensions=properties.extensions(connection),
             roles=properties.roles(connection),
             properties=properties.read(connection),
@@ -56,11 +72,19 @@ def read(connection: Connection, held: Snapshot) -> Survey:
         )
 
 
-def entries(connection: Connection) -> tuple[CatalogEntry, ...]:
-    """Return the database's objects as a manifest holds them: definitions as digests."""
-    with translated("could not read the catalog"):
-        found = inventory.read(connection)
-    return tuple(CatalogEntry(o.kind, o.name, o.owner, o.grants, inventory.digest(o)) for o in found)
+def left_out(connection: Connection, dumped: Iterable[str]) -> list[str]:
+    """Return the tables of this snapshot that are not among the dumped ones, by themselves or by their root.
+
+    A table without rows has its COPY in the dump too, so one that has none was lost on the way.
+    """
+    there = {_parts(name) for name in dumped}
+    rows = connection.execute(_WITH_ROWS).fetchall()
+    return [f"{schema}.{name}" for schema, name, *root in rows if not {(schema, name), tuple(root)} & there]
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Return schema and name, unquoted, of a name as a dump spells it."""
+    return tuple(quoted.replace('""', '"') or plain for quoted, plain in _PART.findall(name))
 
 
 def clock(connection: Connection) -> datetime:

@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from polyladder_ops import portable
 from polyladder_ops.postgres.conninfo import Target
-from tests.faults.places import PASSWORD, Place, database, notes, say
+from polyladder_ops.sandbox import place as places_of_servers
+from polyladder_ops.sandbox import server as servers
+from tests.faults.places import Place, database, login, notes, say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
-    from polyladder_ops.sandbox.server import Server
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+DEBIAN = Path("/usr/lib/postgresql/15/bin")
 
 
 @pytest.fixture
-def role(server: Server) -> Iterator[Target]:
+def role(server: servers.Server) -> Iterator[Target]:
     """A superuser of the server whose name and password need every kind of quoting, gone after the test."""
-    made = login(server.target(), superuser=True)
+    made = login(server.target(), "SUPERUSER")
     yield made
     say(server.target(), "DROP ROLE {}", made.user)
-
-
-def login(server: Target, *, superuser: bool = False) -> Target:
-    """Return a new role of the server, with `PASSWORD`."""
-    name = f"ops: '{secrets.token_hex(4)}'\"@/%41\\"
-    say(
-        server,
-        f"CREATE ROLE {{}} LOGIN {'SUPERUSER' * superuser} PASSWORD '" + PASSWORD.replace("'", "''") + "'",
-        name,
-    )
-    return Target.of(host=server.host, port=server.port, user=name, password=PASSWORD, dbname=server.database)
 
 
 @pytest.fixture
@@ -44,3 +38,84 @@ def place(role: Target, tmp_path: Path) -> Iterator[Place]:
     """A database with a table of 4 MB, and folders that are not there yet."""
     with database(role, notes) as target:
         yield Place(target, tmp_path / "backups", tmp_path / "state" / "runs")
+
+
+@pytest.fixture(scope="session")
+def standby(server: servers.Server) -> Iterator[Target]:
+    """A standby of the server, as its superuser."""
+    primary = server.target()
+    account = portable.owner(server._home)
+    passfile = server._home / "standby.password"
+    portable.write_private(passfile, f"*:*:*:*:{primary.password}\n")
+    portable.give_to(passfile, account)
+    port = places_of_servers.free_port()
+
+    def call(*argv: str) -> None:
+        code, said = server._run(*argv, timeout_s=60)
+        assert code == 0, said
+
+    login = f"host={primary.host} port={primary.port} user={primary.user} passfile={passfile}"
+    call("pg_basebackup", "-D", "standby", "-d", login, "-R", "--checkpoint=fast", "--no-sync")
+    options = f"-p {port} -c unix_socket_directories= -c cluster_name=standby -c shared_buffers=16MB"
+    call("pg_ctl", "start", "-w", "-D", "standby", "-l", "standby.log", "-o", options)
+    yield Target.of(**{**primary.parameters, "port": port})
+    call("pg_ctl", "stop", "-m", "immediate", "-D", "standby")
+
+
+@pytest.fixture(scope="session")
+def few_locks() -> Iterator[servers.Server]:
+    """A server whose lock table is as small as it can be."""
+    with own_server(max_locks_per_transaction="10", max_connections="8", autovacuum="off") as made:
+        yield made
+
+
+@contextmanager
+def own_server(**settings: str) -> Iterator[servers.Server]:
+    folder = Path(tempfile.mkdtemp(prefix="plt-"))
+    made = servers.create(folder, settings={"fsync": "off", "full_page_writes": "off", **settings})
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture(scope="session")
+def tls_server(need: Callable[[object, str], None]) -> Iterator[Target]:
+    """A PostgreSQL 15 that takes TLS connections only; `sslrootcert` of the target is its certificate."""
+    need(sys.platform == "linux" and DEBIAN.is_dir(), f"no {DEBIAN} (apt-get install postgresql-15)")
+    need(shutil.which("openssl"), "no openssl")
+    account = portable.system_account(places_of_servers.ACCOUNT)
+    folder = Path(tempfile.mkdtemp(prefix="plt-"))
+    portable.give_to(folder, account)
+    folder.chmod(0o711)
+    port, password = places_of_servers.free_port(), secrets.token_urlsafe()
+
+    def call(program: str, *argv: str) -> None:
+        with (folder / "said").open("wb") as said:
+            done = subprocess.run(
+                [program, *argv], cwd=folder, env=portable.clean_environment(), stdout=said, stderr=said,
+                check=False, **portable.acting_as(account),
+            )  # fmt: skip
+        assert done.returncode == 0, (folder / "said").read_text()
+
+    portable.write_private(folder / "password", password)
+    portable.give_to(folder / "password", account)
+    call("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+         "-keyout", "key.pem", "-out", "certificate.pem", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=IP:127.0.0.1")  # fmt: skip
+    call(str(DEBIAN / "initdb"), "-D", "data", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-N",
+         "--auth=scram-sha-256", "--pwfile=password")  # fmt: skip
+    (folder / "data" / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 scram-sha-256\n")
+    call(str(DEBIAN / "pg_ctl"), "start", "-w", "-D", "data", "-l", "log", "-o",
+         f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off -c ssl=on"
+         f" -c ssl_cert_file={folder}/certificate.pem -c ssl_key_file={folder}/key.pem")  # fmt: skip
+    yield Target.of(
+        host="127.0.0.1",
+        port=port,
+        user="postgres",
+        password=password,
+        dbname="postgres",
+        sslrootcert=str(folder / "certificate.pem"),
+    )
+    call(str(DEBIAN / "pg_ctl"), "stop", "-m", "immediate", "-D", "data")
+    shutil.rmtree(folder)

@@ -5,31 +5,35 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import secrets
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import pyrage
 
 from polyladder_ops import backups, catalog, portable, verification
-from polyladder_ops.catalog import Backup, Catalog
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.conninfo import Target
-from polyladder_ops.postgres.session import Connection, connect
+from polyladder_ops.postgres.session import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from polyladder_ops.catalog import Backup, Catalog
+    from polyladder_ops.postgres.session import Connection
 
 ROOT = Path(__file__).parents[2]
 SITE = "production"
 # Everything that a URL, a passfile, a keyword string or SQL spells in a way of its own.
 PASSWORD = "pa:s s\\w'o\"r@d/%25#?&=ü"
 ROWS = 60_000
-Say = Callable[[Connection], None]
 _Error = TypeVar("_Error", bound=OpsError)
 
 
@@ -97,15 +101,18 @@ class Place:
         try:
             made = self.take(target, **options)
         except OpsError as error:
-            assert type(error) is kind, traceback.format_exc()
-            self.keeps_secret("".join(traceback.format_exception(error)))
-            assert error.message[0].islower()
-            assert error.message[-1] != "."
-            assert error.detail.endswith(".")
-            assert error.hint.endswith(".")
-            self.holds(*known)
-            return error
-        raise AssertionError(f"{made.id} was taken")
+            failed = error
+        else:
+            raise AssertionError(f"{made.id} was taken")
+        said = "".join(traceback.format_exception(failed))
+        assert type(failed) is kind, said
+        self.keeps_secret(said)
+        assert failed.message[0].islower()
+        assert failed.message[-1] != "."
+        assert failed.detail.endswith(".")
+        assert failed.hint.endswith(".")
+        self.holds(*known)
+        return failed
 
     def holds(self, *ids: str) -> None:
         """Check that exactly these backups are listed, each of them verified, and that there is nothing else."""
@@ -142,7 +149,7 @@ class Place:
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start a real `invoke` in a process group of its own."""
         project = self.private.parent / "project"
-        project.mkdir(exist_ok=True)
+        project.mkdir(parents=True, exist_ok=True)
         (project / "tasks.py").write_text((ROOT / "tasks.py").read_text())
         variables = {
             "HOME": str(project),
@@ -222,9 +229,21 @@ def dumping(target: Target) -> list[int]:
 _numbers = itertools.count(1)
 
 
+def login(server: Target, rights: str = "") -> Target:
+    """Return a new role of the server with `PASSWORD` and a name that needs quoting too."""
+    name = f"ops: '{secrets.token_hex(4)}'\"@/%41\\"
+    password = PASSWORD.replace("'", "''")
+    say(server, f"CREATE ROLE {{}} LOGIN {rights} PASSWORD '{password}'", name)
+    return Target.of(**{**server.parameters, "user": name, "password": PASSWORD})
+
+
 @contextlib.contextmanager
 def database(
-    server: Target, fill: Say | None = None, *, name: str = "", options: str = "TEMPLATE template0"
+    server: Target,
+    fill: Callable[[Connection], object] | None = None,
+    *,
+    name: str = "",
+    options: str = "TEMPLATE template0",
 ) -> Iterator[Target]:
     """Within the block a database on the server, filled; the server's own role owns it."""
     target = server.with_database(name or f"fault_{next(_numbers)}_{os.getpid()}")

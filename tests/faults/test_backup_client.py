@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +18,7 @@ from tests.faults.places import ROWS, Place, dumping, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="stand-ins are shell scripts, ended by signals"
@@ -108,8 +108,8 @@ FAULTS = {
     "says nothing at all": ("exit 0", "unusable"),
     "writes half a dump": (f"{HALF}; exit 0", "unusable"),
     "cuts the last line off": ('pg_dump "$@" | head -n -1', "unusable"),
-    "loses the rows of a table": ("pg_dump \"$@\" | sed '/^COPY/,/^\\\\\\.$/d'", "unusable"),
-    "writes twice": ('pg_dump "$@" >all; cat all all', "unusable"),
+    "loses a table": ("pg_dump \"$@\" | sed '/^COPY/,/^\\\\\\.$/d'", "pg_dump left out 1 tables"),
+    "writes twice": ('pg_dump "$@" >${0}ed; cat ${0}ed ${0}ed', "unusable"),
     "writes garbage": ("head -c 300000 /dev/urandom", "unusable"),
     "writes a psql command": ("pg_dump \"$@\" | sed 's/^CREATE TABLE/\\\\! id\\n&/'", "unusable"),
     "writes nulls": ("head -c 300000 /dev/zero", "unusable"),
