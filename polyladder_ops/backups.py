@@ -31,7 +31,7 @@ from polyladder_ops.workspace import folder_lock, workspace
 __all__ = ["Options", "shrinkage", "take"]
 
 _TRIES = 5
-_PAUSE_S = 0.25  # after the first try; a migration's next statement often follows at once
+_PAUSE_S = 0.15  # doubled before every new try: a migration's next statement often follows at once
 # Beside our own locks pg_dump can only wait behind somebody who waits for us: the sooner we give way, the better.
 _QUEUED_S = 2.0
 
@@ -72,7 +72,9 @@ def take(target: Target, folder: Path, *, site: str, private: Path, options: Opt
     options = options or Options()
     if options.with_passwords and not options.recipients:
         raise UsageError(
-            "password verifiers go only into an encrypted backup", hint="Set BACKUP_AGE_RECIPIENTS."
+            "password verifiers go only into an encrypted backup",
+            detail="Whoever has them can try passwords on them.",
+            hint="Set BACKUP_AGE_RECIPIENTS, or leave --with-passwords out.",
         )
     keys = encryption.recipients(options.recipients) if options.recipients else []
     previous = catalog.scan(folder, site)
@@ -140,15 +142,15 @@ def _until_quiet(attempt: Callable[..., _Dumped], work: Path) -> tuple[_Dumped, 
     """Try until no table changed between the lock and the end of the dump; go without locks if there is no room."""
     lock, why = True, ""
     for number in range(_TRIES):
+        time.sleep(_PAUSE_S * 2**number if why else 0)
         try:
             return attempt(number, lock=lock), work / f"{number}.sql.gz"
         except Changed as error:
             why = str(error)
-            time.sleep(_PAUSE_S * 2**number)
-        except LocksExhausted as error:
+        except LocksExhausted:
             if not lock:
                 raise
-            lock, why = False, error.detail
+            lock = False
     raise OpsError(
         f"the tables changed during each of {_TRIES} tries",
         detail=f"{why.rstrip('.')}.",

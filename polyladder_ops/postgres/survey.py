@@ -100,6 +100,7 @@ def password_verifiers(connection: Connection) -> dict[str, str]:
     if not allowed:
         raise OpsError(
             "password verifiers can't be read by this role",
+            detail="They are in pg_authid, which is for superusers.",
             hint="Leave --with-passwords out, or back up as a superuser.",
         )
     rows = connection.execute(

@@ -1,0 +1,184 @@
+"""A real `invoke backup` that somebody stops: at once, with nothing left, and the next one goes well."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from polyladder_ops.postgres.session import connect
+from tests.faults.places import Place, ask, dumping, environment_of, left_in, processes
+from tests.faults.tunnel import Tunnel, tunnel
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+
+    from polyladder_ops.postgres.snapshot import Snapshot
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+
+
+@pytest.fixture
+def stalled(place: Place) -> Iterator[Tunnel]:
+    """A tunnel to the server that holds back what comes after half a megabyte, when pg_dump is among the rows."""
+    with tunnel(place.target.port, hold_after=500_000) as made:
+        yield made
+
+
+def url(place: Place, by: Tunnel) -> str:
+    return place.url().replace(f":{place.target.port}/", f":{by.port}/")
+
+
+def dumping_half_way(place: Place, by: Tunnel, *arguments: str) -> subprocess.Popen[bytes]:
+    process = place.start(*(arguments or ("backup",)), DATABASE_URL=url(place, by))
+    assert by.held.wait(20), process.communicate(timeout=1)
+    if sys.platform == "linux":
+        assert len(dumping(place.target)) == 1
+    return process
+
+
+def sent(process: subprocess.Popen[bytes], number: int, *, to_group: bool) -> None:
+    (os.killpg if to_group else os.kill)(process.pid, number)
+
+
+@pytest.mark.parametrize(
+    ("number", "to_group"),
+    [
+        (signal.SIGINT, False),
+        pytest.param(signal.SIGINT, True, id="Ctrl-C"),
+        (signal.SIGTERM, False),
+        (signal.SIGHUP, False),
+    ],
+)
+def test_a_backup_that_is_stopped_leaves_nothing(
+    number: signal.Signals, to_group: bool, place: Place, stalled: Tunnel
+) -> None:
+    process = dumping_half_way(place, stalled)
+    begun = time.monotonic()
+    sent(process, number, to_group=to_group)
+    ended = place.end_of(process, within_s=7)
+    assert ended.code == 130, ended.said
+    assert ended.err.splitlines()[-1] == f"error: interrupted by {number.name}"
+    assert "Traceback" not in ended.err
+    assert ended.out == ""
+    place.holds()
+    stalled.release()
+    assert place.invoke("backup").code == 0
+    place.holds(*(backup.id for backup in place.catalog.backups))
+    assert time.monotonic() - begun < 10
+
+
+def test_an_impatient_second_ctrl_c_changes_nothing(place: Place, stalled: Tunnel) -> None:
+    process = dumping_half_way(place, stalled)
+    for _ in range(3):
+        sent(process, signal.SIGINT, to_group=True)
+        time.sleep(0.05)
+    ended = place.end_of(process, within_s=7)
+    assert ended.code in (130, -signal.SIGINT), ended.said
+    place.wait_for(lambda: not dumping(place.target))
+    assert place.catalog.backups == ()
+    stalled.release()
+    place.succeeds()
+
+
+@on_linux
+def test_nobody_on_the_machine_sees_a_secret_while_it_runs(place: Place, stalled: Tunnel) -> None:
+    (recipient,) = place.encrypting()
+    process = place.start("backup", DATABASE_URL=url(place, stalled), BACKUP_AGE_RECIPIENTS=recipient)
+    assert stalled.held.wait(20)
+    for command in processes().values():
+        place.keeps_secret(command.decode("utf-8", "replace"))
+    (pid,) = dumping(place.target)
+    place.keeps_secret(str(environment_of(pid)))
+    assert not [name for name in environment_of(pid) if name in ("DATABASE_URL", "PGPASSWORD")]
+    assert list(place.private.rglob("pgpass")) == []  # it has logged in
+    assert [oct(run.stat().st_mode & 0o777) for run in place.folder.glob(".run-*")] == ["0o700"]
+    stalled.release()
+    ended = place.end_of(process)
+    assert ended.code == 0, ended.said
+    place.holds(*(backup.id for backup in place.catalog.backups))
+
+
+@on_linux
+def test_a_backup_that_is_killed_leaves_a_folder_that_the_next_one_sweeps(place: Place, stalled: Tunnel) -> None:
+    process = dumping_half_way(place, stalled)
+    (orphan,) = dumping(place.target)
+    sent(process, signal.SIGKILL, to_group=False)
+    assert place.end_of(process).code == -signal.SIGKILL
+    assert [name[:5] for name in left_in(place.folder) + left_in(place.private)] == [".run-", ".run-"]
+    assert place.catalog.backups == ()
+    assert place.catalog.litter == ()
+    stalled.release()
+    place.wait_for(lambda: orphan not in processes(), within_s=5)
+    assert place.invoke("backup").code == 0
+    place.holds(*(backup.id for backup in place.catalog.backups))
+
+
+@on_linux
+def test_a_backup_that_is_killed_before_pg_dump_has_logged_in_leaves_its_password_for_no_one_else(
+    place: Place,
+) -> None:
+    with tunnel(place.target.port, hold_after=20_000) as early:
+        process = place.start("backup", DATABASE_URL=url(place, early))
+        assert early.held.wait(20)
+        place.wait_for(lambda: process.poll() is not None or list(place.private.rglob("*")), within_s=5)
+        sent(process, signal.SIGKILL, to_group=False)
+        place.end_of(process)
+        for file in place.private.rglob("pgpass"):
+            assert file.stat().st_mode & 0o777 == 0o600
+        assert list(place.folder.rglob("pgpass")) == []
+    place.succeeds()
+
+
+def test_a_backup_that_waits_for_a_lock_can_be_stopped(place: Place) -> None:
+    with closing(connect(place.target, settings={"search_path": "public"})) as migration:
+        migration.execute("BEGIN; LOCK TABLE note IN ACCESS EXCLUSIVE MODE")
+        process = place.start("backup")
+        waits = (
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'polyladder-ops'"
+            " AND wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        place.wait_for(lambda: ask(place.target, waits))
+        sent(process, signal.SIGTERM, to_group=False)
+        assert place.end_of(process, within_s=7).code == 130
+        place.holds()
+    place.succeeds()
+
+
+@pytest.mark.parametrize("moment", ["exported", "progress", "dumped"])
+def test_an_interrupt_at_any_moment_leaves_nothing(moment: str, place: Place) -> None:
+    def interrupt(_event: object) -> None:
+        raise KeyboardInterrupt("SIGINT")
+
+    with pytest.raises(KeyboardInterrupt):
+        place.take(**{moment: interrupt})
+    place.holds()
+    place.succeeds()
+
+
+def test_a_dump_that_stalls_is_given_up_after_the_time_that_the_command_line_says(
+    place: Place, stalled: Tunnel
+) -> None:
+    process = dumping_half_way(place, stalled, "-T", "1", "backup")
+    ended = place.end_of(process, within_s=15)
+    assert ended.code == 1
+    assert "error: pg_dump said nothing for 1 s and was ended" in ended.err
+    place.holds()
+
+
+def test_a_session_that_is_idle_while_pg_dump_works_is_not_cut(place: Place) -> None:
+    def slow(_size: int) -> None:
+        time.sleep(0.1)
+
+    with tunnel(place.target.port, idle_s=1.0) as impatient:
+        target = type(place.target).of(**{**place.target.parameters, "port": impatient.port})
+        begun = time.monotonic()
+        place.succeeds(target, progress=slow, beat_s=0.3)
+        assert time.monotonic() - begun > 2
