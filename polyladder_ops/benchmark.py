@@ -245,25 +245,33 @@ def _load() -> str:
 
 @contextlib.contextmanager
 def _folders() -> Iterator[tuple[Path, Path]]:
-    """Within the block a folder for the server and a private one for all else; both gone afterwards, the server too."""
+    """Within the block a place for the server and a private folder for all else; gone afterwards, the server too."""
     _sweep()
-    home = Path(tempfile.mkdtemp(prefix=_PREFIX))
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     try:
-        yield home, folder
+        folder.chmod(0o711)  # the account that root gives the server passes through
+        private = folder / "private"
+        portable.make_private_directory(private)
+        yield folder / "server", private
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if (home / place.STATE).exists():
-            server.Server(home).remove()
-        shutil.rmtree(home, ignore_errors=True)
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder / "private", ignore_errors=True)
+    if (folder / "server" / place.STATE).exists():
+        server.Server(folder / "server").remove()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sweep() -> None:
-    """Remove the servers of benchmarks that were killed: they would run for ever."""
-    for state in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{place.STATE}"):
+    """Remove what benchmarks that were killed left: their servers would run for ever."""
+    for state in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/server/{place.STATE}"):
+        folder = state.parents[1]
         with contextlib.suppress(OSError, OpsError):
-            if not portable.is_alive(place.read(state.parent).maker):
-                server.Server(state.parent).remove()
+            # Everybody may put a folder there, with a state that names any other folder as the server's.
+            if portable.is_ours(folder) and not portable.is_alive(place.read(state.parent).maker):
+                _remove(folder)
 
 
 class _Bench:

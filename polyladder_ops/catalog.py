@@ -6,18 +6,23 @@ one of this site by the server's clock at the snapshot, never by a file's time, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from polyladder_ops import records
 from polyladder_ops.errors import OpsError, UsageError
 from polyladder_ops.manifest import Manifest, load
-from polyladder_ops.records import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from polyladder_ops.records import Record
 
 __all__ = ["Backup", "Catalog", "find", "open_backup", "scan"]
 
@@ -85,14 +90,11 @@ class Catalog:
 
 def scan(folder: Path, site: str) -> Catalog:
     """Return what the folder holds for this site; a folder that is not there holds nothing."""
-    sizes = {e.name: e.stat().st_size for e in os.scandir(folder) if e.is_file()} if folder.is_dir() else {}
-    recorded: dict[str, list[Path]] = defaultdict(list)
-    for name in sizes:
-        if record := _RECORD.fullmatch(name):
-            recorded[record["data"]].append(folder / name)
+    sizes = _sizes(folder)
+    recorded = _records(folder, sizes)
     backups, unusable, others = [], [], 0
     for name in sizes:
-        if not _MANIFEST.fullmatch(name) or _RECORD.fullmatch(name):
+        if not _MANIFEST.fullmatch(name):
             continue
         try:
             manifest = load(folder / name)
@@ -106,6 +108,35 @@ def scan(folder: Path, site: str) -> Catalog:
         backups.append(Backup(manifest, folder / manifest.file, sizes.get(manifest.file), found))
     backups.sort(key=lambda backup: (backup.taken_at, backup.id), reverse=True)
     return Catalog(tuple(backups), others, tuple(unusable), _litter(sizes))
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the files of a folder with their sizes. Raise OpsError if we may not look into it."""
+    sizes = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # another run works here too
+                    if entry.is_file():
+                        sizes[entry.name] = entry.stat().st_size
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise OpsError(
+            f"could not read the folder {folder}",
+            detail=f"The file system says: {error.strerror or error}.",
+            hint="Check its rights, or set BACKUP_DIR to another folder.",
+        ) from error
+    return sizes
+
+
+def _records(folder: Path, names: Iterable[str]) -> dict[str, list[Path]]:
+    """Return the records among these files by the data file that they speak of."""
+    recorded = defaultdict(list)
+    for name in names:
+        if record := _RECORD.fullmatch(name):
+            recorded[record["data"]].append(folder / name)
+    return recorded
 
 
 def _litter(names: dict[str, int]) -> tuple[str, ...]:
@@ -126,10 +157,9 @@ def open_backup(path: Path) -> Backup:
             hint="Copy its .json file beside it, or choose another backup: `invoke backup.list`.",
         )
     manifest = load(Path(f"{data}.json"))
-    beside = data.parent.glob(f"{data.name}.*-*.json")
-    found = [file for file in beside if _RECORD.fullmatch(file.name)]
-    size = data.stat().st_size if data.exists() else None
-    return Backup(manifest, data, size, records.load_all(found, manifest.sha256))
+    sizes = _sizes(data.parent)
+    found = records.load_all(_records(data.parent, sizes)[data.name], manifest.sha256)
+    return Backup(manifest, data, sizes.get(data.name), found)
 
 
 def find(catalog: Catalog, wanted: str, *, now: datetime) -> Backup:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from polyladder_ops.catalog import Backup
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from polyladder_ops.catalog import Backup
 
 __all__ = ["Change", "changes", "since"]
 

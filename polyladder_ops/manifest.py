@@ -7,16 +7,18 @@ password. `format` says how to read it: fields are only added within one format.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.contents import Contents, LargeObject, SequenceValue, TableData
-from polyladder_ops.postgres.inventory import CatalogEntry
-from polyladder_ops.postgres.properties import DatabaseProperties, Extension, Role
+from polyladder_ops.postgres.inventory import CatalogEntry  # noqa: TC001 - pydantic asks for it
+from polyladder_ops.postgres.properties import DatabaseProperties, Extension, Role  # noqa: TC001 - the same
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["FORMAT", "Manifest", "Source", "load"]
 
@@ -33,7 +35,7 @@ Instant = Annotated[datetime, AfterValidator(_utc)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
 class Source(_Frozen):
@@ -106,11 +108,9 @@ def load(path: Path) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise _unusable(path, f"{error}.") from error
     try:
-        seen = pydantic.TypeAdapter(dict[str, object]).validate_json(text)
-        if isinstance(seen.get("format"), int) and seen["format"] != FORMAT:
-            raise _unusable(
-                path, f"It has format {seen['format']}; this version reads format {FORMAT}.", _UPGRADE
-            )
+        seen = pydantic.TypeAdapter(dict[str, object]).validate_json(text).get("format")
+        if seen != FORMAT or isinstance(seen, bool):
+            raise _unreadable(path, seen)
         manifest = Manifest.model_validate_json(text)
     except pydantic.ValidationError as error:
         problems = [
@@ -128,12 +128,16 @@ def _check_names(path: Path, manifest: Manifest) -> None:
         f"{manifest.id}.sql.gz",
         f"{manifest.id}.sql.gz.age",
     ):
-        raise _unusable(path, f"It speaks of another file ({ascii(manifest.file)}).")
+        raise _unusable(path, f"It speaks of another file ({manifest.file!a}).")
     if manifest.encrypted != manifest.file.endswith(".age"):
         raise _unusable(path, "Its file name and its word on encryption contradict each other.")
 
 
-_UPGRADE = "Upgrade polyladder-ops, then try again."
+def _unreadable(path: Path, seen: object) -> OpsError:
+    if isinstance(seen, int) and seen > FORMAT:
+        why = f"It has format {seen}; this version reads format {FORMAT}."
+        return _unusable(path, why, "Upgrade polyladder-ops, then try again.")
+    return _unusable(path, "It does not say its format.")
 
 
 def _unusable(path: Path, detail: str, hint: str = "") -> OpsError:

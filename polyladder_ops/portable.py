@@ -32,6 +32,7 @@ __all__ = [
     "end",
     "give_to",
     "is_alive",
+    "is_ours",
     "is_reachable",
     "is_readable",
     "is_root",
@@ -345,6 +346,13 @@ def owner(path: Path) -> Account | None:
         return None
     found = path.stat()
     return (found.st_uid, found.st_gid) if found.st_uid else None
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the file or folder itself belongs to the account that we run as; Windows keeps them in the profile."""
+    if sys.platform == "win32":
+        return True
+    return path.lstat().st_uid == os.geteuid()
 
 
 def socket_folder(account: Account | None) -> Path | None:

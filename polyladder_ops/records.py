@@ -8,15 +8,17 @@ from __future__ import annotations
 import getpass
 import platform
 import secrets
-from collections.abc import Iterable
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Literal
+from datetime import UTC
+from typing import TYPE_CHECKING, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from polyladder_ops.portable import sync_directory, write_private
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 __all__ = ["Record", "append", "is_pinned", "is_verified", "last_verification", "load_all"]
 
@@ -29,11 +31,11 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    format: int = 1
+    format: Literal[1] = 1
     kind: Kind
     backup: str
     sha256: str
-    at: datetime
+    at: AwareDatetime
     by: str
     level: str = ""
     verdict: Verdict = ""

@@ -9,39 +9,77 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.portable import make_private_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["folder_lock", "sweep", "workspace"]
 
 _PREFIX = ".run-"
 
 
-def folder_lock(parent: Path, *, timeout_s: float = 60.0) -> FileLock:
-    """Return the lock that guards the names in a folder; held for moments only."""
-    return FileLock(parent / ".lock", timeout=timeout_s)
+@contextlib.contextmanager
+def folder_lock(parent: Path, *, timeout_s: float = 60.0) -> Iterator[None]:
+    """Within the block nobody else changes the names in a folder; it is held for moments only.
+
+    Raise Refused if another run holds it for longer than that, OpsError if we may not write there.
+    """
+    lock = FileLock(parent / ".lock", timeout=timeout_s)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise Refused(
+            f"another run keeps {parent} locked",
+            detail=f"It did not let go within {timeout_s:g} s.",
+            hint="Look for a run that hangs, end it, and try again.",
+        ) from None
+    except OSError as error:
+        raise _unusable(parent, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _unusable(parent: Path, error: OSError) -> OpsError:
+    return OpsError(
+        f"could not work in {parent}",
+        detail=f"The file system says: {error.strerror or error}.",
+        hint="Check the folder's rights and space, or name another one.",
+    )
 
 
 @contextlib.contextmanager
 def workspace(parent: Path) -> Iterator[Path]:
     """Within the block a folder in `parent` that only we can enter; it is gone afterwards, whatever happened.
 
-    What dead runs left is swept first.
+    Data that was published from it without its manifest is gone too. What dead runs left is swept first. Raise OpsError
+    if we may not write in `parent`.
     """
-    make_private_directory(parent)
+    try:
+        make_private_directory(parent)
+    except OSError as error:
+        raise _unusable(parent, error) from error
     with folder_lock(parent):
         _sweep(parent)
         path = parent / f"{_PREFIX}{secrets.token_hex(6)}"
-        make_private_directory(path)
-        alive = FileLock(path / "lock")
-        alive.acquire()
+        try:
+            make_private_directory(path)
+            alive = FileLock(path / "lock")
+            alive.acquire()
+        except OSError as error:
+            raise _unusable(parent, error) from error
     try:
         yield path
     finally:
+        _unpublish(parent, path)
         alive.release()
         shutil.rmtree(path, ignore_errors=True)
 
@@ -63,19 +101,29 @@ def _sweep(parent: Path) -> list[Path]:
 
 
 def _is_alive(path: Path) -> bool:
-    lock = FileLock(path / "lock", timeout=0)
+    """Whether somebody holds the lock in a run's folder; what another user's run left is not ours to judge."""
     try:
-        with lock:
+        with FileLock(path / "lock", timeout=0):
             return False
-    except Timeout:
+    except (Timeout, OSError):
         return True
 
 
-def _unpublish(parent: Path, dead: Path) -> None:
-    """Take back the final name of data whose run died before its manifest: the same file under two names."""
-    for data in dead.glob("*.sql.gz*"):
-        inode = data.stat()
-        for named in parent.glob("*.sql.gz*"):
-            same = (named.stat().st_ino, named.stat().st_dev) == (inode.st_ino, inode.st_dev)
-            if same and named.suffix != ".json" and not Path(f"{named}.json").exists():
-                named.unlink()
+def _unpublish(parent: Path, run: Path) -> None:
+    """Take back the final name of data whose run ended before its manifest: the same file under two names."""
+    ours = {_identity(data) for data in run.glob("*.sql.gz*")} - {None}
+    for named in parent.glob("*.sql.gz*") if ours else ():
+        if (
+            _identity(named) in ours
+            and named.suffix != ".json"
+            and not named.with_name(f"{named.name}.json").exists()
+        ):
+            named.unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:  # somebody else's, or gone meanwhile
+        return None
+    return found.st_dev, found.st_ino

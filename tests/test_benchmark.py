@@ -192,27 +192,52 @@ def test_the_benchmark_runs_every_way_and_leaves_nothing(tmp_path: Path) -> None
     assert "sesame" not in done.stdout + done.stderr
 
 
-@pytest.mark.usefixtures("needs")
-def test_a_benchmark_that_is_interrupted_takes_its_server_with_it(tmp_path: Path) -> None:
-    running = subprocess.Popen(
+def running(temporary: Path) -> tuple[subprocess.Popen[str], int]:
+    """Return a benchmark in the middle of its pairs, and the port of its server."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "invoke", "dev.bench", "--scale=0.02", "--pairs=999"],
-        env=environment(tmp_path),
+        env=environment(temporary),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert running.stderr is not None
-    assert any(line.startswith("pair 1") for line in running.stderr)
-    states = [json.loads(state.read_text()) for state in tmp_path.glob("*/server.json")]
-    time.sleep(0.3)
-    running.send_signal(signal.SIGTERM)
-    _, words = running.communicate(timeout=60)
-    assert running.returncode == 130, words
+    assert process.stderr is not None
+    assert any(line.startswith("pair 1") for line in process.stderr)
+    (state,) = temporary.glob("*/server/server.json")
+    time.sleep(0.3)  # into the first program
+    return process, json.loads(state.read_text())["port"]
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+@pytest.mark.usefixtures("needs")
+def test_a_benchmark_that_is_interrupted_takes_its_server_with_it(tmp_path: Path) -> None:
+    process, port = running(tmp_path)
+    assert answers(port)
+    process.send_signal(signal.SIGTERM)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 130, words
     assert "interrupted by SIGTERM" in words
-    assert len(states) == 1
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", states[0]["port"]), timeout=2).close()
+    assert not answers(port)
+
+
+@pytest.mark.usefixtures("needs")
+def test_what_a_killed_benchmark_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    process, port = running(tmp_path)
+    process.kill()
+    process.communicate(timeout=60)
+    assert answers(port)
+    done = invoke("dev.bench", "--scale=0.02", "--pairs=1", temporary=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not answers(port)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("needs")

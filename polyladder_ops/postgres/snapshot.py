@@ -131,14 +131,17 @@ def hold(
 
     Without `lock`, or with more tables than the server has room for, only the snapshot is held and `unchanged` must be
     asked afterwards. Raise Changed if the tables changed meanwhile, LocksExhausted if the server has no room after
-    all, OpsError if they can't be locked.
+    all, OpsError if they can't be locked. After the first two the connection can be used again, else close it.
     """
     try:
         with translated(_FAILED):
             snapshot = _held(connection, lock=lock, lock_wait_s=lock_wait_s)
         yield snapshot
-    finally:
+    except (Changed, LocksExhausted):
         _roll_back(connection)
+        raise
+    # After any other error the server is not asked for anything: its silence may be the error.
+    _roll_back(connection)
 
 
 def _held(connection: Connection, *, lock: bool, lock_wait_s: float) -> Snapshot:

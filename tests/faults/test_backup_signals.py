@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.snapshot import Snapshot
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+HALF = 2_500_000  # bytes from the server; pg_dump has asked for all definitions and is among the rows
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 
 
 @pytest.fixture
 def stalled(place: Place) -> Iterator[Tunnel]:
-    """A tunnel to the server that holds back what comes after half a megabyte, when pg_dump is among the rows."""
-    with tunnel(place.target.port, hold_after=500_000) as made:
+    """A tunnel to the server that holds back what comes after a while, when pg_dump is among the rows."""
+    with tunnel(place.target.port, hold_after=HALF) as made:
         yield made
 
 
