@@ -192,7 +192,7 @@ class _Dumping:
             raise
 
     def _check_tables(self, contents: Contents) -> None:
-        lost = survey.left_out(self.connection, (table.name for table in contents.tables))
+        lost = survey.left_out(self.connection, contents)
         if lost:
             raise OpsError(
                 f"pg_dump left out {len(lost)} tables",

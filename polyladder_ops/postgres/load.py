@@ -72,6 +72,8 @@ class Loader:
             self._escapes = setting[1] == b"off"
         self._batch.append(text)
         self._batch_bytes += len(text)
+        if setting and setting[0] == b"client_encoding":
+            self.finish()  # the server reads a whole batch by the encoding that stood before it
         if len(self._batch) >= _BATCH_STATEMENTS or self._batch_bytes >= _BATCH_BYTES:
             self.finish()
 

@@ -47,10 +47,11 @@ def read_contents(
     A table or sequence that is not there is left out. Raise OpsError if the server fails.
     """
     with translated("could not read the database back"):
-        connection.execute("SELECT pg_catalog.set_config('client_encoding', %s, false)", [wanted.encoding])
         there = _relations(connection, [t.name for t in wanted.tables] + [s.name for s in wanted.sequences])
         tables = [(table, *there[table.name]) for table in wanted.tables if table.name in there]
         sequences = [sequence.name for sequence in wanted.sequences if sequence.name in there]
+        # Only now: of a SQL_ASCII session psycopg hands out names as bytes.
+        connection.execute("SELECT pg_catalog.set_config('client_encoding', %s, false)", [wanted.encoding])
         return replace(
             wanted,
             tables=tuple(_table(connection, *table, progress) for table in tables),
@@ -168,7 +169,7 @@ def compare_contents(wanted: Contents, found: Contents) -> list[Difference]:
             "large object",
             {str(o.oid): o for o in wanted.large_objects},
             {str(o.oid): o for o in found.large_objects},
-            lambda a, b: f"it has {b.size_bytes} bytes instead of {a.size_bytes}, or others",
+            _bytes_differ,
         ),
     ]
 
@@ -177,6 +178,12 @@ def _rows_differ(wanted: TableData, found: TableData) -> str:
     if wanted.rows != found.rows:
         return f"it has {found.rows} rows instead of {wanted.rows}"
     return f"its {found.rows} rows are not the rows that were dumped"
+
+
+def _bytes_differ(wanted: LargeObject, found: LargeObject) -> str:
+    if wanted.size_bytes != found.size_bytes:
+        return f"it has {found.size_bytes} bytes instead of {wanted.size_bytes}"
+    return f"its {found.size_bytes} bytes are not the bytes that were dumped"
 
 
 def _moved(wanted: SequenceValue, found: SequenceValue) -> str:

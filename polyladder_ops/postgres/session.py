@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -53,8 +54,29 @@ _OVERRIDDEN = {
     "standard_conforming_strings": "on",
     "client_min_messages": "warning",
 }
+_CANCEL_S = 2.0
 _BY_MAJOR = {14: "idle_session_timeout", 17: "transaction_timeout"}
+# Within a minute; the system's own defaults take two hours.
+_NOTICING_A_DEAD_NETWORK = {
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
 _environment = threading.Lock()
+logging.getLogger("psycopg").addHandler(logging.NullHandler())  # what it has to tell comes to us as errors
+
+
+class _Session(psycopg.Connection[TupleRow]):
+    """A connection that gives way to a Ctrl-C in seconds, even if the server does not answer."""
+
+    def cancel_safe(self, *, timeout: float = 30.0) -> None:
+        """Ask the server to stop the query; hang up if it does not even answer that."""
+        try:
+            super().cancel_safe(timeout=min(timeout, _CANCEL_S))
+        except psycopg.Error:
+            self.pgconn.finish()
+            raise
 
 
 def connect(target: Target, *, settings: Mapping[str, str] | None = None, timeout_s: int = 15) -> Connection:
@@ -66,6 +88,7 @@ def connect(target: Target, *, settings: Mapping[str, str] | None = None, timeou
     parameters = {
         "connect_timeout": str(timeout_s),
         "application_name": "polyladder-ops",
+        **_NOTICING_A_DEAD_NETWORK,
         **target.parameters,
         # Of a SQL_ASCII database psycopg would hand out texts as bytes.
         "client_encoding": "UTF8",
@@ -74,7 +97,7 @@ def connect(target: Target, *, settings: Mapping[str, str] | None = None, timeou
     }
     with translated(f"could not connect to {target}"):
         with _without_pg_variables():
-            connection: Connection = psycopg.connect(**parameters, autocommit=True)  # type: ignore[arg-type]
+            connection = _Session.connect(**parameters, autocommit=True)  # type: ignore[arg-type]
         try:
             _configure(connection, {**PINNED, **_OVERRIDDEN, **(settings or {})})
         except BaseException:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +11,7 @@ from psycopg import sql
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import inventory, properties
+from polyladder_ops.postgres.contents import Contents, decode
 from polyladder_ops.postgres.inventory import CatalogEntry
 from polyladder_ops.postgres.properties import DatabaseProperties, Extension, Role
 from polyladder_ops.postgres.session import PINNED, Connection, translated
@@ -21,8 +21,10 @@ __all__ = ["Survey", "clock", "left_out", "password_verifiers", "read"]
 
 # What pg_dump writes a COPY for (its selectDumpableTable and makeTableDataInfo): not what an extension brings.
 _WITH_ROWS = """
-SELECT n.nspname, c.relname, rn.nspname, r.relname
-FROM pg_catalog.pg_class c
+SELECT convert_to(n.nspname::text, encoding), convert_to(c.relname::text, encoding),
+       convert_to(rn.nspname::text, encoding), convert_to(r.relname::text, encoding)
+FROM pg_catalog.getdatabaseencoding() AS encoding,
+     pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_class r ON r.oid = pg_catalog.pg_partition_root(c.oid)
 LEFT JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
@@ -72,8 +74,8 @@ def read(connection: Connection, held: Snapshot) -> Survey:
         )
 
 
-def left_out(connection: Connection, dumped: Iterable[str]) -> list[str]:
-    """Return the tables of this snapshot that are not among the dumped ones, by themselves or by their root.
+def left_out(connection: Connection, dumped: Contents) -> list[str]:
+    """Return the tables of this snapshot whose rows were not dumped, neither by themselves nor by their root.
 
     A table without rows has its COPY in the dump too, so one that has none was lost on the way.
     """

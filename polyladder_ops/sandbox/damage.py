@@ -9,7 +9,7 @@ from polyladder_ops.postgres.session import connect, translated
 if TYPE_CHECKING:
     from polyladder_ops.postgres.conninfo import Target
 
-__all__ = ["break_database"]
+__all__ = ["SPOILS", "break_database", "spoil"]
 
 _MIGRATION = "1767578400000_drop-unused-translations"
 # Each deed with the sentence that tells of it; {} is the number of rows it touched.
@@ -44,6 +44,15 @@ _DEEDS = (
     ),
 )
 
+# The smallest things that can be wrong with a restored copy, each by one statement.
+SPOILS = {
+    "row": "UPDATE learning.word SET lemma = overlay(lemma placing '~' from 1 for 1) WHERE id = 7",
+    "sequence": "SELECT nextval('learning.word_id_seq')",
+    "grant": "REVOKE SELECT ON learning.word FROM polyladder_readonly",
+    "index": "DROP INDEX learning.word_lemma_trgm_idx",
+    "large-object": "SELECT lo_put(91003, 0, '\\x00')",
+}
+
 
 def break_database(target: Target) -> list[str]:
     """Drop a table and spoil rows in the sandbox's database; return what was done, in sentences.
@@ -59,3 +68,9 @@ def break_database(target: Target) -> list[str]:
             number = counted[0] if counted and "count" in statement else cursor.rowcount
             done += [sentence.replace("{}", f"{number:,}")] if sentence else []
     return done
+
+
+def spoil(target: Target, kind: str) -> None:
+    """Change one small thing in a restored copy, so that a proof of it must fail; `kind` is one of `SPOILS`."""
+    with connect(target) as connection, translated(f"could not spoil {target}"):
+        connection.execute(SPOILS[kind].encode())

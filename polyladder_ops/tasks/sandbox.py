@@ -117,23 +117,32 @@ def break_(c: Context, force: bool = False) -> None:
         print(sentence)
 
 
-@task(help={"scale": SCALE, "json": JSON})
-def drill(c: Context, scale: str = "1", json: bool = False) -> None:
+@task(
+    help={
+        "scale": SCALE,
+        "spoil": "Change one thing in the restored copy before the proof: row, sequence, grant, index, large-object.",
+        "json": JSON,
+    }
+)
+def drill(c: Context, scale: str = "1", spoil: str = "", json: bool = False) -> None:
     """Back up, verify, restore and prove, once.
 
     A backup is taken while a writer changes rows, verified, restored into a second database, and proved equal to what
-    was dumped. Exits 0 only if all of it holds.
+    was dumped. Exits 0 only if all of it holds; with --spoil it must exit 3 and name what was changed.
 
     Examples:
         invoke sandbox.drill
+        invoke sandbox.drill --spoil=row
         invoke sandbox.drill --scale=0.1 --json
     """
     refuse_dry(c)
     from polyladder_ops import terminal
+    from polyladder_ops.sandbox import damage, seed
     from polyladder_ops.sandbox import drill as drills
-    from polyladder_ops.sandbox import seed
     from polyladder_ops.site import Site
 
+    if spoil and spoil not in damage.SPOILS:
+        raise UsageError(f"there is no --spoil={spoil}", hint=f"Write one of {', '.join(damage.SPOILS)}.")
     settings = open_settings(c, site="sandbox")
     place = Site(settings)
     opened = bring_up(settings, _number(scale))
@@ -143,6 +152,7 @@ def drill(c: Context, scale: str = "1", json: bool = False) -> None:
         place.private,
         site=place.name,
         say=lambda text: _say(f"{text} …"),
+        before_proof=(lambda restored: damage.spoil(restored, spoil)) if spoil else None,
     )
     steps = [(s.name, s.ok, terminal.duration(s.seconds), s.seen) for s in result.steps]
     if json:
@@ -159,10 +169,13 @@ def drill(c: Context, scale: str = "1", json: bool = False) -> None:
         print(terminal.table(steps, ("step", "ok", "time", "seen")))
     if not result.passed:
         details = [f"{step.name}: {step.seen}" for step in result.steps if not step.ok]
-        raise Mismatch(
-            "the drill failed", detail=" ".join(details), hint="Keep the sandbox as it is and report this."
-        )
-    print(f"proved: {result.backup.id if result.backup else ''} restores to exactly what was dumped")
+        raise Mismatch("the drill failed", detail=" ".join(details), hint=_SPOILED if spoil else _UNSPOILED)
+    if result.backup and not json:
+        print(f"proved: {result.backup.id} restores to exactly what was dumped")
+
+
+_SPOILED = "The copy was spoiled on purpose, so this is how it must end."
+_UNSPOILED = "Keep the sandbox as it is and report this."
 
 
 def bring_up(settings: Settings, scale: float) -> Server:

@@ -248,11 +248,13 @@ def database(
     """Within the block a database on the server, filled; the server's own role owns it."""
     target = server.with_database(name or f"fault_{next(_numbers)}_{os.getpid()}")
     say(server, "CREATE DATABASE {} " + options, target.database)
-    if fill:
-        with closing(connect(target, settings={"search_path": "public"})) as connection:
-            fill(connection)
-    yield target
-    say(server, "DROP DATABASE IF EXISTS {} WITH (FORCE)", target.database)
+    try:
+        if fill:
+            with closing(connect(target, settings={"search_path": "public"})) as connection:
+                fill(connection)
+        yield target
+    finally:
+        say(server, "DROP DATABASE IF EXISTS {} WITH (FORCE)", target.database)
 
 
 def say(target: Target, statements: str, *names: str) -> None:

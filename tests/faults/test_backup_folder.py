@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     Mount = Callable[[Path, str], None]
 
+
 @pytest.fixture
 def mounted(need: Callable[[object, str], None]) -> Iterator[Mount]:
     """A call that mounts a small file system of its own on a folder, with these options; gone after the test."""
@@ -56,9 +57,7 @@ def test_a_disk_that_gets_full_during_the_dump_keeps_nothing(
     place.succeeds(**options)
 
 
-def test_a_disk_that_gets_full_before_the_manifest_keeps_no_data_either(
-    place: Place, mounted: Mount
-) -> None:
+def test_a_disk_that_gets_full_before_the_manifest_keeps_no_data_either(place: Place, mounted: Mount) -> None:
     say(
         place.target,
         "TRUNCATE note; DO $$ BEGIN FOR n IN 1..400 LOOP EXECUTE format('CREATE TABLE t%s ()', n); END LOOP; END $$",
@@ -87,9 +86,7 @@ def test_a_disk_that_gets_full_before_the_manifest_keeps_no_data_either(
     assert made.path.with_name(f"{made.path.name}.json").stat().st_size > 40_000 > made.manifest.size_bytes
 
 
-def test_a_folder_that_may_only_be_read_is_named(
-    place: Place, mounted: Mount
-) -> None:
+def test_a_folder_that_may_only_be_read_is_named(place: Place, mounted: Mount) -> None:
     if portable.is_root():
         mounted(place.folder, "ro")
     elif sys.platform == "win32":
@@ -108,7 +105,9 @@ def test_a_file_in_a_folder_s_place_is_named(which: str, place: Place) -> None:
     there.write_text("a file")
     kept = place.folder, place.private
     place.folder, place.private = (
-        (there.parent / "nothing", place.private) if which == "folder" else (place.folder, there.parent / "nothing")
+        (there.parent / "nothing", place.private)
+        if which == "folder"
+        else (place.folder, there.parent / "nothing")
     )
     with pytest.raises(OpsError) as caught:
         backups.take(place.target, kept[0], site="production", private=kept[1])

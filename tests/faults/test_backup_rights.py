@@ -96,7 +96,10 @@ HOSTILE = {
 
 
 def test_no_setting_of_database_or_role_stops_or_bends_a_backup(place: Place) -> None:
-    say(place.target, "CREATE TABLE value AS SELECT '\\xff'::bytea AS b, 0.1::float8 AS f, '日本' AS t, now() AS d")
+    say(
+        place.target,
+        "CREATE TABLE value AS SELECT '\\xff'::bytea AS b, 0.1::float8 AS f, '日本' AS t, now() AS d",
+    )
     before = place.succeeds()
     for kind, name in (("DATABASE", place.target.database), ("ROLE", place.target.user)):
         for setting, value in HOSTILE.items():

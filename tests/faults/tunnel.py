@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import select
 import socket
 import threading
@@ -18,17 +19,19 @@ HOST = "127.0.0.1"
 class Tunnel:
     """Relays its connections to the ports in turn, the last one for good; `port` is where it listens.
 
-    After `hold_after` bytes from the servers nothing comes through until `release`; `held` tells that it is so. A
-    connection on which nothing has passed for `idle_s` seconds is cut.
+    A connection that has brought `hold_after` bytes from its server stands still until `release`, and with `all_stop`
+    every other one too; `held` tells that it is so. One on which nothing has passed for `idle_s` seconds is cut.
     """
 
-    def __init__(self, *ports: int, hold_after: int | None = None, idle_s: float | None = None) -> None:
+    def __init__(
+        self, *ports: int, hold_after: float = math.inf, all_stop: bool = False, idle_s: float | None = None
+    ) -> None:
         self.held = threading.Event()
         self._released = threading.Event()
         self._ports = itertools.chain(ports[:-1], itertools.repeat(ports[-1]))
         self._hold_after = hold_after
+        self._all_stop = all_stop
         self._idle_s = idle_s
-        self._came = 0
         self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
         self._open: list[socket.socket] = []
@@ -57,26 +60,26 @@ class Tunnel:
 
     def _relay(self, near: socket.socket, far: socket.socket) -> None:
         other = {near: far, far: near}
+        came = 0
         with contextlib.suppress(OSError, ValueError), near, far:
             while ready := select.select([near, far], [], [], self._idle_s)[0]:
                 for source in ready:
                     if not (data := source.recv(1 << 16)):
                         return
-                    if source is far:
-                        self._count(len(data))
+                    came += len(data) * (source is far)
+                    if came > self._hold_after and not self._released.is_set():
+                        self.held.set()
+                    if came > self._hold_after or (self._all_stop and self.held.is_set()):
+                        self._released.wait()
                     other[source].sendall(data)
-
-    def _count(self, size: int) -> None:
-        self._came += size
-        if self._hold_after is not None and self._came > self._hold_after and not self._released.is_set():
-            self.held.set()
-            self._released.wait()
 
 
 @contextlib.contextmanager
-def tunnel(*ports: int, hold_after: int | None = None, idle_s: float | None = None) -> Iterator[Tunnel]:
+def tunnel(
+    *ports: int, hold_after: float = math.inf, all_stop: bool = False, idle_s: float | None = None
+) -> Iterator[Tunnel]:
     """Within the block a tunnel that relays."""
-    made = Tunnel(*ports, hold_after=hold_after, idle_s=idle_s)
+    made = Tunnel(*ports, hold_after=hold_after, all_stop=all_stop, idle_s=idle_s)
     thread = threading.Thread(target=made.serve, daemon=True)
     thread.start()
     try:
