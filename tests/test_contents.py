@@ -173,6 +173,7 @@ def test_an_order_free_digest_is_that_of_the_rows_in_any_order_and_blocks(
 ) -> None:
     def digest(each: list[bytes]) -> tuple[int, int, str]:
         made = RowDigest(order_free=True)
+        made.begin(None)
         for block in blocks(b"".join(line + b"\n" for line in each), size):
             made.update(block)
         return made.rows, made.size_bytes, made.hexdigest()
@@ -184,18 +185,36 @@ def test_an_order_free_digest_is_that_of_the_rows_in_any_order_and_blocks(
     assert digest([*some, b"x"])[2] != digest(some)[2]
 
 
-def test_a_huge_row_is_not_copied_again_with_each_block() -> None:
+@pytest.mark.parametrize("order_free", [True, False])
+def test_a_huge_row_is_digested_as_it_comes(order_free: bool) -> None:
     block, count = b"x" * 100_000, 300
-    digest = RowDigest(order_free=True)
+    digest = RowDigest(order_free=order_free)
     tracemalloc.start()
     for _ in range(count):
         digest.update(block)
     digest.update(b"\n")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert digest.rows == 1
-    assert peak < 2.5 * len(block) * count
-    assert digest.hexdigest() == f"{xxhash.xxh3_128_intdigest(block * count):032x}"
+    assert (digest.rows, digest.size_bytes) == (1, 30_000_001)
+    assert peak < 1_000_000
+    text = block * count + (b"" if order_free else b"\n")
+    assert digest.hexdigest() == xxhash.xxh3_128_hexdigest(text)
+
+
+def test_a_huge_row_that_is_put_in_order_is_joined_once() -> None:
+    block, count = b"x" * 100_000, 300
+    digest = RowDigest(order_free=True)
+    digest.begin([1, 0])
+    tracemalloc.start()
+    digest.update(b"a\t")
+    for _ in range(count):
+        digest.update(block)
+    digest.update(b"\nb\tc\n")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * len(block) * count
+    expected = xxhash.xxh3_128_intdigest(block * count + b"\ta") + xxhash.xxh3_128_intdigest(b"c\tb")
+    assert digest.hexdigest() == f"{expected % (1 << 128):032x}"
 
 
 def test_sequences_keep_their_last_value_and_their_names_are_read_as_sql() -> None:

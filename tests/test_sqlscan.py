@@ -60,6 +60,7 @@ ONE_STATEMENT = {
     "a number that ends in E": b"SELECT 1E'\\'",
     "numbers before a comment": b"SELECT 1.5e1-- ';\n + 0x1e-- ;\n + a1e-- ;\n + 2-- ;\n",
     "a nested comment": b"SELECT /* a; /* b; ' */ c; \" */ 1",
+    "a nested comment over lines": b"SELECT /* a;\n /* b;\n '\n */ c;\n */ 1",
     "a comment of stars and slashes": b"SELECT /***/ 1 /*/*;*/**/ + /*//*;*/;*/ 2",
     "a comment that begins behind an operator": b"SELECT 1 */* ; */ 2",
     "a line comment inside": b"SELECT 1 -- a; 'b\n + 2",

@@ -33,7 +33,7 @@ ALGORITHM = "xxh3-128"
 _ROOT = b"-- load via partition root "
 _SETVAL = re.compile(rb"SELECT pg_catalog\.setval\('((?:[^']|'')*)', (-?\d+), (true|false)\)")
 _LO_OPEN = re.compile(rb"SELECT pg_catalog\.lo_open\('(\d+)', \d+\)")
-_LO_WRITE = re.compile(rb"SELECT pg_catalog\.lowrite\(0, '\\{1,2}x([0-9a-fA-F]*)'\)")
+_LO_WRITE = re.compile(rb"SELECT pg_catalog\.lowrite\(0, '\\{1,2}x((?:[0-9a-fA-F]{2})*)'\)")
 _CREATE = re.compile(rb'CREATE (?:UNLOGGED )?TABLE ((?:[^\s"(]|"(?:[^"]|"")+")+)')
 _COLUMN = re.compile(rb'[^,"\s]+|"(?:[^"]|"")*"')
 _LO_CLOSE = b"SELECT pg_catalog.lo_close(0)"
@@ -95,7 +95,8 @@ class RowDigest:
         self.order_free = order_free
         self.rows = self.size_bytes = self._sum = 0
         self._hash = xxhash.xxh3_128()
-        self._unfinished: list[bytes] = []  # pieces of a row that goes on; rows can be huge
+        self._row = xxhash.xxh3_128()  # of a row that goes on, digested as it comes: rows can be huge
+        self._pieces: list[bytes] = []  # of a row that goes on and must be put into another order first
         self._order: Sequence[int] | None = None
 
     def begin(self, order: Sequence[int] | None) -> None:
@@ -108,15 +109,26 @@ class RowDigest:
         self.size_bytes += len(data)
         if not self.order_free:
             self._hash.update(data)
+        elif self._order is None:
+            self._add(data)
+        else:
+            self._add_reordered(data, self._order)
+
+    def _add(self, data: bytes) -> None:
+        first, ended, rest = data.partition(b"\n")
+        self._row.update(first)
+        if not ended:
             return
-        self._unfinished.append(data)
-        if b"\n" not in data:
-            return
-        *rows, rest = b"".join(self._unfinished).split(b"\n")
-        self._unfinished = [rest]
-        if self._order:
-            rows = [_reordered(row, self._order) for row in rows]
-        self._sum += sum(map(xxhash.xxh3_128_intdigest, rows))
+        *rows, begun = rest.split(b"\n")
+        self._sum += self._row.intdigest() + sum(map(xxhash.xxh3_128_intdigest, rows))
+        self._row = xxhash.xxh3_128(begun)
+
+    def _add_reordered(self, data: bytes, order: Sequence[int]) -> None:
+        self._pieces.append(data)
+        if b"\n" in data:
+            *rows, begun = b"".join(self._pieces).split(b"\n")
+            self._pieces = [begun]
+            self._sum += sum(xxhash.xxh3_128_intdigest(_reordered(row, order)) for row in rows)
 
     def hexdigest(self) -> str:
         """Return 32 hexadecimal digits."""

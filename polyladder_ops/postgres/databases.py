@@ -32,6 +32,12 @@ def create(connection: Connection, name: str, like: DatabaseProperties) -> None:
 
     Raise LocaleMissing if the server has not got them, OpsError if it refuses otherwise.
     """
+    since = _SINCE.get(like.locale_provider, 0)
+    if connection.info.server_version // 10000 < since:
+        raise LocaleMissing(
+            "the server lacks the locale of the source",
+            detail=f"The provider {like.locale_provider} exists from PostgreSQL {since} on.",
+        )
     options = [
         sql.SQL("{} = {}").format(sql.SQL(word), sql.Literal(value))
         for word, value in _locale_options(like, connection.info.server_version // 10000)
@@ -58,6 +64,7 @@ def create(connection: Connection, name: str, like: DatabaseProperties) -> None:
         ) from error
 
 
+_SINCE = {"icu": 15, "builtin": 17}  # locale providers that a whole database can have
 _CREATEDB = "The role needs CREATEDB (or superuser) on that server."
 
 

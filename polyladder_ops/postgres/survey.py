@@ -21,10 +21,10 @@ __all__ = ["Survey", "clock", "left_out", "password_verifiers", "read"]
 
 # What pg_dump writes a COPY for (its selectDumpableTable and makeTableDataInfo): not what an extension brings.
 _WITH_ROWS = """
-SELECT convert_to(n.nspname::text, encoding), convert_to(c.relname::text, encoding),
-       convert_to(rn.nspname::text, encoding), convert_to(r.relname::text, encoding)
-FROM pg_catalog.getdatabaseencoding() AS encoding,
-     pg_catalog.pg_class c
+SELECT pg_catalog.convert_to(n.nspname::text, e), pg_catalog.convert_to(c.relname::text, e),
+       pg_catalog.convert_to(rn.nspname::text, e), pg_catalog.convert_to(r.relname::text, e)
+FROM pg_catalog.getdatabaseencoding() AS e
+CROSS JOIN pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_class r ON r.oid = pg_catalog.pg_partition_root(c.oid)
 LEFT JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
@@ -79,9 +79,10 @@ def left_out(connection: Connection, dumped: Contents) -> list[str]:
 
     A table without rows has its COPY in the dump too, so one that has none was lost on the way.
     """
-    there = {_parts(name) for name in dumped}
+    there = {_parts(table.name) for table in dumped.tables}
     rows = connection.execute(_WITH_ROWS).fetchall()
-    return [f"{schema}.{name}" for schema, name, *root in rows if not {(schema, name), tuple(root)} & there]
+    names = [tuple(decode(name or b"", dumped.encoding) for name in row) for row in rows]
+    return [".".join(each[:2]) for each in names if not {each[:2], each[2:]} & there]
 
 
 def _parts(name: str) -> tuple[str, ...]:

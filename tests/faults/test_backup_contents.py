@@ -35,7 +35,18 @@ def differences(backup: Backup, server: servers.Server) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["two words", "it's", 'say "so"', "Ünïcode 日本", "back\\slash", "a%20b", "-n", "semi;colon", "postgres://x"]
+    "name",
+    [
+        "two words",
+        "it's",
+        'say "so"',
+        "Ünïcode 日本",
+        "back\\slash",
+        "a%20b",
+        "-n",
+        "semi;colon",
+        "postgres://x",
+    ],
 )
 def test_a_database_of_any_name_is_dumped(name: str, place: Place) -> None:
     with database(place.target, notes, name=name) as target:
@@ -62,8 +73,8 @@ def test_an_empty_database_is_a_backup_too(place: Place, server: servers.Server)
 def test_a_dump_in_the_database_s_own_encoding_comes_back(place: Place, server: servers.Server) -> None:
     def fill(connection: Connection) -> None:
         connection.execute(
-            "CREATE TABLE \"müßig\" (\"größe\" text); INSERT INTO \"müßig\" VALUES ('Äpfel'), (chr(255));"
-            "CREATE SEQUENCE \"zähler\"; COMMENT ON TABLE \"müßig\" IS 'Öl'"
+            'CREATE TABLE "müßig" ("größe" text); INSERT INTO "müßig" VALUES (\'Äpfel\'), (chr(255));'
+            'CREATE SEQUENCE "zähler"; COMMENT ON TABLE "müßig" IS \'Öl\''
         )
 
     options = "TEMPLATE template0 ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C'"
@@ -109,8 +120,8 @@ def test_rows_that_come_by_their_root_or_from_an_extension_are_not_missed(place:
     say(
         place.target,
         "CREATE TYPE mood AS ENUM ('well', 'sad'); CREATE SCHEMA \"Odd.Schema\";"
-        "CREATE TABLE \"Odd.Schema\".\"ro\"\"ot\" (mood mood) PARTITION BY HASH (mood);"
-        "CREATE TABLE leaf PARTITION OF \"Odd.Schema\".\"ro\"\"ot\" FOR VALUES WITH (MODULUS 1, REMAINDER 0);"
+        'CREATE TABLE "Odd.Schema"."ro""ot" (mood mood) PARTITION BY HASH (mood);'
+        'CREATE TABLE leaf PARTITION OF "Odd.Schema"."ro""ot" FOR VALUES WITH (MODULUS 1, REMAINDER 0);'
         "INSERT INTO leaf VALUES ('sad'); CREATE EXTENSION hstore;"
         "CREATE TABLE settings (id int); CREATE TABLE plain (id int);"
         "ALTER EXTENSION hstore ADD TABLE settings; ALTER EXTENSION hstore ADD TABLE plain;"
@@ -164,7 +175,7 @@ def test_what_no_dump_holds_is_named(place: Place) -> None:
             "passwords of roles",
             f"the database {other.database}",
             "the rows of the foreign table public.there",
-            "the prepared transaction transfer \"1\"",
+            'the prepared transaction transfer "1"',
         } <= set(missing)
     assert made.manifest.materialized_views == ("public.digest",)
     assert made.manifest.prepared_transactions == ('transfer "1"',)
