@@ -5,28 +5,31 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import catalog, encryption, storage
-from polyladder_ops.catalog import Backup, Catalog
 from polyladder_ops.errors import OpsError, Refused, UsageError
 from polyladder_ops.manifest import Manifest, Source
 from polyladder_ops.portable import sync_directory, write_private
 from polyladder_ops.postgres import clients, dump, session, snapshot, survey
-from polyladder_ops.postgres.clients import Client
-from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.contents import ALGORITHM, Contents, Ledger
 from polyladder_ops.postgres.lexer import DumpError, Lexer
 from polyladder_ops.postgres.session import Connection, Identity, translated
 from polyladder_ops.postgres.snapshot import Changed, LocksExhausted, Snapshot
 from polyladder_ops.storage import Stored, StoredWriter
 from polyladder_ops.workspace import folder_lock, workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from polyladder_ops.catalog import Backup, Catalog
+    from polyladder_ops.postgres.clients import Client
+    from polyladder_ops.postgres.conninfo import Target
 
 __all__ = ["Options", "shrinkage", "take"]
 
@@ -142,7 +145,7 @@ def _until_quiet(attempt: Callable[..., _Dumped], work: Path) -> tuple[_Dumped, 
     """Try until no table changed between the lock and the end of the dump; go without locks if there is no room."""
     lock, why = True, ""
     for number in range(_TRIES):
-        time.sleep(_PAUSE_S * 2**number if why else 0)
+        time.sleep(_PAUSE_S * 2 ** (number - 1) if why else 0)
         try:
             return attempt(number, lock=lock), work / f"{number}.sql.gz"
         except Changed as error:
@@ -184,12 +187,15 @@ class _Dumping:
                 if self.options.dumped:
                     self.options.dumped(survey.clock(self.connection))
             finished_at = survey.clock(self.connection)
-            if not held.locked and not snapshot.unchanged(self.connection, held):
-                raise Changed("a table was rewritten while it was dumped without locks")
+            self._check_files(held)
             return _Dumped(held, contents, writer.finish(), finished_at, facts)
         except BaseException:
             writer.abort()
             raise
+
+    def _check_files(self, held: Snapshot) -> None:
+        if not held.locked and not snapshot.unchanged(self.connection, held):
+            raise Changed("a table was rewritten while it was dumped without locks")
 
     def _check_tables(self, contents: Contents) -> None:
         lost = survey.left_out(self.connection, contents)
@@ -342,12 +348,7 @@ def _publish(folder: Path, work: Path, data: Path, manifest: Manifest) -> Backup
             sync_directory(folder)
             _link(described, final_manifest)
             sync_directory(folder)
-            if storage.fingerprint(final) != (manifest.size_bytes, manifest.sha256):
-                raise OpsError(
-                    f"backup {named} reads back otherwise than it was written",
-                    detail=f"Its {manifest.size_bytes:,} bytes have another sha256 now, or are not all there.",
-                    hint=f"Check the disk under {folder}; then run `invoke backup` again.",
-                )
+            _read_back(final, manifest)
             return catalog.open_backup(final)
         except BaseException:
             for name in (
@@ -359,9 +360,18 @@ def _publish(folder: Path, work: Path, data: Path, manifest: Manifest) -> Backup
             raise
 
 
+def _read_back(final: Path, manifest: Manifest) -> None:
+    if storage.fingerprint(final) != (manifest.size_bytes, manifest.sha256):
+        raise OpsError(
+            f"backup {manifest.id} reads back otherwise than it was written",
+            detail=f"Its {manifest.size_bytes:,} bytes have another sha256 now, or are not all there.",
+            hint=f"Check the disk under {final.parent}; then run `invoke backup` again.",
+        )
+
+
 def _free_id(folder: Path, wanted: str) -> str:
     """Return the id, or the first of its twins `_2`, `_3`, … that no file has, encrypted or not."""
-    names = {name.split(".", 1)[0] for name in os.listdir(folder)}
+    names = {path.name.split(".", 1)[0] for path in folder.iterdir()}
     number, named = 1, wanted
     while named in names:
         number += 1
@@ -380,4 +390,4 @@ def _link(source: Path, final: Path) -> None:
     except OSError:  # a file system without links (exFAT, some network drives); the folder is locked
         if final.exists():
             raise
-        os.rename(source, final)
+        source.rename(final)

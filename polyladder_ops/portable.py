@@ -65,6 +65,12 @@ _KEPT = (
 )
 
 
+if sys.platform == "win32":
+    _FORCE = signal.SIGTERM  # which ends a program there as hard as there is
+else:
+    _FORCE = signal.SIGKILL
+
+
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return an environment for a child: no PG* variable, no secret of ours, messages in English, plus `extra`."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
@@ -95,11 +101,18 @@ def end(process: subprocess.Popen[bytes], *, grace_s: float = 5.0) -> None:
     """Make sure that the program and its group are gone: asked first, killed after `grace_s` seconds."""
     if process.poll() is None:
         _signal_group(process, signal.SIGTERM)
+        _wake_group(process)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace_s)
     if process.poll() is None:
-        _signal_group(process, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+        _signal_group(process, _FORCE)
         process.wait()
+
+
+def _wake_group(process: subprocess.Popen[bytes]) -> None:
+    """Let a program that was stopped go on: it hears nothing else but SIGKILL."""
+    if sys.platform != "win32":
+        _signal_group(process, signal.SIGCONT)
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:

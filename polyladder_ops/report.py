@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import history
-from polyladder_ops.catalog import Backup
+from polyladder_ops import history, records
 from polyladder_ops.terminal import age, duration, plain, size, table
-from polyladder_ops.verification import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from polyladder_ops.catalog import Backup
+    from polyladder_ops.records import Record
+    from polyladder_ops.verification import Verdict
 
 __all__ = ["as_row", "changed", "described", "line", "listed", "verdict"]
 
+_SHOWN = 20  # of the reasons; a server of another major differs in every table
 _HEADERS = ("id", "taken at", "age", "size", "tables", "rows", "complete", "verified", "encrypted", "pinned")
 
 
@@ -20,7 +25,7 @@ def line(backup: Backup) -> str:
     """Return one line about a backup."""
     manifest = backup.manifest
     kept = f"{len(manifest.tables)} tables, {manifest.rows:,} rows, {size(manifest.size_bytes)}"
-    return f"{backup.id}  {plain(manifest.source.database)}  {_time(backup.taken_at)}  {kept}"
+    return f"{plain(backup.id)}  {plain(manifest.source.database)}  {_time(backup.taken_at)}  {kept}"
 
 
 def listed(backups: Sequence[Backup], now: datetime) -> str:
@@ -38,10 +43,18 @@ def _cells(backup: Backup, now: datetime) -> tuple[object, ...]:
         len(manifest.tables),
         f"{manifest.rows:,}",
         f"no: {backup.flaw}" if backup.flaw else True,
-        backup.verified,
+        _verified(backup),
         manifest.encrypted,
         backup.pinned,
     )
+
+
+def _verified(backup: Backup) -> object:
+    """Say how deep the verification went that counts, and a failure louder than that nobody has looked."""
+    last = records.last_verification(backup.records)
+    if last is None or not backup.complete:
+        return False
+    return f"yes ({last.level})" if last.verdict == "passed" else f"FAILED ({last.level})"
 
 
 def changed(backups: Sequence[Backup]) -> str:
@@ -64,13 +77,14 @@ def as_row(backup: Backup) -> dict[str, Any]:
         "id": backup.id,
         "site": manifest.site,
         "database": manifest.source.database,
-        "taken_at": manifest.taken_at.isoformat().replace("+00:00", "Z"),
+        "taken_at": _iso(manifest.taken_at),
         "size_bytes": manifest.size_bytes,
         "sha256": manifest.sha256,
         "complete": backup.complete,
         "verified": backup.verified,
         "encrypted": manifest.encrypted,
         "pinned": backup.pinned,
+        "verification": _verification(backup),
         "path": str(backup.path),
         "tables": len(manifest.tables),
         "rows": manifest.rows,
@@ -81,10 +95,24 @@ def as_row(backup: Backup) -> dict[str, Any]:
     }
 
 
+def _verification(backup: Backup) -> dict[str, Any] | None:
+    """Return what the newest verification said, "not proved" included; None if there was none."""
+    looked = [record for record in backup.records if record.kind == "verify"]
+    if not looked:
+        return None
+    last = looked[-1]
+    return {"level": last.level, "verdict": last.verdict, "at": _iso(last.at), "reasons": list(last.details)}
+
+
+def _iso(instant: datetime) -> str:
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
 def described(backup: Backup) -> str:
     """Return everything a person may ask of one backup, biggest tables first."""
     manifest = backup.manifest
     source = manifest.source
+    owners = {entry.owner for entry in manifest.objects} - {""}
     facts = [
         ("file", backup.path.name + (f" (not complete: {backup.flaw})" if backup.flaw else "")),
         (
@@ -100,7 +128,7 @@ def described(backup: Backup) -> str:
         ("sha256", manifest.sha256),
         ("encrypted", "yes" if manifest.encrypted else "no"),
         ("migration", manifest.migration_head or "none noted"),
-        ("objects", f"{len(manifest.objects)}, owned by {len({o.owner for o in manifest.objects})} roles"),
+        ("objects", f"{len(manifest.objects)}, owned by {len(owners)} roles"),
         ("large objects", str(len(manifest.large_objects))),
         ("extensions", ", ".join(f"{e.name} {e.version}" for e in manifest.extensions) or "none"),
         ("roles", ", ".join(role.name for role in manifest.roles)),
@@ -111,14 +139,18 @@ def described(backup: Backup) -> str:
     lines = [f"{name + ':':<14} {plain(text)}" for name, text in facts]
     biggest = sorted(manifest.tables, key=lambda entry: entry.size_bytes, reverse=True)
     rows = [(entry.name, f"{entry.rows:,}", size(entry.size_bytes), entry.digest) for entry in biggest]
-    return "\n".join([backup.id, *lines, "", table(rows, ("table", "rows", "size", "digest"))])
+    return "\n".join([plain(backup.id), *lines, "", table(rows, ("table", "rows", "size", "digest"))])
 
 
-def _recorded(record: Any) -> str:
-    level = f" at level {record.level}" if record.level else ""
-    return f"{record.verdict or 'noted'}{level} at {_time(record.at)} by {record.by}".replace(
-        "noted at", "at"
-    )
+def _recorded(record: Record) -> str:
+    what = f"{record.verdict} at level {record.level}, " if record.kind == "verify" else ""
+    why = f": {_few(record.details)}" if record.details else ""
+    return f"{what}{_time(record.at)} by {record.by}{why}"
+
+
+def _few(reasons: Sequence[str]) -> str:
+    more = f"; and {len(reasons) - 3} more" if reasons[3:] else ""
+    return "; ".join(reasons[:3]) + more
 
 
 def verdict(result: Verdict) -> str:
@@ -131,9 +163,11 @@ def verdict(result: Verdict) -> str:
     said = words.get((result.level, result.verdict), f"is {result.verdict.upper()} at level {result.level}")
     if result.verdict == "failed":
         said = f"FAILED at level {result.level}"
-    head = f"{backup.id} {said} ({len(backup.manifest.tables)} tables, {backup.manifest.rows:,} rows, {duration(result.seconds)})"
-    return "\n".join([head, *(f"  {plain(reason)}" for reason in result.reasons)])
+    head = f"{plain(backup.id)} {said} ({len(backup.manifest.tables)} tables, {backup.manifest.rows:,} rows, {duration(result.seconds)})"
+    reasons = [f"  {plain(reason)}" for reason in result.reasons[:_SHOWN]]
+    more = len(result.reasons) - _SHOWN
+    return "\n".join([head, *reasons, *([f"  and {more} more; --json shows all"] if more > 0 else [])])
 
 
 def _time(instant: datetime) -> str:
-    return f"{instant:%Y-%m-%d %H:%M:%S}Z"
+    return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"

@@ -7,25 +7,30 @@ encoding and locale, apply its properties as values, load, and read everything b
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import storage
-from polyladder_ops.catalog import Backup
-from polyladder_ops.errors import OpsError
-from polyladder_ops.manifest import Manifest
+from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.postgres import databases, inventory, proof, properties, session
 from polyladder_ops.postgres.conninfo import Target
-from polyladder_ops.postgres.inventory import CatalogEntry
 from polyladder_ops.postgres.lexer import Lexer
 from polyladder_ops.postgres.load import Loader
 from polyladder_ops.postgres.proof import Difference
 
+if TYPE_CHECKING:
+    from polyladder_ops.catalog import Backup
+    from polyladder_ops.manifest import Manifest
+    from polyladder_ops.postgres.contents import Contents
+    from polyladder_ops.postgres.inventory import CatalogEntry
+    from polyladder_ops.postgres.properties import Extension
+
 __all__ = [
     "Obstacles",
+    "lacking",
     "load",
     "make_database",
     "obstacles",
@@ -35,59 +40,79 @@ __all__ = [
 ]
 
 Progress = Callable[[int], None] | None
+# What a database may have set for its application and what would change the meaning of a dump that is loaded into it.
+_LOADING = {"array_nulls": "on", "transform_null_equals": "off"}
 
 
 @dataclass(frozen=True)
 class Obstacles:
-    """Why a restore on this server proves less than it should: `fatal` ones keep it from being tried at all."""
+    """Why a restore on this server proves less than it should.
+
+    `fatal` ones keep it from being tried, `doubts` from being a proof; `excuses` count only if something goes wrong.
+    """
 
     fatal: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    excuses: tuple[str, ...] = ()
 
 
 def obstacles(server: Target, manifest: Manifest) -> Obstacles:
-    """Return what stands between this server and a proof: another major, extensions that are missing or differ."""
+    """Return what stands between this server and a proof: another major, missing or other extensions, a tablespace."""
     with closing(session.connect(server)) as connection:
         major = session.identify(connection).major
         available = databases.available_extensions(connection)
-    fatal = [
-        f"the extension {e.name} is not available" for e in manifest.extensions if e.name not in available
-    ]
-    doubts = [
+        tablespaces = databases.tablespaces(connection)
+        knows_money = databases.takes_setting(connection, "lc_monetary", _money(manifest))
+    source, tablespace = manifest.source.server_major, manifest.properties.tablespace
+    doubts = [f"the server's major version is {major}, the source's was {source}"] if major != source else []
+    doubts += [f"the tablespace {tablespace} is missing"] if tablespace not in tablespaces else []
+    doubts += [
         f"the extension {e.name} would be {available[e.name]} instead of {e.version}"
         for e in manifest.extensions
         if e.name in available and available[e.name] != e.version
     ]
-    if major != manifest.source.server_major:
-        source = manifest.source.server_major
-        doubts.insert(0, f"the server's major version is {major}, the source's was {source}")
-    return Obstacles(tuple(fatal), tuple(doubts))
+    missing = [e.name for e in manifest.extensions if e.name not in available]
+    return Obstacles(
+        tuple(f"the extension {name} is not available" for name in missing),
+        tuple(doubts),
+        () if knows_money else (f"the locale {_money(manifest)}, by which money was written, is missing",),
+    )
+
+
+def _money(manifest: Manifest) -> str:
+    return manifest.session.get("lc_monetary", "C")
 
 
 def make_database(server: Target, name: str, manifest: Manifest) -> None:
-    """Create the database from template0 and apply the source's properties to it as values.
+    """Create the database from template0 and apply the source's properties to it as values, as far as the server can.
 
-    Raise databases.LocaleMissing if the server lacks encoding, locale or provider; OpsError if it refuses.
+    `lacking` tells what is missing then. Raise databases.LocaleMissing if the server lacks encoding, locale or
+    provider; OpsError if it refuses.
     """
     with closing(session.connect(server)) as connection:
         databases.create(connection, name, manifest.properties)
-        try:
+        with _undone_if_failing(f"the database {name}", partial(databases.drop, server, name)):
             properties.apply(connection, name, manifest.properties)
-        except BaseException:
-            databases.drop(connection, name)
-            raise
+
+
+def lacking(target: Target, manifest: Manifest) -> tuple[str, ...]:
+    """Return the source's properties that a database just made has not got, in sentences: the server can't give them."""
+    with closing(session.connect(target)) as connection:
+        return tuple(properties.compare(manifest.properties, properties.read(connection)))
 
 
 @contextlib.contextmanager
 def temporary_database(server: Target, manifest: Manifest, *, purpose: str) -> Iterator[Target]:
-    """Within the block a new empty database with the source's properties; dropped afterwards, whatever happened."""
-    name = f"polyladder_{purpose}_{secrets.token_hex(5)}"
-    make_database(server, name, manifest)
-    try:
+    """Within the block a new empty database with the source's properties; dropped afterwards, whatever happened.
+
+    What killed runs left of this kind is dropped first.
+    """
+    databases.drop_abandoned(server)
+    name = databases.temporary_name(purpose)
+    drop = partial(databases.drop, server, name)
+    with databases.locked(server, name), _undone(f"the database {name}", drop):
+        make_database(server, name, manifest)
         yield server.with_database(name)
-    finally:
-        with closing(session.connect(server)) as connection:
-            databases.drop(connection, name)
 
 
 @contextlib.contextmanager
@@ -96,13 +121,44 @@ def temporary_roles(server: Target, manifest: Manifest, *, trusted: bool) -> Ite
 
     On a `trusted` server (our own, thrown away) missing superusers are made superusers: some objects need such an owner.
     """
-    with closing(session.connect(server)) as connection:
-        made = databases.make_roles(connection, manifest.roles, superusers=trusted)
-    try:
-        yield made
-    finally:
-        with closing(session.connect(server)) as connection:
+    made: tuple[str, ...] = ()
+
+    def drop() -> None:
+        with closing(session.connect(server, timeout_s=5)) as connection:
             databases.drop_roles(connection, made)
+
+    with _undone("a role made for the proof", drop):
+        with closing(session.connect(server)) as connection:
+            made = databases.make_roles(connection, manifest.roles, superusers=trusted)
+        yield made
+
+
+@contextlib.contextmanager
+def _undone(what: str, undo: Callable[[], None]) -> Iterator[None]:
+    """Call `undo` when the block ends, however it ends."""
+    with _undone_if_failing(what, undo):
+        yield
+    undo()
+
+
+@contextlib.contextmanager
+def _undone_if_failing(what: str, undo: Callable[[], None]) -> Iterator[None]:
+    """Call `undo` if the block fails; if that fails too, the block's own error stays the error and tells of both."""
+    try:
+        yield
+    except BaseException as error:
+        try:
+            undo()
+        except OpsError as left:
+            stays = f"Besides, {what} is still there: {left.detail or left.message}"
+            if isinstance(error, KeyboardInterrupt):
+                said = f"interrupted by {str(error) or 'Ctrl-C'}"
+                raise Interrupted(
+                    said, detail=stays, hint="The next proof on that server drops it."
+                ) from error
+            if isinstance(error, OpsError):
+                error.detail = f"{error.detail} {stays}".strip()
+        raise
 
 
 def load(target: Target, backup: Backup, keys: Sequence[Any], *, progress: Progress = None) -> None:
@@ -121,9 +177,13 @@ def load(target: Target, backup: Backup, keys: Sequence[Any], *, progress: Progr
 
 def _feed(
     target: Target, backup: Backup, keys: Sequence[Any], *, schema_only: bool, progress: Progress
-) -> Any:
+) -> Contents:
     manifest = backup.manifest
-    with closing(session.connect(target, settings=_values_of(manifest))) as connection:
+    target, settings = _circumstances(target, manifest)
+    with (
+        session.translated("the server failed while it loaded the backup"),
+        closing(session.connect(target, settings={**_LOADING, **settings})) as connection,
+    ):
         loader = Loader(connection, schema_only=schema_only)
         lexer = Lexer(loader)
 
@@ -138,9 +198,18 @@ def _feed(
         return loader.ledger.contents
 
 
-def _values_of(manifest: Manifest) -> dict[str, str]:
-    """Return the settings under which the dump's text means what it meant (money depends on lc_monetary)."""
-    return {name: manifest.session[name] for name in ("lc_monetary",) if name in manifest.session}
+def _circumstances(server: Target, manifest: Manifest) -> tuple[Target, dict[str, str]]:
+    """Return how to reach a restored database, and the settings under which its text means what it meant.
+
+    Money is written by lc_monetary. Event triggers stay quiet where the server knows how: one that notes who logs in
+    or what is made would change what it notes.
+    """
+    with closing(session.connect(server)) as connection:
+        if databases.takes_setting(connection, "event_triggers", "off"):
+            options = f"{server.parameters.get('options', '')} -c event_triggers=off".strip()
+            server = Target.of(**{**server.parameters, "options": options})
+        knows_money = databases.takes_setting(connection, "lc_monetary", _money(manifest))
+    return server, {"lc_monetary": _money(manifest)} if knows_money else {}
 
 
 def prove(
@@ -151,8 +220,9 @@ def prove(
     Reads rows, sequences, large objects, objects with owner and grants, extensions, and database properties.
     """
     manifest = backup.manifest
-    target = server.with_database(database)
-    with closing(session.connect(target, settings=_values_of(manifest))) as connection:
+    quiet, settings = _circumstances(server, manifest)
+    target = quiet.with_database(database)
+    with closing(session.connect(target, settings=settings)) as connection:
         contents = proof.read_contents(connection, manifest.contents, progress=progress)
     with closing(session.connect(target)) as connection:
         objects = inventory.entries(connection)
@@ -162,21 +232,21 @@ def prove(
     def replayed() -> Sequence[CatalogEntry]:
         with temporary_database(server, manifest, purpose="replay") as empty:
             _feed(empty, backup, keys, schema_only=True, progress=None)
-            with closing(session.connect(empty)) as connection:
+            with closing(session.connect(quiet.with_database(empty.database))) as connection:
                 return inventory.entries(connection)
 
-    return [
+    differences = [
         *proof.compare_contents(manifest.contents, contents),
         *proof.compare_objects(manifest.objects, objects, replayed),
         *_extensions_differ(manifest, extensions),
         *(Difference("database", database, why) for why in properties.compare(manifest.properties, own)),
     ]
+    return list(dict.fromkeys(differences))  # a missing table is missed by its rows and by its definition
 
 
-def _extensions_differ(manifest: Manifest, found: Sequence[Any]) -> Iterator[Difference]:
+def _extensions_differ(manifest: Manifest, found: Sequence[Extension]) -> Iterator[Difference]:
     there = {extension.name: extension for extension in found}
     for extension in manifest.extensions:
         if (other := there.get(extension.name)) and other != extension:
-            yield Difference(
-                "extension", extension.name, f"it is version {other.version} instead of {extension.version}"
-            )
+            said = [f"version {e.version} in schema {e.schema}" for e in (other, extension)]
+            yield Difference("extension", extension.name, f"it is {said[0]} instead of {said[1]}")

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
+from polyladder_ops import portable
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.conninfo import Target, parse
-from polyladder_ops.sandbox import server
+from polyladder_ops.sandbox import place, server
 from polyladder_ops.sandbox.seed import DATABASE
-from polyladder_ops.settings import Settings
-from polyladder_ops.workspace import workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from polyladder_ops.settings import Settings
 
 __all__ = ["Scratch", "Site"]
+
+# A server that is thrown away needs no durability, room for many locks, and no triggers that answer what we do.
+_SCRATCH = {"fsync": "off", "max_locks_per_transaction": "256", "event_triggers": "off"}
 
 
 @dataclass(frozen=True)
@@ -73,11 +82,34 @@ class Site:
         if self.settings.scratch_url:
             yield Scratch(parse(self.settings.scratch_url, variable="POLYLADDER_SCRATCH_URL"), trusted=False)
             return
-        with workspace(self.private) as folder:
-            made = server.create(
-                folder / "scratch", settings={"fsync": "off", "max_locks_per_transaction": "256"}
-            )
+        with _scratch_folder(self.settings.state_dir / "scratch") as folder:
+            made = server.create(folder, settings=_SCRATCH)
             try:
                 yield Scratch(made.target(), trusted=True)
             finally:
                 made.remove()
+
+
+@contextlib.contextmanager
+def _scratch_folder(parent: Path) -> Iterator[Path]:
+    """Within the block the name of a folder for a scratch server, locked; the servers of killed runs are removed first.
+
+    They would run for ever, and a workspace would delete the folder that says where they are.
+    """
+    portable.make_private_directory(parent)
+    for state in parent.glob(f"*/{place.STATE}"):
+        with contextlib.suppress(Timeout), _alive(state.parent):
+            server.Server(state.parent).remove()
+    folder = parent / secrets.token_hex(6)
+    with _alive(folder):
+        yield folder
+
+
+@contextlib.contextmanager
+def _alive(folder: Path) -> Iterator[None]:
+    """Within the block the folder is in use. Raise Timeout if it is already, by a process that lives."""
+    lock = Path(f"{folder}.lock")
+    with FileLock(lock, timeout=0):
+        yield
+    with contextlib.suppress(OSError):  # Windows: somebody else is just looking
+        lock.unlink(missing_ok=True)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from polyladder_ops import records, restoring, storage
-from polyladder_ops.catalog import Backup
+from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import proof
-from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.contents import ALGORITHM, Ledger
 from polyladder_ops.postgres.databases import LocaleMissing
 from polyladder_ops.postgres.lexer import DumpError, Lexer
@@ -22,9 +21,16 @@ from polyladder_ops.postgres.load import LoadError
 from polyladder_ops.records import Record
 from polyladder_ops.storage import Damaged, Stored
 
+if TYPE_CHECKING:
+    from polyladder_ops.catalog import Backup
+    from polyladder_ops.manifest import Manifest
+    from polyladder_ops.postgres.conninfo import Target
+
 __all__ = ["LEVELS", "Verdict", "verify_by_restore", "verify_stored"]
 
 LEVELS = ("stored", "restore")
+Level = Literal["stored", "restore"]
+Word = Literal["passed", "failed", "not proved"]
 Progress = Callable[[int], None] | None
 
 
@@ -33,8 +39,8 @@ class Verdict:
     """What came out of looking at a backup: `passed`, `failed` or `not proved`, each but the first with its reasons."""
 
     backup: Backup
-    level: Literal["stored", "restore"]
-    verdict: Literal["passed", "failed", "not proved"]
+    level: Level
+    verdict: Word
     reasons: tuple[str, ...]
     seconds: float
 
@@ -55,17 +61,12 @@ def verify_stored(backup: Backup, keys: Sequence[Any], *, progress: Progress = N
 
 
 def _flaws(backup: Backup, keys: Sequence[Any], progress: Progress) -> list[str]:
+    """Return what is wrong with the stored bytes, from one reading of them; a second one names the damage of a file."""
     manifest = backup.manifest
     if backup.stored_bytes is None:
         return [backup.flaw]
     if manifest.digest_algorithm != ALGORITHM:
-        return [f"its digests are {ascii(manifest.digest_algorithm)}, this version knows {ALGORITHM}"]
-    size, sha256 = storage.fingerprint(backup.path)
-    flaws = []
-    if size != manifest.size_bytes:
-        flaws.append(f"the file has {size} bytes, the manifest says {manifest.size_bytes}")
-    if sha256 != manifest.sha256:
-        flaws.append("the file's sha256 is not the one in the manifest")
+        return [f"its digests are {manifest.digest_algorithm!a}, this version knows {ALGORITHM}"]
     ledger = Ledger()
     lexer = Lexer(ledger)
 
@@ -78,13 +79,29 @@ def _flaws(backup: Backup, keys: Sequence[Any], progress: Progress) -> list[str]
         found = storage.read(backup.path, sink, keys=keys, encrypted=manifest.encrypted)
         lexer.close()
     except (Damaged, DumpError) as error:
-        return [*flaws, f"{error.message}. {error.detail}".rstrip(". ")]
-    return flaws + _contradictions(backup, found, ledger)
+        other = _other_file(manifest, *storage.fingerprint(backup.path))
+        return [*other, f"{error.message}. {error.detail}".rstrip(". ")]
+    except OpsError:
+        # No key fits: no verdict, unless the bytes are others anyway (a flip in age's header looks like a wrong key).
+        if other := _other_file(manifest, *storage.fingerprint(backup.path)):
+            return other
+        raise
+    return _other_file(manifest, found.size_bytes, found.sha256) + _contradictions(manifest, found, ledger)
 
 
-def _contradictions(backup: Backup, found: Stored, ledger: Ledger) -> list[str]:
-    manifest = backup.manifest
+def _other_file(manifest: Manifest, size: int, sha256: str) -> list[str]:
+    flaws = []
+    if size != manifest.size_bytes:
+        flaws.append(f"the file has {size} bytes, the manifest says {manifest.size_bytes}")
+    if sha256 != manifest.sha256:
+        flaws.append("the file's sha256 is not the one in the manifest")
+    return flaws
+
+
+def _contradictions(manifest: Manifest, found: Stored, ledger: Ledger) -> list[str]:
     flaws = [str(difference) for difference in proof.compare_contents(manifest.contents, ledger.contents)]
+    if not flaws and manifest.contents != replace(ledger.contents, encoding=manifest.encoding):
+        flaws.append("the manifest lists the dump's contents in another order, or twice")
     if found.plain_bytes != manifest.plain_bytes:
         flaws.append(f"the dump has {found.plain_bytes} bytes, the manifest says {manifest.plain_bytes}")
     if ledger.contents.encoding != manifest.encoding:
@@ -106,52 +123,52 @@ def verify_by_restore(
     obstacles = restoring.obstacles(server, backup.manifest)
     if obstacles.fatal:
         return _recorded(backup, "restore", "not proved", [*obstacles.fatal, *obstacles.doubts], began)
-    try:
-        differences = _restored(backup, keys, server, trusted=trusted, progress=progress)
-    except LocaleMissing as error:
-        return _recorded(
-            backup, "restore", "not proved", [error.message, error.detail, *obstacles.doubts], began
-        )
-    except LoadError as error:
-        said = [f"{error.message}: {error.detail}", *obstacles.doubts]
-        return _recorded(backup, "restore", "not proved" if obstacles.doubts else "failed", said, began)
-    if obstacles.doubts:
-        reasons = [*obstacles.doubts, *(str(difference) for difference in differences)]
-        return _recorded(backup, "restore", "not proved", reasons, began)
-    return _recorded(
-        backup, "restore", "failed" if differences else "passed", [str(d) for d in differences], began
-    )
+    lacking, wrong = _restored(backup, keys, server, trusted=trusted, progress=progress)
+    lacking = [*obstacles.doubts, *lacking, *(obstacles.excuses if wrong else ())]
+    verdict: Word = "not proved" if lacking else "failed" if wrong else "passed"
+    return _recorded(backup, "restore", verdict, [*lacking, *wrong], began)
 
 
 def _restored(
     backup: Backup, keys: Sequence[Any], server: Target, *, trusted: bool, progress: Progress
-) -> list[proof.Difference]:
-    with (
-        restoring.temporary_roles(server, backup.manifest, trusted=trusted),
-        restoring.temporary_database(server, backup.manifest, purpose="verify") as target,
-    ):
-        restoring.load(target, backup, keys, progress=progress)
-        return restoring.prove(server, target.database, backup, keys)
+) -> tuple[list[str], list[str]]:
+    """Restore and compare; return what the server lacks for a proof, and what came out wrong."""
+    lacking: list[str] = []
+    manifest = backup.manifest
+    try:
+        with (
+            restoring.temporary_roles(server, manifest, trusted=trusted),
+            restoring.temporary_database(server, manifest, purpose="verify") as target,
+        ):
+            lacking += restoring.lacking(target, manifest)
+            restoring.load(target, backup, keys, progress=progress)
+            differences = restoring.prove(server, target.database, backup, keys)
+    except LocaleMissing as error:
+        return [f"{error.message}: {error.detail}"], []
+    except LoadError as error:
+        said = [f"{error.message}: {error.detail}"]
+        return ([*said, *lacking], []) if error.lacks else (lacking, said)
+    return lacking, [str(d) for d in differences if d.kind != "database" or d.detail not in lacking]
 
 
-def _recorded(
-    backup: Backup,
-    level: Literal["stored", "restore"],
-    verdict: Literal["passed", "failed", "not proved"],
-    reasons: Sequence[str],
-    began: float,
-) -> Verdict:
-    records.append(
-        backup.path,
-        Record(
-            kind="verify",
-            backup=backup.id,
-            sha256=backup.manifest.sha256,
-            at=datetime.now(UTC),
-            by=records.by_whom(),
-            level=level,
-            verdict=verdict,
-            details=tuple(reasons),
-        ),
+def _recorded(backup: Backup, level: Level, verdict: Word, reasons: Sequence[str], began: float) -> Verdict:
+    """Keep the verdict beside the backup and return it. Raise OpsError if it can't be kept."""
+    record = Record(
+        kind="verify",
+        backup=backup.id,
+        sha256=backup.manifest.sha256,
+        at=datetime.now(UTC),
+        by=records.by_whom(),
+        level=level,
+        verdict=verdict,
+        details=tuple(reasons),
     )
+    try:
+        records.append(backup.path, record)
+    except OSError as error:
+        raise OpsError(
+            f"backup {backup.id} is {verdict}, but that could not be recorded beside it",
+            detail=f"{error.strerror or error}: {backup.path.parent}. {' '.join(reasons)}".rstrip(),
+            hint="Make the folder writable and verify again.",
+        ) from error
     return Verdict(backup, level, verdict, tuple(reasons), time.monotonic() - began)

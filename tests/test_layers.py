@@ -102,7 +102,7 @@ LAYERS = [
     ("doctor", "sandbox.drill"),
     ("recovery", "runbooks"),
     ("report",),
-    ("backups", "verification", "restoring", "history", "health", "migrations", "bench"),
+    ("backups", "verification", "restoring", "history", "health", "migrations", "benchmark"),
     ("site",),
     ("sandbox", "stores", "fly"),
     ("catalog",),

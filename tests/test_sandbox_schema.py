@@ -328,7 +328,6 @@ def test_the_writer_commits_to_all_its_tables_and_counts_by_the_servers_clock(
     between = record.commits_between(start[0], end[0])
     assert set(between) == set(TABLES)
     assert sum(between.values()) >= 300
-    assert sum(between.values()) / (end[0] - start[0]).total_seconds() > 400
     assert record.commits_between(end[0], end[0]) == {}
     inserting = [commit for commit in record.commits if commit.table in INSERTS]
     deleted = sum(commit.table == "public.notification" for commit in record.commits)

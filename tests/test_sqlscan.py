@@ -92,6 +92,16 @@ TWO_STATEMENTS = {
         b"SELECT 2",
     ),
     "no white space": (b"SELECT 1;SELECT 2", b"SELECT 1", b"SELECT 2"),
+    "a comment over lines behind the first": (
+        b"SELECT 1; /* a;\n b */ SELECT 2; /* c\n */",
+        b"SELECT 1",
+        b"SELECT 2",
+    ),
+    "an atomic body on two lines behind the first": (
+        b"SELECT 1; CREATE FUNCTION f() BEGIN\n ATOMIC SELECT 1; END",
+        b"SELECT 1",
+        b"CREATE FUNCTION f() BEGIN\n ATOMIC SELECT 1; END",
+    ),
     "carriage returns": (b"SELECT\r\n1;\r\n\r\nSELECT 2", b"SELECT\r\n1", b"SELECT 2"),
     "empty ones among them": (b";; SELECT 1;;\n;SELECT 2;", b"SELECT 1", b"SELECT 2"),
     "a quote in a tag": (b"SELECT $q$'$q$; SELECT ''", b"SELECT $q$'$q$", b"SELECT ''"),
@@ -153,6 +163,7 @@ def test_backslashes_escape_where_standard_conforming_strings_are_off(sql: bytes
 
 REFUSED = {
     "a prefixed literal that goes on": (rb"SELECT E'a'" + b"\n" + rb"'b\'; '", "may read differently"),
+    "the same behind a statement": (rb"SELECT 1; SELECT E'a'" + b"\n" + rb"'b\'; '", "may read differently"),
     "the same behind a comment": (rb"SELECT E'a' -- c" + b"\n" + rb"'b\'; '", "may read differently"),
     "the same with a carriage return": (b"SELECT U&'a'\r'b'", "may read differently"),
     "a number that runs into a comment": (b"SELECT 1.5e-- '\n + 1", "may read differently"),

@@ -16,7 +16,7 @@ import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from polyladder_ops import portable
 from polyladder_ops.errors import OpsError
@@ -102,17 +102,19 @@ def _output(argv: Sequence[str], timeout_s: float) -> str:
         )
     except OpsError:
         return ""
-    out = process.stdout
-    assert out is not None
-    reader = threading.Thread(target=lambda: said.append(out.read(1 << 16)), daemon=True)
+    assert process.stdout is not None
+    reader = threading.Thread(target=_listen, args=(process.stdout, said), daemon=True)
     reader.start()
     reader.join(timeout_s)
     in_time = not reader.is_alive()
     portable.end(process, grace_s=1)
-    reader.join(1)
-    if not reader.is_alive():  # a child of its own may hold the pipe open
-        out.close()
+    reader.join(1)  # longer lives one whose pipe a child of the program holds open
     return b"".join(said).decode("utf-8", "replace") if in_time else ""
+
+
+def _listen(out: IO[bytes], said: list[bytes]) -> None:
+    with out:
+        said.append(out.read(1 << 16))
 
 
 def choose(clients: Sequence[Client], server_major: int, *, need_tls: bool) -> Client:

@@ -1,20 +1,50 @@
-"""Making and dropping whole databases and the roles that own what is in them."""
+"""Making and dropping whole databases and the roles that own what is in them.
+
+What is made for a proof only is marked, so that a run that was killed leaves nothing for ever: the next one knows the
+databases by a sealed name whose lock nobody holds, the roles by their comment.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import hashlib
+import secrets
+from contextlib import closing
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres.properties import DatabaseProperties, Role
-from polyladder_ops.postgres.session import Connection, translated
+from polyladder_ops.postgres.session import Connection, connect, translated
 
-__all__ = ["LocaleMissing", "available_extensions", "create", "drop", "drop_roles", "make_roles"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.properties import DatabaseProperties, Role
+
+__all__ = [
+    "LocaleMissing",
+    "available_extensions",
+    "create",
+    "drop",
+    "drop_abandoned",
+    "drop_roles",
+    "locked",
+    "make_roles",
+    "tablespaces",
+    "takes_setting",
+    "temporary_name",
+]
+
+_FOR_A_PROOF = "made by polyladder-ops for a proof; it is dropped again"
+_CREATEDB = "The role needs CREATEDB (or superuser) on that server."
+_SINCE = {"icu": 15, "builtin": 17}
+"""The major version that brought each locale provider as one for whole databases."""
 
 
-class LocaleMissing(OpsError):
+class LocaleMissing(OpsError):  # noqa: N818 - a verdict, not an accident
     """The server has not got the encoding, locale or locale provider of the source."""
 
 
@@ -27,21 +57,35 @@ def available_extensions(connection: Connection) -> Mapping[str, str]:
     return dict(rows)
 
 
+def tablespaces(connection: Connection) -> frozenset[str]:
+    """Return the names of the server's tablespaces."""
+    with translated("could not list the tablespaces"):
+        rows = connection.execute("SELECT spcname FROM pg_catalog.pg_tablespace").fetchall()
+    return frozenset(name for (name,) in rows)
+
+
+def takes_setting(connection: Connection, name: str, value: str) -> bool:
+    """Whether the server knows this setting and value, and lets us use them; they then hold for this connection."""
+    try:
+        connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", [name, value])
+    except (errors.UndefinedObject, errors.InvalidParameterValue, errors.InsufficientPrivilege):
+        return False
+    return True
+
+
 def create(connection: Connection, name: str, like: DatabaseProperties) -> None:
-    """Create an empty database from template0 with this encoding, locale and provider.
+    """Create an empty database from template0 with this encoding, locale and provider, and in this tablespace if it is there.
 
     Raise LocaleMissing if the server has not got them, OpsError if it refuses otherwise.
     """
-    since = _SINCE.get(like.locale_provider, 0)
-    if connection.info.server_version // 10000 < since:
-        raise LocaleMissing(
-            "the server lacks the locale of the source",
-            detail=f"The provider {like.locale_provider} exists from PostgreSQL {since} on.",
-        )
     options = [
         sql.SQL("{} = {}").format(sql.SQL(word), sql.Literal(value))
         for word, value in _locale_options(like, connection.info.server_version // 10000)
     ]
+    if like.tablespace in tablespaces(connection) - {
+        "pg_default"
+    }:  # to name the default takes a right of its own
+        options.append(sql.SQL("TABLESPACE = {}").format(sql.Identifier(like.tablespace)))
     statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 {}").format(
         sql.Identifier(name), sql.SQL(" ").join(options)
     )
@@ -64,11 +108,15 @@ def create(connection: Connection, name: str, like: DatabaseProperties) -> None:
         ) from error
 
 
-_SINCE = {"icu": 15, "builtin": 17}  # locale providers that a whole database can have
-_CREATEDB = "The role needs CREATEDB (or superuser) on that server."
-
-
 def _locale_options(like: DatabaseProperties, major: int) -> list[tuple[str, str]]:
+    """Return what CREATE DATABASE is told of the locale. Raise LocaleMissing if this major has no words for it."""
+    since = max(_SINCE.get(like.locale_provider, 0), 16 if like.icu_rules else 0)
+    if major < since:
+        what = f"the locale provider {like.locale_provider}" + (" with rules" if like.icu_rules else "")
+        raise LocaleMissing(
+            "the server lacks the locale of the source",
+            detail=f"It is PostgreSQL {major}, and {what} came with {since}.",
+        )
     options = [("ENCODING", like.encoding), ("LC_COLLATE", like.collate), ("LC_CTYPE", like.ctype)]
     if major >= 15:
         options.append(("LOCALE_PROVIDER", like.locale_provider))
@@ -81,29 +129,109 @@ def _locale_options(like: DatabaseProperties, major: int) -> list[tuple[str, str
     return options
 
 
-def drop(connection: Connection, name: str) -> None:
-    """Drop a database if it is there, whoever is connected to it."""
-    with translated(f"could not drop the database {name}"):
+def drop(server: Target, name: str) -> None:
+    """Drop a database of this server if it is there, whoever is connected to it.
+
+    Its subscriptions would keep it from being dropped. They are dropped without a word to their publisher: the slots
+    there belong to the database that was dumped.
+    """
+    with (
+        translated(f"could not drop the database {name}"),
+        closing(connect(server, timeout_s=5)) as connection,
+    ):
+        for subscription in _subscriptions(connection, name):
+            _forget(server.with_database(name), sql.Identifier(subscription))
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+def _subscriptions(connection: Connection, database: str) -> list[str]:
+    found = connection.execute(
+        "SELECT s.subname FROM pg_catalog.pg_subscription s"
+        " JOIN pg_catalog.pg_database d ON d.oid = s.subdbid WHERE d.datname = %s",
+        [database],
+    )
+    return [name for (name,) in found.fetchall()]
+
+
+def _forget(target: Target, subscription: sql.Identifier) -> None:
+    with closing(connect(target)) as connection:
+        for change in ("ALTER SUBSCRIPTION {} DISABLE", "ALTER SUBSCRIPTION {} SET (slot_name = NONE)"):
+            connection.execute(sql.SQL(change).format(subscription))
+        connection.execute(sql.SQL("DROP SUBSCRIPTION {}").format(subscription))
+
+
+def temporary_name(purpose: str) -> str:
+    """Return a new name for a database that is made for one proof; `drop_abandoned` knows it by its seal."""
+    begun = f"polyladder_{purpose}_{secrets.token_hex(4)}"
+    return begun + _seal(begun)
+
+
+def _seal(begun: str) -> str:
+    return hashlib.blake2b(begun.encode(), digest_size=4, person=b"proof").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(server: Target, name: str) -> Iterator[None]:
+    """Within the block this database counts as in use, until the block ends or our process does."""
+    with closing(connect(server)) as connection:
+        connection.execute("SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended(%s, 0))", [name])
+        yield
+
+
+def drop_abandoned(server: Target) -> list[str]:
+    """Drop the databases of proofs that were killed, and return their names."""
+    with translated("could not look for what killed runs left"), closing(connect(server)) as connection:
+        rows = connection.execute(
+            "SELECT datname FROM pg_catalog.pg_database WHERE datname ~ '^polyladder_[a-z]+_[0-9a-f]{16}$'"
+        ).fetchall()
+        ours = [name for (name,) in rows if _seal(name[:-8]) == name[-8:]]
+        dead = [name for name in ours if _is_unlocked(connection, name)]
+        for name in dead:
+            drop(server, name)
+    return dead
+
+
+def _is_unlocked(connection: Connection, name: str) -> bool:
+    """Whether nobody holds the database's lock; then we do."""
+    row = connection.execute(
+        "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended(%s, 0))", [name]
+    ).fetchone()
+    return row == (True,)
+
+
 def make_roles(connection: Connection, wanted: Iterable[Role], *, superusers: bool) -> tuple[str, ...]:
-    """Make those of the roles that the server has not got, without login and password; return their names."""
-    with translated("could not make the roles"):
-        there = {name for (name,) in connection.execute("SELECT rolname FROM pg_catalog.pg_roles").fetchall()}
-        missing = [role for role in wanted if role.name not in there]
-        for role in missing:
-            attributes = sql.SQL("SUPERUSER NOLOGIN" if superusers and role.superuser else "NOLOGIN")
-            connection.execute(sql.SQL("CREATE ROLE {} {}").format(sql.Identifier(role.name), attributes))
-    return tuple(role.name for role in missing)
+    """Make those of the roles that the server has not got, without login and password, all or none.
+
+    Return the names of those, and of those that another proof has made.
+    """
+    with translated("could not make the roles"), connection.transaction():
+        rows = connection.execute(
+            "SELECT rolname, pg_catalog.shobj_description(oid, 'pg_authid') FROM pg_catalog.pg_roles"
+        )
+        there: dict[str, str | None] = dict(rows.fetchall())
+        names = []
+        for role in wanted:
+            if role.name not in there:
+                _make_role(connection, role.name, superuser=superusers and role.superuser)
+            if there.get(role.name, _FOR_A_PROOF) == _FOR_A_PROOF:
+                names.append(role.name)
+    return tuple(names)
+
+
+def _make_role(connection: Connection, name: str, *, superuser: bool) -> None:
+    attributes = sql.SQL("SUPERUSER NOLOGIN" if superuser else "NOLOGIN")
+    connection.execute(sql.SQL("CREATE ROLE {} {}").format(sql.Identifier(name), attributes))
+    comment = sql.SQL("COMMENT ON ROLE {} IS {}").format(sql.Identifier(name), sql.Literal(_FOR_A_PROOF))
+    connection.execute(comment)
 
 
 def drop_roles(connection: Connection, names: Iterable[str]) -> None:
-    """Drop the roles that `make_roles` made."""
+    """Drop the roles that `make_roles` named; one that another proof still uses is left for that to drop."""
     with translated("could not drop the roles that were made for the proof"):
         for name in names:
-            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
+            with contextlib.suppress(errors.DependentObjectsStillExist):
+                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
 
 
 def _text(error: psycopg.Error) -> str:
-    return " ".join(str(error).split()).rstrip(".")
+    return " ".join((error.diag.message_primary or str(error)).split()).rstrip(".")

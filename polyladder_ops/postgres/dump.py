@@ -11,18 +11,21 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from psycopg import pq
 
 from polyladder_ops import portable
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres.clients import Client
-from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.snapshot import LOCK_WAIT_S, Changed, LocksExhausted
 from polyladder_ops.redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from polyladder_ops.postgres.clients import Client
+    from polyladder_ops.postgres.conninfo import Target
 
 __all__ = ["STALL_S", "run"]
 
@@ -90,7 +93,8 @@ def run(
 def _pump(
     process: subprocess.Popen[bytes], sink: Callable[[bytes], None], passfile: Path, stall_s: float
 ) -> None:
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     with _last_words(process.stderr) as words, _watch(process, stall_s) as watch:
         try:
             while block := process.stdout.read(_BLOCK):
@@ -165,7 +169,7 @@ def _last_words(stderr: IO[bytes]) -> Iterator[bytearray]:
         thread.join(5)
 
 
-def _said(words: bytes) -> str:
+def _said(words: bytes | bytearray) -> str:
     """Return what pg_dump said, as one line without secrets and without the full stop at its end."""
     return " ".join(redact(words.decode("utf-8", "replace")).split()).rstrip(".") or "It said nothing"
 

@@ -7,18 +7,21 @@ counts by itself, in any order. Sequences, large objects and the catalog's objec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import xxhash
 from psycopg import sql
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.contents import Contents, LargeObject, RowDigest, SequenceValue, TableData
-from polyladder_ops.postgres.inventory import CatalogEntry
 from polyladder_ops.postgres.lexer import is_copy_target
 from polyladder_ops.postgres.session import Connection, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from polyladder_ops.postgres.inventory import CatalogEntry
 
 __all__ = ["Difference", "compare_contents", "compare_objects", "read_contents"]
 
@@ -50,14 +53,14 @@ def read_contents(
         there = _relations(connection, [t.name for t in wanted.tables] + [s.name for s in wanted.sequences])
         tables = [(table, *there[table.name]) for table in wanted.tables if table.name in there]
         sequences = [sequence.name for sequence in wanted.sequences if sequence.name in there]
-        # Only now: of a SQL_ASCII session psycopg hands out names as bytes.
-        connection.execute("SELECT pg_catalog.set_config('client_encoding', %s, false)", [wanted.encoding])
-        return replace(
+        found = replace(
             wanted,
-            tables=tuple(_table(connection, *table, progress) for table in tables),
             sequences=tuple(_sequences(connection, sequences)),
             large_objects=tuple(_large_objects(connection)),
         )
+        # From here on rows come as in the dump, and SQL_ASCII (which no client can decode) as plain bytes.
+        connection.execute("SELECT pg_catalog.set_config('client_encoding', %s, false)", [wanted.encoding])
+        return replace(found, tables=tuple(_table(connection, *table, progress) for table in tables))
 
 
 _RELATIONS = """
@@ -81,7 +84,7 @@ def _relations(connection: Connection, names: Sequence[str]) -> dict[str, tuple[
 def _check(name: str, columns: str = "") -> sql.SQL:
     """Return a piece of SQL that a manifest spells. Raise OpsError if it is anything but a name and its columns."""
     if not is_copy_target(name, columns):
-        raise OpsError("the manifest names something that is no table", detail=f"It says {ascii(name[:80])}.")
+        raise OpsError("the manifest names something that is no table", detail=f"It says {name[:80]!a}.")
     return sql.SQL(name)
 
 
@@ -100,7 +103,9 @@ def _table(
         parts = sql.SQL(table.columns[1:-1]), only, name, sql.SQL(condition)
         query = sql.SQL("COPY (SELECT {} FROM {} {} {}) TO STDOUT").format(*parts)
     digest = RowDigest(order_free=table.order_free)
-    with connection.cursor() as cursor, cursor.copy(query) as copy:
+    encoding = connection.info.encoding
+    spelled = query.as_string(None).encode("utf-8" if encoding == "ascii" else encoding)
+    with connection.cursor() as cursor, cursor.copy(spelled) as copy:
         rows: list[bytes] = []
         size = 0
         while row := copy.read():

@@ -6,16 +6,20 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from polyladder_ops.postgres.conninfo import Target
 
 __all__ = [
     "PINNED",

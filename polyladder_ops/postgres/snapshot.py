@@ -8,16 +8,19 @@ of the transaction it closes that gap (PostgreSQL docs, 13.6 Caveats; tried).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.session import Connection, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "Changed",
@@ -76,7 +79,7 @@ class Changed(Exception):  # noqa: N818 - a reason to look again, seen only by t
     """The tables changed while they were being locked or dumped; another try may meet a quieter moment."""
 
 
-class LocksExhausted(OpsError):
+class LocksExhausted(OpsError):  # noqa: N818 - it names the state of the server
     """The server ran out of room for locks while tables were being locked, by us or by pg_dump."""
 
     def __init__(self, detail: str) -> None:

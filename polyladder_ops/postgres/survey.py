@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import inventory, properties
 from polyladder_ops.postgres.contents import Contents, decode
-from polyladder_ops.postgres.inventory import CatalogEntry
-from polyladder_ops.postgres.properties import DatabaseProperties, Extension, Role
 from polyladder_ops.postgres.session import PINNED, Connection, translated
-from polyladder_ops.postgres.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from polyladder_ops.postgres.inventory import CatalogEntry
+    from polyladder_ops.postgres.properties import DatabaseProperties, Extension, Role
+    from polyladder_ops.postgres.snapshot import Snapshot
 
 __all__ = ["Survey", "clock", "left_out", "password_verifiers", "read"]
 

@@ -10,16 +10,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from polyladder_ops import backups, restoring, verification
-from polyladder_ops.catalog import Backup
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases, proof, session
-from polyladder_ops.postgres.conninfo import Target
-from polyladder_ops.postgres.snapshot import Snapshot
 from polyladder_ops.sandbox.writer import Writer
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from polyladder_ops.catalog import Backup
+    from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.snapshot import Snapshot
 
 __all__ = ["COMMITS", "RESTORED", "Result", "Step", "run"]
 
@@ -129,17 +133,28 @@ def _backup_under_writer(
     """Return the backup, and per table the commits between the snapshot's export and the end of pg_dump."""
     instants: list[datetime] = []
 
-    with Writer(live) as writer:
+    with _writing(live) as writer:
 
         def exported(snapshot: Snapshot) -> None:
             # The dangerous commits are those between the export and pg_dump's first look: make sure that there are some.
             instants.append(snapshot.taken_at)
             _wait_for(lambda: sum(writer.commits_since(snapshot.taken_at).values()) >= COMMITS)
 
-        options = backups.Options(exported=exported, dumped=instants.append)
+        options = backups.Options(exported=exported, dumped=instants.append, new_source=True)
         made = backups.take(live, folder, site=site, private=private, options=options)
         record = writer.stop()
     return made, record.commits_between(instants[-2], instants[-1])
+
+
+@contextmanager
+def _writing(live: Target) -> Iterator[Writer]:
+    """Within the block a writer writes. Raise OpsError with a way out if it can't: a broken sandbox has no such rows."""
+    try:
+        with Writer(live) as writer:
+            yield writer
+    except OpsError as error:
+        error.hint = error.hint or _ANEW
+        raise
 
 
 def _wait_for(reached: Callable[[], bool]) -> None:
@@ -151,11 +166,11 @@ def _wait_for(reached: Callable[[], bool]) -> None:
 
 
 _LOOK = "Look with `invoke sandbox.status`."
+_ANEW = "If it was broken, make it anew: `invoke sandbox.down`, then `invoke sandbox.up`."
 
 
 def _restore(live: Target, backup: Backup) -> None:
     server = live.with_database("postgres")
-    with closing(session.connect(server)) as connection:
-        databases.drop(connection, RESTORED)
+    databases.drop(server, RESTORED)
     restoring.make_database(server, RESTORED, backup.manifest)
     restoring.load(live.with_database(RESTORED), backup, [])

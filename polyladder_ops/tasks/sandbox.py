@@ -55,8 +55,11 @@ def down(c: Context, force: bool = False) -> None:
     if not server.exists(settings.sandbox_server):
         print("there is no sandbox")
         return
+    found = server.open_server(settings.sandbox_server)
+    if found.is_running():
+        _refuse_another(found, silence_is_fine=True)  # what is broken must be possible to delete
     confirm("This deletes the sandbox's databases.", "sandbox", force=force)
-    server.open_server(settings.sandbox_server).remove()
+    found.remove()
     print("the sandbox is gone")
 
 
@@ -160,11 +163,7 @@ def drill(c: Context, scale: str = "1", spoil: str = "", json: bool = False) -> 
             {"step": s.name, "ok": s.ok, "seconds": round(s.seconds, 3), "seen": s.seen} for s in result.steps
         ]
         backup = result.backup.id if result.backup else None
-        print(
-            json_.dumps(
-                {"passed": result.passed, "backup": backup, "steps": said}, indent=1
-            )
-        )
+        print(json_.dumps({"passed": result.passed, "backup": backup, "steps": said}, indent=1))
     else:
         print(terminal.table(steps, ("step", "ok", "time", "seen")))
     if not result.passed:
@@ -205,13 +204,24 @@ def own_server(settings: Settings, *, start: bool = False) -> Server:
         opened.start()
     if not opened.is_running():
         raise OpsError("the sandbox does not run", hint="Start it with `invoke sandbox.up`.")
-    if opened.system_identifier() != opened.recorded_identifier:
+    _refuse_another(opened)
+    return opened
+
+
+def _refuse_another(opened: Server, *, silence_is_fine: bool = False) -> None:
+    recorded = opened.recorded_identifier
+    try:
+        answers = opened.system_identifier()
+    except OpsError:
+        if not silence_is_fine:
+            raise
+        return
+    if answers != recorded:
         raise Refused(
             "the server that answers is not the sandbox",
-            detail=f"It is system {opened.system_identifier()}, the sandbox was made as {opened.recorded_identifier}.",
-            hint="Look with `invoke sandbox.status`; `invoke sandbox.down` forgets the old one.",
+            detail=f"It is system {answers}, the sandbox was made as {recorded}.",
+            hint=f"Somebody changed {opened.folder}; look what runs there, and stop it yourself.",
         )
-    return opened
 
 
 def _say(text: str) -> None:

@@ -17,7 +17,7 @@ from polyladder_ops import portable
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.sandbox import place as places_of_servers
 from polyladder_ops.sandbox import server as servers
-from tests.faults.places import Place, database, login, notes, say
+from tests.faults.places import Place, database, login, notes, say, with_other
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,17 +25,30 @@ if TYPE_CHECKING:
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def role(server: servers.Server) -> Iterator[Target]:
-    """A superuser of the server whose name and password need every kind of quoting, gone after the test."""
+    """A superuser of the server whose name and password need every kind of quoting, gone after the module."""
     made = login(server.target(), "SUPERUSER")
     yield made
     say(server.target(), "DROP ROLE {}", made.user)
 
 
+@pytest.fixture(scope="module")
+def shared(role: Target) -> Iterator[Target]:
+    """A database with a table of 4 MB, which the tests of a module leave as it is."""
+    with database(role, notes) as target:
+        yield target
+
+
 @pytest.fixture
-def place(role: Target, tmp_path: Path) -> Iterator[Place]:
-    """A database with a table of 4 MB, and folders that are not there yet."""
+def place(shared: Target, tmp_path: Path) -> Place:
+    """The shared database, and folders that are not there yet."""
+    return Place(shared, tmp_path / "backups", tmp_path / "state" / "runs")
+
+
+@pytest.fixture
+def own_place(role: Target, tmp_path: Path) -> Iterator[Place]:
+    """The same with a database that the test may change."""
     with database(role, notes) as target:
         yield Place(target, tmp_path / "backups", tmp_path / "state" / "runs")
 
@@ -58,7 +71,7 @@ def standby(server: servers.Server) -> Iterator[Target]:
     call("pg_basebackup", "-D", "standby", "-d", login, "-R", "--checkpoint=fast", "--no-sync")
     options = f"-p {port} -c unix_socket_directories= -c cluster_name=standby -c shared_buffers=16MB"
     call("pg_ctl", "start", "-w", "-D", "standby", "-l", "standby.log", "-o", options)
-    yield Target.of(**{**primary.parameters, "port": port})
+    yield with_other(primary, port=port)
     call("pg_ctl", "stop", "-m", "immediate", "-D", "standby")
 
 

@@ -234,7 +234,13 @@ def login(server: Target, rights: str = "") -> Target:
     name = f"ops: '{secrets.token_hex(4)}'\"@/%41\\"
     password = PASSWORD.replace("'", "''")
     say(server, f"CREATE ROLE {{}} LOGIN {rights} PASSWORD '{password}'", name)
-    return Target.of(**{**server.parameters, "user": name, "password": PASSWORD})
+    return with_other(server, user=name, password=PASSWORD)
+
+
+def with_other(target: Target, **parameters: str | int) -> Target:
+    """Return the target with other parameters."""
+    more: dict[str, str | int] = {**target.parameters, **parameters}
+    return Target.of(**more)
 
 
 @contextlib.contextmanager
@@ -261,7 +267,7 @@ def say(target: Target, statements: str, *names: str) -> None:
     """Run statements, `{}` in them being names, in one transaction if they are several."""
     from psycopg import sql
 
-    composed = sql.SQL(statements).format(*map(sql.Identifier, names)) if names else sql.SQL(statements)  # type: ignore[arg-type]
+    composed = sql.SQL(statements).format(*map(sql.Identifier, names)) if names else sql.SQL(statements)
     with closing(connect(target, settings={"search_path": "public"})) as connection:
         connection.execute(composed)
 

@@ -70,27 +70,27 @@ def test_a_pg_dump_that_a_server_finds_too_old_by_itself_is_no_backup(
 
 
 def test_a_pg_dump_killed_half_way_leaves_nothing(place: Place) -> None:
-    error = place.fails(OpsError, progress=sending(signal.SIGKILL, place))
+    error = place.fails(OpsError, progress=sending("SIGKILL", place))
     assert error.message == "pg_dump was killed by signal 9"
     assert rows_of(place.succeeds()) == {"public.note": ROWS}
 
 
 def test_a_pg_dump_that_stands_still_is_ended_after_its_time(place: Place) -> None:
     begun = time.monotonic()
-    error = place.fails(OpsError, progress=sending(signal.SIGSTOP, place), stall_s=0.5)
+    error = place.fails(OpsError, progress=sending("SIGSTOP", place), stall_s=0.5)
     assert error.message == "pg_dump said nothing for 0.5 s and was ended"
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 5
     place.succeeds()
 
 
-def sending(number: int, place: Place) -> Callable[[int], None]:
+def sending(name: str, place: Place) -> Callable[[int], None]:
     """Return a listener to progress that sends the signal to pg_dump once."""
-    pids = []
+    pids: list[int] = []
 
     def progress(_size: int) -> None:
         if not pids:
             pids.extend(dumping(place.target))
-            os.kill(pids[0], number)
+            os.kill(pids[0], getattr(signal, name))
 
     return progress
 

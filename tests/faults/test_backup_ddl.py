@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from polyladder_ops.catalog import Backup
-    from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.session import Connection
     from polyladder_ops.postgres.snapshot import Snapshot
     from polyladder_ops.sandbox import server as servers
@@ -34,6 +33,12 @@ REWRITES = {
     "DROP TABLE note; CREATE TABLE other ()": {"public.other": 0},
     "DROP TABLE note; CREATE TABLE note AS SELECT 1 AS id": {"public.note": 1},
 }
+
+
+@pytest.fixture
+def place(own_place: Place) -> Place:
+    """The place of these tests has a database of its own."""
+    return own_place
 
 
 def waiting(place: Place, whose: str) -> int:

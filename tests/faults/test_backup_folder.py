@@ -10,7 +10,8 @@ import sys
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -47,7 +48,7 @@ def mounted(need: Callable[[object, str], None]) -> Iterator[Mount]:
 def test_a_disk_that_gets_full_during_the_dump_keeps_nothing(
     encrypted: bool, place: Place, mounted: Mount
 ) -> None:
-    options = {"recipients": place.encrypting()} if encrypted else {}
+    options: dict[str, Any] = {"recipients": place.encrypting()} if encrypted else {}
     mounted(place.folder, "size=600k")
     error = place.fails(OpsError, **options)
     assert error.message == "could not write the backup"
@@ -57,32 +58,34 @@ def test_a_disk_that_gets_full_during_the_dump_keeps_nothing(
     place.succeeds(**options)
 
 
-def test_a_disk_that_gets_full_before_the_manifest_keeps_no_data_either(place: Place, mounted: Mount) -> None:
+def test_a_disk_that_gets_full_before_the_manifest_keeps_no_data_either(
+    own_place: Place, mounted: Mount
+) -> None:
     say(
-        place.target,
+        own_place.target,
         "TRUNCATE note; DO $$ BEGIN FOR n IN 1..400 LOOP EXECUTE format('CREATE TABLE t%s ()', n); END LOOP; END $$",
     )
-    mounted(place.folder, "size=10m")
-    filler = place.folder / "filler"
+    mounted(own_place.folder, "size=10m")
+    filler = own_place.folder / "filler"
 
     def fill(_event: object) -> None:
         """Leave less than the manifest takes, and more than the data."""
         time.sleep(0.2)  # until gzip is through with it
-        with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
         os.truncate(filler, filler.stat().st_size - 40_000)
 
     with pytest.raises(OpsError) as caught:
-        place.take(dumped=fill)
+        own_place.take(dumped=fill)
     assert "No space left" in caught.value.detail
     assert caught.value.__cause__ is not None
     calls = traceback.extract_tb(caught.value.__cause__.__traceback__)
     assert "write_private" in [call.name for call in calls]
-    assert left_in(place.folder) == ["filler"]
+    assert left_in(own_place.folder) == ["filler"]
     filler.unlink()
-    place.holds()
-    made = place.succeeds()
+    own_place.holds()
+    made = own_place.succeeds()
     assert made.path.with_name(f"{made.path.name}.json").stat().st_size > 40_000 > made.manifest.size_bytes
 
 
@@ -94,8 +97,8 @@ def test_a_folder_that_may_only_be_read_is_named(place: Place, mounted: Mount) -
     else:
         place.folder.mkdir(mode=0o500)
     error = place.fails(OpsError)
-    assert str(place.folder) in error.detail
-    assert "BACKUP_DIR" in error.hint
+    assert str(place.folder) in str(error)
+    assert "rights" in error.hint
 
 
 @pytest.mark.parametrize("which", ["folder", "private"])
@@ -111,7 +114,7 @@ def test_a_file_in_a_folder_s_place_is_named(which: str, place: Place) -> None:
     )
     with pytest.raises(OpsError) as caught:
         backups.take(place.target, kept[0], site="production", private=kept[1])
-    assert str(there) in caught.value.detail
+    assert str(there) in str(caught.value)
     assert caught.value.hint
     assert there.read_text() == "a file"
     there.unlink()
@@ -125,7 +128,7 @@ def test_a_file_for_a_folder_is_said_by_the_task(place: Place) -> None:
     ended = place.invoke("backup")
     assert ended.code == 1
     assert "Traceback" not in ended.err
-    assert f"detail: {place.folder}" in ended.err
+    assert str(place.folder) in ended.err.splitlines()[0]
 
 
 def test_a_disk_that_fails_after_the_data_got_its_name_takes_the_name_back(
@@ -147,7 +150,7 @@ def test_what_a_run_left_that_died_between_data_and_manifest_is_swept(place: Pla
     dead.mkdir()
     (dead / "lock").touch()
     os.link(made.path, dead / "0.sql.gz")
-    os.rename(made.path, made.path.with_name("polyladder_20200101_000000.sql.gz"))
+    made.path.rename(made.path.with_name("polyladder_20200101_000000.sql.gz"))
     made.path.with_name(f"{made.path.name}.json").unlink()
     for record in place.folder.glob("*.verify-*.json"):
         record.unlink()
@@ -171,7 +174,6 @@ def test_backups_at_once_all_survive_whatever_their_second(place: Place) -> None
 
 
 def test_twins_of_one_second_keep_their_order(place: Place) -> None:
-    say(place.target, "TRUNCATE note")
     for _ in range(5):
         second_just_begun()
         first, second = place.take(), place.take(recipients=place.encrypting())

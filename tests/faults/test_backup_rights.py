@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
+def place(own_place: Place) -> Place:
+    """The place of these tests has a database of its own."""
+    return own_place
+
+
+@pytest.fixture
 def app(place: Place) -> Iterator[Target]:
     """A role of few rights, which may read what everybody may and the table note."""
     made = login(place.target)
@@ -90,7 +96,6 @@ HOSTILE = {
     "temp_tablespaces": "",
     "lc_messages": "C",
     "enable_seqscan": "off",
-    "force_parallel_mode": "on",
     "session_replication_role": "replica",
 }
 
@@ -103,8 +108,7 @@ def test_no_setting_of_database_or_role_stops_or_bends_a_backup(place: Place) ->
     before = place.succeeds()
     for kind, name in (("DATABASE", place.target.database), ("ROLE", place.target.user)):
         for setting, value in HOSTILE.items():
-            if setting != "force_parallel_mode":
-                say(place.target, f"ALTER {kind} {{}} SET {setting} = '{value}'", name)
+            say(place.target, f"ALTER {kind} {{}} SET {setting} = '{value}'", name)
 
     def slow(_event: object) -> None:
         time.sleep(0.3)

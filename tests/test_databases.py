@@ -1,0 +1,243 @@
+"""Databases and roles that are made for a proof: like the source's, refused by name if that can't be, and gone again."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import databases, properties, session
+from polyladder_ops.postgres.databases import LocaleMissing
+from tests.conftest import numbers, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.properties import DatabaseProperties, Role
+    from polyladder_ops.postgres.session import Connection
+    from polyladder_ops.sandbox.server import Server
+
+
+@contextmanager
+def connected(target: Target) -> Iterator[Connection]:
+    with closing(session.connect(target)) as connection:
+        yield connection
+
+
+def names(target: Target) -> set[str]:
+    return set(session.database_sizes(target))
+
+
+def like(target: Target, **changes: object) -> DatabaseProperties:
+    with connected(target) as connection:
+        return dataclasses.replace(properties.read(connection), **changes)  # type: ignore[arg-type]
+
+
+def roles(target: Target) -> dict[str, Role]:
+    with connected(target) as connection:
+        return {role.name: role for role in properties.roles(connection)}
+
+
+ENCODINGS = {
+    "latin1": {"encoding": "LATIN1", "locale_provider": "libc", "locale": "", "collate": "C", "ctype": "C"},
+    "libc": {"locale_provider": "libc", "locale": "", "collate": "C.UTF-8", "ctype": "C.UTF-8"},
+    "builtin": {"locale_provider": "builtin", "locale": "C", "collate": "C", "ctype": "C"},
+}
+
+
+@pytest.mark.parametrize("kind", ENCODINGS)
+def test_a_database_is_made_with_encoding_and_locale_of_its_source(kind: str, server: Server) -> None:
+    wanted = like(server.target(), **ENCODINGS[kind])
+    name = databases.temporary_name("test")
+    with connected(server.target()) as connection:
+        databases.create(connection, name, wanted)
+    with connected(server.target(name)) as connection:
+        made = properties.read(connection)
+    databases.drop(server.target(), name)
+    assert [getattr(made, field) for field in ENCODINGS[kind]] == list(ENCODINGS[kind].values())
+    assert name not in names(server.target())
+
+
+MISSING = {
+    "a locale": ({"locale_provider": "libc", "collate": "xx_XX.utf8", "ctype": "xx_XX.utf8", "locale": ""}, "xx_XX"),
+    "ICU": ({"locale_provider": "icu", "locale": "de-DE"}, "ICU is not supported in this build"),
+    "an encoding of that locale": ({"encoding": "LATIN1"}, "LATIN1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MISSING)
+def test_what_the_server_lacks_is_named(what: str, server: Server) -> None:
+    changes, said = MISSING[what]
+    before = names(server.target())
+    with connected(server.target()) as connection, pytest.raises(LocaleMissing) as caught:
+        databases.create(connection, "never", like(server.target(), **changes))
+    assert said in caught.value.detail
+    assert names(server.target()) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"locale_provider": "builtin", "locale": "C"}, "the locale provider builtin came with 17"),
+        ({"locale_provider": "icu", "locale": "de", "icu_rules": "&a < b"}, "the locale provider icu with rules came with 16"),
+    ],
+)  # fmt: skip
+def test_an_older_server_is_told_what_came_later(
+    changes: dict[str, str], said: str, older_server: Target
+) -> None:
+    with connected(older_server) as connection:
+        if connection.info.server_version >= 160000:
+            pytest.skip("this older server knows ICU rules")
+        with pytest.raises(LocaleMissing) as caught:
+            databases.create(connection, "never", like(older_server, **changes))
+    assert caught.value.detail == f"It is PostgreSQL 15, and {said}."
+
+
+def test_a_database_goes_into_the_tablespace_of_its_source_if_that_is_there(server: Server) -> None:
+    name = databases.temporary_name("test")
+    with connected(server.target()) as connection:
+        connection.execute(b"SET allow_in_place_tablespaces = on")
+        connection.execute(b"CREATE TABLESPACE fast LOCATION ''")
+        databases.create(connection, name, like(server.target(), tablespace="fast"))
+        assert "fast" in databases.tablespaces(connection)
+    with connected(server.target(name)) as connection:
+        made = properties.read(connection).tablespace
+    databases.drop(server.target(), name)
+    with connected(server.target()) as connection:
+        connection.execute(b"DROP TABLESPACE fast")
+        databases.create(connection, name, like(server.target(), tablespace="fast"))
+    databases.drop(server.target(), name)
+    assert made == "fast"
+
+
+def test_a_name_that_is_taken_is_refused(server: Server, database: Target) -> None:
+    with connected(server.target()) as connection, pytest.raises(OpsError, match="there is a database"):
+        databases.create(connection, database.database, like(server.target()))
+
+
+def test_who_may_not_make_databases_hears_what_is_missing(server: Server) -> None:
+    run(server.target(), "CREATE ROLE %I LOGIN PASSWORD 'x'", "poor")
+    poor = type(server.target()).of(**{**server.target().parameters, "user": "poor", "password": "x"})
+    with connected(poor) as connection, pytest.raises(OpsError, match="could not create") as caught:
+        databases.create(connection, "never", like(server.target()))
+    run(server.target(), "DROP ROLE %I", "poor")
+    assert caught.value.hint == "The role needs CREATEDB (or superuser) on that server."
+
+
+def test_a_database_is_dropped_under_its_users_and_twice(server: Server, database: Target) -> None:
+    with connected(database):
+        databases.drop(server.target(), database.database)
+        databases.drop(server.target(), database.database)
+    assert database.database not in names(server.target())
+
+
+def test_a_subscription_goes_with_its_database_and_its_publisher_hears_nothing(
+    server: Server, database: Target
+) -> None:
+    """The slot there belongs to the database that was dumped: dropping ours the usual way would drop it too."""
+    with socket.create_server(("127.0.0.1", 0)) as publisher:
+        publisher.setblocking(False)
+        conninfo = f"host=127.0.0.1 port={publisher.getsockname()[1]} dbname=x"
+        with connected(database) as connection:
+            connection.execute(
+                f"CREATE SUBSCRIPTION copied CONNECTION '{conninfo}' PUBLICATION p"
+                " WITH (connect = false, slot_name = 'live')".encode()
+            )
+        databases.drop(server.target(), database.database)
+        with pytest.raises(BlockingIOError):
+            publisher.accept()
+    assert database.database not in names(server.target())
+
+
+# What killed runs leave ----------------------------------------------------------------------------------------------
+
+
+def test_a_database_that_nobody_holds_any_more_is_dropped_by_the_next_proof(server: Server) -> None:
+    dead, alive = databases.temporary_name("verify"), databases.temporary_name("verify")
+    similar = databases.temporary_name("verify")[:-1] + "g"
+    unsealed = "polyladder_verify_0123456789abcdef"
+    for name in (dead, alive, similar, unsealed):
+        run(server.target(), "CREATE DATABASE %I TEMPLATE template0", name)
+    with databases.locked(server.target(), alive):
+        assert databases.drop_abandoned(server.target()) == [dead]
+        assert names(server.target()) >= {alive, similar, unsealed}
+    assert databases.drop_abandoned(server.target()) == [alive]
+    for name in (similar, unsealed):
+        databases.drop(server.target(), name)
+
+
+def test_names_for_proofs_differ_and_fit(server: Server) -> None:
+    made = {databases.temporary_name("verify") for _ in range(100)}
+    assert len(made) == 100
+    assert all(len(name) < 63 for name in made)
+
+
+def test_missing_roles_are_made_without_login_and_only_those_are_dropped(server: Server) -> None:
+    target, name = server.target(), f"r{next(numbers)}"
+    run(target, "CREATE ROLE %I LOGIN CREATEDB", f"{name}_there")
+    there = roles(target)[f"{name}_there"]
+    wanted = [
+        there,
+        dataclasses.replace(there, name=f"{name} Ü", superuser=True, bypassrls=True, replication=True),
+        dataclasses.replace(there, name=f"{name}_plain"),
+    ]
+    with connected(target) as connection:
+        made = databases.make_roles(connection, wanted, superusers=False)
+        assert made == (f"{name} Ü", f"{name}_plain")
+        found = roles(target)
+        assert {
+            (found[n].login, found[n].superuser, found[n].createdb, found[n].bypassrls) for n in made
+        } == {(False, False, False, False)}
+        databases.drop_roles(connection, made)
+    assert {n for n in roles(target) if n.startswith(name)} == {f"{name}_there"}
+    assert roles(target)[f"{name}_there"] == there
+    run(target, "DROP ROLE %I", f"{name}_there")
+
+
+def test_on_our_own_server_missing_superusers_become_superusers_without_login(server: Server) -> None:
+    target, name = server.target(), f"r{next(numbers)}"
+    wanted = dataclasses.replace(roles(target)["postgres"], name=name)
+    with connected(target) as connection:
+        made = databases.make_roles(connection, [wanted], superusers=True)
+        found = roles(target)[name]
+        databases.drop_roles(connection, made)
+    assert (found.superuser, found.login) == (True, False)
+
+
+def test_roles_are_made_all_or_none(server: Server) -> None:
+    target, name = server.target(), f"r{next(numbers)}"
+    one = dataclasses.replace(roles(target)["postgres"], name=name)
+    with connected(target) as connection, pytest.raises(OpsError, match="could not make the roles"):
+        databases.make_roles(
+            connection, [one, dataclasses.replace(one, name="pg_reserved")], superusers=False
+        )
+    assert name not in roles(target)
+
+
+def test_a_role_of_a_killed_proof_is_dropped_by_the_next(server: Server) -> None:
+    target, name = server.target(), f"r{next(numbers)}"
+    wanted = dataclasses.replace(roles(target)["postgres"], name=name)
+    with connected(target) as connection:
+        databases.make_roles(connection, [wanted], superusers=False)
+        again = databases.make_roles(connection, [wanted], superusers=False)
+        assert again == (name,)
+        databases.drop_roles(connection, again)
+    assert name not in roles(target)
+
+
+def test_a_role_that_another_proof_uses_is_left_for_that_to_drop(server: Server, database: Target) -> None:
+    target, name = server.target(), f"r{next(numbers)}"
+    wanted = dataclasses.replace(roles(target)["postgres"], name=name)
+    with connected(target) as connection:
+        made = databases.make_roles(connection, [wanted], superusers=False)
+        run(database, "CREATE SCHEMA theirs AUTHORIZATION %I", name)
+        databases.drop_roles(connection, made)
+        assert name in roles(target)
+        databases.drop(target, database.database)
+        databases.drop_roles(connection, made)
+    assert name not in roles(target)
