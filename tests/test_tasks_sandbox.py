@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from polyladder_ops.sandbox import damage
-from polyladder_ops.tasks import ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,36 +67,6 @@ def document(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
 
 
-def pid_of(call: Callable[..., subprocess.CompletedProcess[str]]) -> int:
-    return int(document(call("sandbox.status", "--json"))["pid"])
-
-
-def test_the_output_says_what_the_closed_site_ignores(call: Callable[..., Any]) -> None:
-    done = call("sandbox.status")
-    assert done.returncode == 0
-    for variable in PRODUCTION:
-        assert variable in done.stderr
-    assert "127.0.0.1" in done.stdout
-    assert "production.example" not in done.stdout + done.stderr
-
-
-def test_up_again_changes_nothing(call: Callable[..., Any]) -> None:
-    before = pid_of(call)
-    assert call("sandbox.up").returncode == 0
-    assert pid_of(call) == before
-
-
-def test_up_after_a_crash_has_the_data_that_it_had(call: Callable[..., Any]) -> None:
-    before = document(call("sandbox.status", "--json"))["databases"]
-    os.kill(pid_of(call), signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while call("sandbox.status").returncode == 0 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert call("sandbox.status").returncode == 3
-    assert call("sandbox.up").returncode == 0
-    assert document(call("sandbox.status", "--json"))["databases"].keys() == before.keys()
-
-
 def test_the_drill_passes_and_says_so_for_programs(call: Callable[..., Any]) -> None:
     done = call("sandbox.drill", "--json")
     assert done.returncode == 0, done.stderr
@@ -137,48 +104,6 @@ def test_everything_that_can_be_spoiled_is_tried() -> None:
     assert SPOILED.keys() == damage.SPOILS.keys()
 
 
-@pytest.mark.parametrize("task", ["sandbox.break", "sandbox.down"])
-def test_without_a_terminal_a_destructive_task_refuses(task: str, call: Callable[..., Any]) -> None:
-    done = call(task)
-    assert done.returncode == 4
-    assert "--force" in done.stderr
-    assert call("sandbox.status").returncode == 0
-
-
-@pytest.mark.parametrize("task", ["sandbox.break", "sandbox.drill", "sandbox.up", "sandbox.status"])
-def test_a_server_that_is_not_the_recorded_one_is_not_touched(
-    task: str, call: Callable[..., Any], state: Path
-) -> None:
-    described = state / "sandbox" / "server" / "server.json"
-    text = described.read_text(encoding="utf-8")
-    told = json.loads(text)
-    described.write_text(json.dumps({**told, "system_identifier": "1"}), encoding="utf-8")
-    try:
-        done = call(task, *(["--force"] if task == "sandbox.break" else []))
-    finally:
-        described.write_text(text, encoding="utf-8")
-    assert done.returncode == 4, done.stdout + done.stderr
-    assert "is not the sandbox" in done.stderr
-
-
-def test_the_damage_shows_in_the_list_of_changes(call: Callable[..., Any]) -> None:
-    site = {"POLYLADDER_SITE": "sandbox"}
-    assert call("backup", **site).returncode == 0
-    assert call("sandbox.break", "--force").returncode == 0
-    done = call("backup", "--json", **site)
-    assert done.returncode == 0, done.stderr
-    assert "WARNING: table learning.translation" in done.stderr
-    listed = call("backup.list", "--changes", **site).stdout
-    newest = listed[: listed.index("polyladder_", 5)]
-    assert "learning.review" in newest and "fell by" in newest
-    assert "public.users changed" in newest
-    rows = document(call("backup.list", "--json", **site))
-    assert rows[0]["id"] == document(done)["id"]
-    promised = "id site database taken_at size_bytes sha256 complete verified encrypted pinned"
-    assert set(promised.split()) <= rows[0].keys()
-    assert [row["taken_at"] for row in rows] == sorted((row["taken_at"] for row in rows), reverse=True)
-
-
 @pytest.mark.parametrize(
     ("argv", "code", "said"),
     [
@@ -198,20 +123,3 @@ def test_wrong_words_are_named(argv: tuple[str, ...], code: int, said: str, call
     done = call(*argv, **({} if "--site=Pro duction" in argv else {"POLYLADDER_SITE": "sandbox"}))
     assert done.returncode == code
     assert said in done.stderr
-
-
-def test_a_dry_run_says_what_it_would_do_and_does_nothing(call: Callable[..., Any]) -> None:
-    site = {"POLYLADDER_SITE": "sandbox"}
-    before = document(call("backup.list", "--json", **site))
-    done = call("-R", "backup", **site)
-    assert (done.returncode, done.stdout.startswith("would dump polyladder")) == (0, True)
-    assert document(call("backup.list", "--json", **site)) == before
-
-
-def test_every_task_shows_its_flags_with_examples(call: Callable[..., Any]) -> None:
-    names = sorted(ns.task_names)
-    assert len(names) >= 12
-    for name in names:
-        done = call("--help", name)
-        assert done.returncode == 0, name
-        assert "Examples:" in done.stdout, name

@@ -153,6 +153,7 @@ class Place:
         (project / "tasks.py").write_text((ROOT / "tasks.py").read_text())
         variables = {
             "HOME": str(project),
+            "PYTHONPATH": str(ROOT),
             "DATABASE_URL": self.url(),
             "BACKUP_DIR": str(self.folder),
             "POLYLADDER_STATE_DIR": str(self.private.parent),
