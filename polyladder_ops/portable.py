@@ -256,7 +256,7 @@ def make_private_directory(path: Path) -> None:
 def write_private(path: Path, text: str) -> None:
     """Write a new file that only we can read (0600 from its first byte). Raise FileExistsError if it is there."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
 
 

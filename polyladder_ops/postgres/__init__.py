@@ -1,0 +1,1 @@
+"""All that speaks to PostgreSQL; the one package that imports psycopg."""

@@ -13,8 +13,7 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres.session import Connection, connect, database_sizes, translated
-from polyladder_ops.postgres.snapshot import relations
+from polyladder_ops.postgres.session import Connection, connect, translated
 
 if TYPE_CHECKING:
     from polyladder_ops.postgres.conninfo import Target
