@@ -327,7 +327,9 @@ def test_a_file_without_a_private_key_is_said_so_and_not_shown(tmp_path: Path) -
         encryption.identities(None)
 
 
-@pytest.mark.parametrize("bad", ["age1xyz", "", "ssh-ed25519 AAAA", KEY.text], ids=["age", "empty", "ssh", "private"])
+@pytest.mark.parametrize(
+    "bad", ["age1xyz", "", "ssh-ed25519 AAAA", KEY.text], ids=["age", "empty", "ssh", "private"]
+)
 def test_a_bad_public_key_is_named_by_its_place_only(bad: str) -> None:
     with pytest.raises(SettingsError, match="key 2 is no public key of age") as caught:
         encryption.recipients([KEY.public, bad])
