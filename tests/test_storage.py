@@ -434,8 +434,9 @@ def test_a_sinks_own_error_passes_through_unchanged(
     assert calls == at
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no timer that interrupts")
 def test_an_interrupt_while_reading_is_an_interrupt_and_no_damage(key: Key | None, tmp_path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("Windows has no timer that interrupts")
     (tmp_path / "data").write_bytes(stored(tmp_path, key, os.urandom(20_000_000)))
 
     def interrupt(_number: int, _frame: Any) -> None:
