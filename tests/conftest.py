@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from polyladder_ops import portable
+from polyladder_ops import portable, redaction
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.session import connect
@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 SAMPLE_SCALE = 0.02
 numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def no_secret_of_another_test() -> Iterator[None]:
+    """What one test told the redactor must not star out words in the output of the next."""
+    before = set(redaction._hidden)
+    yield
+    redaction._hidden.clear()
+    redaction._hidden.update(before)
 
 
 @pytest.fixture(scope="session")

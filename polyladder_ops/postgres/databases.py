@@ -205,6 +205,10 @@ def make_roles(connection: Connection, wanted: Iterable[Role], *, superusers: bo
     Return the names of those, and of those that another proof has made.
     """
     with translated("could not make the roles"), connection.transaction():
+        # Two proofs that start at once would both find a role missing, and one would fail to make it.
+        connection.execute(
+            "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(%s, 0))", [_FOR_A_PROOF]
+        )
         rows = connection.execute(
             "SELECT rolname, pg_catalog.shobj_description(oid, 'pg_authid') FROM pg_catalog.pg_roles"
         )

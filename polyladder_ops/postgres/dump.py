@@ -82,7 +82,7 @@ def run(
         try:
             _pump(process, sink, passfile, stall_s)
         finally:
-            portable.end(process)
+            portable.end(process, grace_s=_GRACE_S)
             for pipe in (process.stdout, process.stderr):
                 assert pipe is not None
                 pipe.close()
@@ -106,7 +106,7 @@ def _pump(
                 watch.waiting_since = time.monotonic()
             process.wait()  # the watch ends it if it hangs
         except BaseException:
-            portable.end(process)  # before its stderr is waited for, which it holds open
+            portable.end(process, grace_s=_GRACE_S)  # before its stderr is waited for, which it holds open
             raise
     if watch.stalled:
         raise OpsError(
@@ -135,7 +135,7 @@ class _Watch:
             since = self.waiting_since
             if since is not None and time.monotonic() - since > self._stall_s:
                 self.stalled = True
-                portable.end(self._process)
+                portable.end(self._process, grace_s=_GRACE_S)
                 return
 
 

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 SITE = "production"
-# Everything that a URL, a passfile, a keyword string or SQL spells in a way of its own.
-PASSWORD = "pa:s s\\w'o\"r@d/%25#?&=ü"
+# Everything that a URL, a passfile, a keyword string or SQL spells in a way of its own, and what nothing spells otherwise.
+CANARY = "Canary7Canary"
+PASSWORD = f"{CANARY}:s s\\w'o\"r@d/%25#?&=ü"
 ROWS = 60_000
 _Error = TypeVar("_Error", bound=OpsError)
 
@@ -61,7 +62,7 @@ class Place:
     identities: list[Any] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
-        self.hide(self.target.password)
+        self.hide(self.target.password, CANARY)
 
     def hide(self, *secrets: str) -> None:
         """Look for these, as they are and encoded, wherever something is said."""

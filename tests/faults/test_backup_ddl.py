@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,24 @@ def test_what_comes_between_lock_and_dump_waits_for_us_or_we_look_again(
     assert made.manifest.tables_locked
 
 
+def test_nobody_waits_long_behind_us_while_pg_dump_waits_behind_him(place: Place) -> None:
+    with other(place) as migration:
+        beside: list[Beside] = []
+
+        def exported(_snapshot: Snapshot) -> None:
+            if beside:
+                took.append(time.monotonic() - begun)
+            else:
+                beside.append(Beside(lambda: migration.execute("TRUNCATE note; COMMIT")))
+                place.wait_for(lambda: waiting(place, "migration"))
+
+        took: list[float] = []
+        begun = time.monotonic()
+        assert rows_of(place.succeeds(exported=exported)) == {"public.note": 0}
+        beside[0].result()
+    assert took[0] < 6
+
+
 def test_what_comes_while_rows_are_dumped_waits_until_they_are(place: Place) -> None:
     with other(place) as migration:
         beside: list[Beside] = []
@@ -157,6 +176,9 @@ def test_a_migration_that_wants_what_we_have_locked_goes_first(place: Place) -> 
         migration.execute("LOCK TABLE second IN ACCESS EXCLUSIVE MODE")
         taking = Beside(place.succeeds)
         place.wait_for(lambda: waiting(place, "polyladder-ops"))
+        time.sleep(
+            1.1
+        )  # whoever waits looks for a deadlock after a second, and once: now it would be the migration
         migration.execute("ALTER TABLE note ADD COLUMN more int")
         migration.execute("COMMIT")
         assert rows_of(taking.result()) == {"public.note": ROWS, "public.second": 0}
@@ -205,20 +227,33 @@ def proved(backup: Backup, place: Place, server: servers.Server) -> bool:
     return True
 
 
-@pytest.fixture
-def many(few_locks: servers.Server, tmp_path: Path) -> Iterator[Place]:
-    """A database with more tables than the server can lock twice."""
+@contextmanager
+def crowded(few_locks: servers.Server, tmp_path: Path, tables: int) -> Iterator[Place]:
     role = login(few_locks.target(), "SUPERUSER")
 
     def fill(connection: Connection) -> None:
         connection.execute(
-            "DO $$ BEGIN FOR n IN 1..150 LOOP EXECUTE format('CREATE TABLE t%s ()', n); END LOOP; END $$;"
+            f"DO $$ BEGIN FOR n IN 1..{tables} LOOP EXECUTE format('CREATE TABLE t%s ()', n); END LOOP; END $$;"
             f"CREATE TABLE note AS SELECT g AS id, md5(g::text) AS body FROM generate_series(1, {ROWS}) AS g"
         )
 
     with database(role, fill) as target:
         yield Place(target, tmp_path / "backups", tmp_path / "state" / "runs")
     say(few_locks.target(), "DROP ROLE {}", role.user)
+
+
+@pytest.fixture
+def many(few_locks: servers.Server, tmp_path: Path) -> Iterator[Place]:
+    """A database with more tables than the server can lock twice."""
+    with crowded(few_locks, tmp_path, 150) as made:
+        yield made
+
+
+@pytest.fixture
+def few(few_locks: servers.Server, tmp_path: Path) -> Iterator[Place]:
+    """A database whose tables can be locked as long as nobody else locks much."""
+    with crowded(few_locks, tmp_path, 60) as made:
+        yield made
 
 
 @pytest.mark.parametrize("statements", REWRITES)
@@ -249,19 +284,23 @@ def test_tables_that_change_during_every_try_are_no_backup(many: Place) -> None:
     assert rows_of(many.succeeds())["public.note"] == 1
 
 
-def test_a_lock_table_that_is_full_is_said_by_name(many: Place) -> None:
-    with closing(connect(many.target)) as hog:
+@pytest.mark.parametrize("which", ["few", "many"])
+def test_a_lock_table_that_others_have_filled_is_said_by_name(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    crowd: Place = request.getfixturevalue(which)
+    with closing(connect(crowd.target)) as hog:
         with pytest.raises(OutOfMemory):
             hog.execute("SELECT pg_advisory_lock(1, g) FROM generate_series(1, 100000) g")
-        hog.execute("SELECT pg_advisory_unlock(1, g) FROM generate_series(1, 100) g")
-        error = many.fails(LocksExhausted)
+        hog.execute("SELECT pg_advisory_unlock(1, g) FROM generate_series(1, 40) g")
+        error = crowd.fails(LocksExhausted)
     assert error.message == "the server has no room for that many locks"
     assert "out of shared memory" in error.detail
     assert "max_locks_per_transaction" in error.hint
-    many.succeeds()
+    assert crowd.succeeds().manifest.tables_locked == (which == "few")
 
 
-def test_more_tables_than_pg_dump_can_lock_are_said_by_name(few_locks: servers.Server, many: Place) -> None:
+def test_more_tables_than_pg_dump_can_lock_are_said_by_name(many: Place) -> None:
     say(
         many.target,
         "DO $$ BEGIN FOR n IN 1..2500 LOOP EXECUTE format('CREATE TABLE u%s ()', n);"

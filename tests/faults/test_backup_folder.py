@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import subprocess
@@ -131,11 +132,15 @@ def test_a_file_for_a_folder_is_said_by_the_task(place: Place) -> None:
     assert str(place.folder) in ended.err.splitlines()[0]
 
 
-def test_a_disk_that_fails_after_the_data_got_its_name_takes_the_name_back(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("good_calls", [0, 1])
+def test_a_disk_that_fails_after_a_name_was_given_takes_the_names_back(
+    good_calls: int, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    calls = itertools.count()
+
     def fail(_path: Path) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        if next(calls) >= good_calls:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patched:  # a disk that fails at this call can't be had
         patched.setattr(backups, "sync_directory", fail)

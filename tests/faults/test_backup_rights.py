@@ -9,7 +9,7 @@ import pytest
 
 from polyladder_ops import storage
 from polyladder_ops.errors import OpsError, UsageError
-from tests.faults.places import ROWS, Place, login, rows_of, say
+from tests.faults.places import ROWS, Place, ask, login, rows_of, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,6 +109,9 @@ def test_no_setting_of_database_or_role_stops_or_bends_a_backup(place: Place) ->
     for kind, name in (("DATABASE", place.target.database), ("ROLE", place.target.user)):
         for setting, value in HOSTILE.items():
             say(place.target, f"ALTER {kind} {{}} SET {setting} = '{value}'", name)
+
+    # What would end the very statement that lifts it is lifted as the session begins.
+    assert ask(place.target, "SELECT reset_val FROM pg_settings WHERE name = 'statement_timeout'") == "0"
 
     def slow(_event: object) -> None:
         time.sleep(0.3)

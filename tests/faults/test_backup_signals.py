@@ -85,7 +85,7 @@ def test_a_backup_can_be_stopped_when_the_server_has_fallen_silent_altogether(pl
         assert silent.held.wait(20)
         time.sleep(0.3)
         sent(process, "SIGTERM")
-        ended = place.end_of(process, within_s=7)
+        ended = place.end_of(process, within_s=4.5)
     assert ended.code == 130, ended.said
     assert ended.err == "error: interrupted by SIGTERM\n"
     place.wait_for(lambda: not dumping(place.target))
