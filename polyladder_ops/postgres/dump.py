@@ -31,9 +31,8 @@ __all__ = ["STALL_S", "run"]
 
 STALL_S = 900.0  # pg_dump is silent while it reads the catalog of ten thousand tables, but not for a quarter of an hour
 _BLOCK = 1 << 18
-_WORDS = (
-    8_000  # bytes kept of the beginning and of the end of what pg_dump says: it quotes a LOCK of 2,000 names
-)
+_GRACE_S = 1.0  # it has nothing to clean up; what it would do is tell a server that may not answer
+_WORDS = 8_000  # bytes kept of each end of what pg_dump says: it quotes a LOCK of 2,000 names
 # As in session.PINNED: what bends how rows are written as text. pg_dump pins DateStyle and the like itself, and lifts
 # the time limits that a role or database may have, but by statements that are under the limit themselves.
 _OPTIONS = (

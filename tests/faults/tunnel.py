@@ -19,22 +19,25 @@ HOST = "127.0.0.1"
 class Tunnel:
     """Relays its connections to the ports in turn, the last one for good; `port` is where it listens.
 
-    A connection that has brought `hold_after` bytes from its server stands still until `release`, and with `all_stop`
-    every other one too; `held` tells that it is so. One on which nothing has passed for `idle_s` seconds is cut.
+    A connection that has brought `hold_after` bytes from its server stands still until `release`; `held` tells that it
+    is so. One on which nothing has passed for `idle_s` seconds is cut.
     """
 
-    def __init__(
-        self, *ports: int, hold_after: float = math.inf, all_stop: bool = False, idle_s: float | None = None
-    ) -> None:
+    def __init__(self, *ports: int, hold_after: float = math.inf, idle_s: float | None = None) -> None:
         self.held = threading.Event()
         self._released = threading.Event()
         self._ports = itertools.chain(ports[:-1], itertools.repeat(ports[-1]))
         self._hold_after = hold_after
-        self._all_stop = all_stop
+        self._all_stop = False
         self._idle_s = idle_s
         self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
         self._open: list[socket.socket] = []
+
+    def hold(self) -> None:
+        """Let nothing more through, whatever came so far."""
+        self._all_stop = True
+        self.held.set()
 
     def release(self) -> None:
         """Let everything through from now on."""
@@ -75,11 +78,9 @@ class Tunnel:
 
 
 @contextlib.contextmanager
-def tunnel(
-    *ports: int, hold_after: float = math.inf, all_stop: bool = False, idle_s: float | None = None
-) -> Iterator[Tunnel]:
+def tunnel(*ports: int, hold_after: float = math.inf, idle_s: float | None = None) -> Iterator[Tunnel]:
     """Within the block a tunnel that relays."""
-    made = Tunnel(*ports, hold_after=hold_after, all_stop=all_stop, idle_s=idle_s)
+    made = Tunnel(*ports, hold_after=hold_after, idle_s=idle_s)
     thread = threading.Thread(target=made.serve, daemon=True)
     thread.start()
     try:
