@@ -140,6 +140,7 @@ def test_the_proof_names_nothing_else(found: list[str], restored: Target) -> Non
         piece.replace("{database}", restored.database) for _, pieces in DAMAGE.values() for piece in pieces
     ]
     assert [d for d in found if not any(piece in d for piece in expected)] == []
+    assert len(found) == len(set(found))
 
 
 def test_a_name_that_is_a_piece_of_sql_is_never_sent(server: Server, restored: Target) -> None:

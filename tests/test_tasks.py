@@ -161,24 +161,6 @@ def test_a_size_that_is_none_is_wrong_usage(scale: str, tmp_path: Path) -> None:
     assert not where.state.exists()
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        ([], "no backup is named"),
-        (["--backup=latest", "--level=deep"], "there is no level 'deep'"),
-        (["--backup=--force"], "looks like a flag"),
-        (["--backup=2026-13-01"], "2026-13-01 is no day"),
-    ],
-)
-def test_wrong_usage_of_verify_is_told_with_what_is_right(
-    flags: list[str], said: str, tmp_path: Path
-) -> None:
-    found = project(tmp_path / "project").ask("verify", *flags)
-    assert (found.code, found.out) == (2, "")
-    assert said in found.err
-    assert "hint: Write" in found.err
-
-
 # The sandbox ---------------------------------------------------------------------------------------------------------
 
 
@@ -335,14 +317,6 @@ def test_a_server_that_is_not_the_one_that_was_made_is_not_touched(command: str,
     assert found.code == 4, found
     assert f"It is system {real}, the sandbox was made as 7000000000000000001." in found.err
     assert rows(sandbox) == before
-
-
-def test_a_drill_that_fails_exits_3_and_names_what_came_back_otherwise(sandbox: Project) -> None:
-    found = sandbox.run("sandbox.drill", "--spoil=row", "--json")
-    assert found.code == 3
-    assert json.loads(found.out)["passed"] is False
-    assert "table learning.word: its 400 rows are not the rows that were dumped" in found.err
-    assert "proved" not in found.out
 
 
 def test_what_was_broken_is_seen_in_the_changes_and_gone_with_a_new_sandbox(sandbox: Project) -> None:

@@ -8,6 +8,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import pytest
+
 from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.postgres import clients
 from polyladder_ops.postgres.session import connect
@@ -15,6 +17,7 @@ from tests.faults.places import ROWS, Place, ask, database, notes, rows_of, say,
 from tests.faults.tunnel import tunnel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from polyladder_ops.postgres.conninfo import Target
@@ -67,6 +70,26 @@ def test_a_password_that_the_url_lacks_is_not_found_elsewhere(place: Place) -> N
     assert ended.code == 1
     assert "no password supplied" in ended.err
     assert "hint: Put the password into the URL" in ended.err
+    place.holds()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda url: url.replace("postgres://", "postgres+asyncpg://"),
+        lambda url: url.replace("Canary7", "%zzCanary7"),
+        lambda url: url.rpartition("/")[0],
+        lambda url: url.replace("@127.0.0.1", "@127.0.0.1,127.0.0.1"),
+        lambda url: url.replace("%40", "@"),
+    ],
+)
+def test_a_url_that_is_no_sure_way_to_one_database_is_wrong_usage(
+    change: Callable[[str], str], place: Place
+) -> None:
+    ended = place.invoke("backup", DATABASE_URL=change(place.url()))
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("error: DATABASE_URL is unusable\ndetail: ")
+    assert "\nhint: " in ended.err
     place.holds()
 
 
