@@ -34,9 +34,13 @@ def test_backups_dumps_and_keys_cannot_be_committed(name: str) -> None:
 
 def test_our_own_sql_is_committed() -> None:
     listed = subprocess.run(
-        ["git", "ls-files", "polyladder_ops"], cwd=ROOT, check=True, capture_output=True, text=True
+        ["git", "ls-files", "polyladder_ops", "tests"], cwd=ROOT, check=True, capture_output=True, text=True
     )
-    on_disk = {str(path.relative_to(ROOT)) for path in (ROOT / "polyladder_ops").rglob("*.sql")}
+    on_disk = {
+        str(path.relative_to(ROOT))
+        for top in ("polyladder_ops", "tests")
+        for path in (ROOT / top).rglob("*.sql")
+    }
     assert on_disk
     assert on_disk <= set(listed.stdout.split())
 

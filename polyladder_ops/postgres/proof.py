@@ -7,11 +7,13 @@ counts by itself, in any order. Sequences, large objects and the catalog's objec
 
 from __future__ import annotations
 
+import select
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import xxhash
-from psycopg import sql
+from psycopg import pq, sql
+from psycopg.errors import error_from_result
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.contents import Contents, LargeObject, RowDigest, SequenceValue, TableData
@@ -19,7 +21,7 @@ from polyladder_ops.postgres.lexer import is_copy_target
 from polyladder_ops.postgres.session import Connection, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from polyladder_ops.postgres.inventory import CatalogEntry
 
@@ -105,21 +107,51 @@ def _table(
     digest = RowDigest(order_free=table.order_free)
     encoding = connection.info.encoding
     spelled = query.as_string(None).encode("utf-8" if encoding == "ascii" else encoding)
-    with connection.cursor() as cursor, cursor.copy(spelled) as copy:
-        rows: list[bytes] = []
-        size = 0
-        while row := copy.read():
-            rows.append(bytes(row))
-            size += len(row)
-            if size >= _PIECE:
-                digest.update(b"".join(rows))
-                if progress:
-                    progress(size)
-                rows, size = [], 0
-        digest.update(b"".join(rows))
-    if progress:
-        progress(size)
+    for piece in _rows(connection, spelled):
+        digest.update(piece)
+        if progress:
+            progress(len(piece))
     return replace(table, rows=digest.rows, size_bytes=digest.size_bytes, digest=digest.hexdigest())
+
+
+def _rows(connection: Connection, query: bytes) -> Iterator[bytes]:
+    """Yield the text of a COPY TO STDOUT in pieces cut anywhere; psycopg's own loop takes twice as long for a row."""
+    pgconn = connection.pgconn
+    pgconn.send_query(query)
+    _expect(connection, pq.ExecStatus.COPY_OUT)
+    piece = bytearray()
+    while (got := pgconn.get_copy_data(1))[0] >= 0:
+        size, row = got
+        if not size:
+            _wait(connection)
+        elif size < _PIECE:
+            piece += row
+            if len(piece) >= _PIECE:
+                yield bytes(piece)
+                piece.clear()
+        else:  # a huge row is not held once more
+            yield bytes(piece)
+            piece.clear()
+            yield from (bytes(row[at : at + _PIECE]) for at in range(0, size, _PIECE))
+    yield bytes(piece)
+    _expect(connection, pq.ExecStatus.COMMAND_OK)
+    _expect(connection, None)
+
+
+def _expect(connection: Connection, status: pq.ExecStatus | None) -> None:
+    """Take the next result. Raise psycopg.Error if it is another than this; None stands for the end of results."""
+    pgconn = connection.pgconn
+    while pgconn.flush() or pgconn.is_busy():
+        _wait(connection)
+    result = pgconn.get_result()
+    if result is not None and result.status != status:
+        raise error_from_result(result, encoding=connection.info.encoding)
+
+
+def _wait(connection: Connection) -> None:
+    """Wait up to a second for the server, so that a Ctrl-C gets through."""
+    if select.select([connection.pgconn.socket], [], [], 1.0)[0]:
+        connection.pgconn.consume_input()
 
 
 def _sequences(connection: Connection, names: Sequence[str]) -> Iterable[SequenceValue]:

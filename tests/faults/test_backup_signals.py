@@ -39,6 +39,8 @@ def url(place: Place, by: Tunnel) -> str:
 def dumping_half_way(place: Place, by: Tunnel, *arguments: str) -> subprocess.Popen[bytes]:
     process = place.start(*(arguments or ("backup",)), DATABASE_URL=url(place, by))
     assert by.held.wait(20), process.communicate(timeout=1)
+    # Its rows arrive, so nobody asks the server for anything else any more.
+    place.wait_for(lambda: [file for file in place.folder.rglob("*.gz") if file.stat().st_size > 100_000])
     if sys.platform == "linux":
         assert len(dumping(place.target)) == 1
     return process
