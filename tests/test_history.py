@@ -54,6 +54,11 @@ def test_large_numbers_are_readable() -> None:
     assert str(Change("t", 1_234_567, 1_000)) == "t fell by 1,233,567 (1,234,567 → 1,000 rows)"
 
 
+def test_a_new_or_lost_table_may_be_empty() -> None:
+    assert str(Change("t", None, 0)) == "t is new (0 rows)"
+    assert str(Change("t", 0, None)) == "t is gone (0 rows)"
+
+
 def test_equal_backups_have_no_changes() -> None:
     assert changes(backup(table()), backup(table(), day=1)) == ()
 

@@ -63,6 +63,13 @@ DAMAGE = {
         "UPDATE learning.exercise_result SET score = score + 1 WHERE ctid = (SELECT min(ctid) FROM learning.exercise_result)",
         ["table learning.exercise_result: its"],
     ),
+    "a column less": (
+        "ALTER TABLE learning.deck DROP COLUMN color",
+        [
+            "table learning.deck: its columns are not the columns that were dumped",
+            "table learning.deck: its definition is not the one that was dumped",
+        ],
+    ),
     "a sequence one further": (
         "SELECT nextval('learning.word_id_seq')",
         ["sequence learning.word_id_seq: it stands at"],

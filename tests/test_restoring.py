@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import pyrage
 import pytest
 
 from polyladder_ops import backups, catalog, restoring, verification
@@ -123,6 +124,20 @@ def test_the_sandboxs_backup_restores_to_what_was_dumped(
     taken = backups.take(sample, tmp_path / "backups", site="test", private=tmp_path / "private")
     found = verify(taken, scratch)
     assert (found.verdict, found.reasons) == ("passed", ())
+
+
+def test_an_encrypted_backup_restores_with_its_key_only(
+    sample: Target, scratch: Scratch, tmp_path: Path
+) -> None:
+    key = pyrage.x25519.Identity.generate()
+    options = backups.Options(recipients=(str(key.to_public()),))
+    taken = backups.take(
+        sample, tmp_path / "backups", site="test", private=tmp_path / "private", options=options
+    )
+    assert verification.verify_by_restore(taken, [key], scratch.target, trusted=False).passed
+    with pytest.raises(OpsError, match="none of our keys"):
+        verification.verify_by_restore(taken, [], scratch.target, trusted=False)
+    assert recorded(taken) == [("restore", "passed")]
 
 
 def test_roles_that_are_made_can_not_log_in_meanwhile(backup: Backup, scratch: Scratch) -> None:

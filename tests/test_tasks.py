@@ -88,7 +88,7 @@ class Project:
         return Ended(process.returncode, out, err)
 
     def ask(self, *argv: str, **more: str) -> Ended:
-        """Run a command that changes nothing in this process: quicker by half a second."""
+        """Run a command in this process, which is quicker by half a second."""
         out, err, code = io.StringIO(), io.StringIO(), 0
         environment = {**portable.clean_environment(), **self.variables, **more}
         with (
@@ -260,10 +260,10 @@ def test_the_way_of_a_backup_in_the_sandbox(sandbox: Project) -> None:
     newest = json.loads(taken.out)["id"]
 
     found = json.loads(sandbox.ask("backup.list", "--site=sandbox", "--json").out)
-    assert [row["id"] for row in found] == [newest, facts["backup"]]
+    assert [row["id"] for row in found[:2]] == [newest, facts["backup"]]
     promised = {"id", "site", "database", "taken_at", "size_bytes", "sha256", "complete", "verified", "encrypted", "pinned"}  # fmt: skip
     assert all(promised <= row.keys() for row in found)
-    assert [(row["verified"], row["site"], row["database"]) for row in found] == [
+    assert [(row["verified"], row["site"], row["database"]) for row in found[:2]] == [
         (False, "sandbox", "polyladder"), (True, "sandbox", "polyladder"),
     ]  # fmt: skip
 
@@ -272,7 +272,7 @@ def test_the_way_of_a_backup_in_the_sandbox(sandbox: Project) -> None:
     assert changes[-2:] == [changes[-2], "  the first one"]
     assert any(re.fullmatch(r"  audit\.log grew by [\d,]+ \(.* rows\)", line) for line in changes), changes
     assert any(line == "  learning.note changed (still 60 rows)" for line in changes), changes
-    (_, first) = json.loads(sandbox.ask("backup.list", "--site=sandbox", "--changes", "--json").out)
+    (*_, first) = json.loads(sandbox.ask("backup.list", "--site=sandbox", "--changes", "--json").out)
     assert first["changes"] is None
 
     verified = sandbox.run("verify", "--site=sandbox", "--backup=latest", "--level=restore", "--json")
@@ -320,12 +320,12 @@ def test_a_server_that_is_not_the_one_that_was_made_is_not_touched(command: str,
 
 
 def test_what_was_broken_is_seen_in_the_changes_and_gone_with_a_new_sandbox(sandbox: Project) -> None:
-    sandbox.run("backup", "--site=sandbox")
+    sandbox.ask("backup", "--site=sandbox")
     broken = sandbox.run("sandbox.break", "--force")
     assert broken.code == 0
     assert broken.out.startswith("Dropped the table learning.translation with its 800 rows.\n")
-    assert sandbox.run("sandbox.break", "--force").code == 1
-    after = sandbox.run("backup", "--site=sandbox")
+    assert sandbox.ask("sandbox.break", "--force").code == 1
+    after = sandbox.ask("backup", "--site=sandbox")
     assert after.code == 0
     assert re.search(
         r"WARNING: table learning\.translation_en fell from \d+ rows to nothing: it is gone", after.err
@@ -335,19 +335,20 @@ def test_what_was_broken_is_seen_in_the_changes_and_gone_with_a_new_sandbox(sand
     )
     assert re.search(r"learning\.translation_en is gone", "\n".join(changes))
     assert any(line.startswith("  learning.review_2025_q1 fell by") for line in changes)
-    drilled = sandbox.run("sandbox.drill")
+    drilled = sandbox.ask("sandbox.drill")
     assert (drilled.code, drilled.err.splitlines()[-1]) == (
         1, "hint: If it was broken, make it anew: `invoke sandbox.down`, then `invoke sandbox.up`.",
     )  # fmt: skip
 
+    kept = sandbox.ask("backup.list", "--site=sandbox", "--json").out
     found = left_by(server_of(sandbox))
     assert [path for path in found.places if not path.exists()] == []
     down = sandbox.run("sandbox.down", "--force")
     assert (down.code, down.out) == (0, "the sandbox is gone\n")
     assert not found.is_there()
-    assert len(json.loads(sandbox.ask("backup.list", "--site=sandbox", "--json").out)) >= 4
+    assert sandbox.ask("backup.list", "--site=sandbox", "--json").out == kept
 
-    anew = sandbox.run("sandbox.drill", "--scale=0.02")
+    anew = sandbox.ask("sandbox.drill", "--scale=0.02")
     assert anew.code == 0, anew
     assert anew.out.splitlines()[-1].endswith("restores to exactly what was dumped")
 

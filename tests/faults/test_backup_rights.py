@@ -80,7 +80,7 @@ HOSTILE = {
     "statement_timeout": "1ms",
     "lock_timeout": "1ms",
     "idle_in_transaction_session_timeout": "50ms",
-    "idle_session_timeout": "50ms",
+    "idle_session_timeout": "250ms",
     "transaction_timeout": "200ms",
     "client_encoding": "LATIN1",
     "search_path": "nowhere",
