@@ -11,17 +11,18 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from polyladder_ops import encryption
+from polyladder_ops import encryption, setaside
 from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.postgres.clients import Client, choose, find_clients
 from polyladder_ops.postgres.conninfo import Target, parse
 from polyladder_ops.postgres.session import Identity, connect, identify
 from polyladder_ops.sandbox.server import programs
 from polyladder_ops.site import Site
-from polyladder_ops.terminal import size
+from polyladder_ops.terminal import age, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -87,6 +88,7 @@ def examine(settings: Settings) -> list[Check]:
         try_recipients(settings),
         try_identity(settings),
         _attempt("proof by restore", "", lambda: _proof(settings, clients, known)),
+        *_restores(target if known else None),
     ]
 
 
@@ -99,6 +101,31 @@ def _attempt(name: str, blocks: Stops, look: Callable[[], T]) -> T | Check:
     except OpsError as error:
         detail = f"{error.message[:1].upper()}{error.message[1:]}. {error.detail}".strip()
         return Check(name, False, detail, error.hint, blocks)
+
+
+def _restores(target: Target | Check | None) -> list[Check]:
+    """Return what restores have left on the server, if it answers."""
+    if not isinstance(target, Target):
+        return []
+    found = _attempt("restores", "", lambda: setaside.status(target))
+    return [found] if isinstance(found, Check) else judge_restores(found, datetime.now(UTC))
+
+
+def judge_restores(found: setaside.Status, now: datetime) -> list[Check]:
+    """Return a check that fails on what a dead run left, and a note on each set-aside database: it takes space."""
+    left = "; ".join(f"{one.database}: {one.detail}" for one in found.leftovers)
+    said = found.holder or "Nothing is left over."
+    asides = [
+        Check(
+            "set aside",
+            None,
+            f"{m.name}, {age(m.mark.at, now)}, {size(m.size_bytes) if m.size_bytes is not None else 'of unknown size'}.",
+        )
+        for m in found.asides
+    ]
+    if left:
+        return [Check("restores", False, f"{left}.", "Run `invoke restore.abort`.", "restore"), *asides]
+    return [Check("restores", True, f"{said.rstrip('.')}."), *asides]
 
 
 def _unknown_names(settings: Settings) -> Iterator[Check]:

@@ -82,6 +82,7 @@ class Manifest(_Frozen):
     materialized_views: tuple[str, ...]
     not_included: tuple[str, ...]
     warnings: tuple[str, ...]
+    knows_objects: bool = True  # False for an old file, of which only what stands in it is known
 
     @property
     def contents(self) -> Contents:

@@ -6,7 +6,9 @@ Everywhere else the code is the same on Linux, macOS and Windows; what one of th
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -27,6 +29,7 @@ __all__ = [
     "Account",
     "Usage",
     "acting_as",
+    "by_whom",
     "clean_environment",
     "cpu_seconds",
     "end",
@@ -240,6 +243,15 @@ def stop_on_signals() -> Iterator[None]:
     finally:
         for number in ours:
             signal.signal(number, before[number])
+
+
+def by_whom() -> str:
+    """Return user and host, for a record or a lock."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's nameless user id
+        user = "unknown"
+    return f"{user}@{platform.node()}"
 
 
 def is_root() -> bool:

@@ -7,18 +7,20 @@ encoding and locale, apply its properties as values, load, and read everything b
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import storage
 from polyladder_ops.errors import Interrupted, OpsError
-from polyladder_ops.postgres import databases, inventory, proof, properties, session
+from polyladder_ops.postgres import databases, grants, inventory, proof, properties, public, session, zones
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.lexer import Lexer
 from polyladder_ops.postgres.load import Loader
+from polyladder_ops.postgres.olddump import PastDrops
 from polyladder_ops.postgres.proof import Difference
 
 if TYPE_CHECKING:
@@ -26,10 +28,14 @@ if TYPE_CHECKING:
     from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.contents import Contents
     from polyladder_ops.postgres.inventory import CatalogEntry
+    from polyladder_ops.postgres.load import Accepted
     from polyladder_ops.postgres.properties import Extension
+    from polyladder_ops.postgres.session import Connection
+    from polyladder_ops.storage import Stored
 
 __all__ = [
     "Obstacles",
+    "analyze",
     "lacking",
     "load",
     "make_database",
@@ -37,11 +43,12 @@ __all__ = [
     "prove",
     "temporary_database",
     "temporary_roles",
+    "undone",
 ]
 
 Progress = Callable[[int], None] | None
 # What a database may have set for its application and what would change the meaning of a dump that is loaded into it.
-_LOADING = {"array_nulls": "on", "transform_null_equals": "off"}
+LOADING = {"array_nulls": "on", "transform_null_equals": "off"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ def temporary_database(server: Target, manifest: Manifest, *, purpose: str) -> I
     databases.drop_abandoned(server)
     name = databases.temporary_name(purpose)
     drop = partial(databases.drop, server, name)
-    with databases.locked(server, name), _undone(f"the database {name}", drop):
+    with databases.locked(server, name), undone(f"the database {name}", drop):
         make_database(server, name, manifest)
         yield server.with_database(name)
 
@@ -127,15 +134,15 @@ def temporary_roles(server: Target, manifest: Manifest, *, trusted: bool) -> Ite
         with closing(session.connect(server, timeout_s=5)) as connection:
             databases.drop_roles(connection, made)
 
-    with _undone("a role made for the proof", drop):
+    with undone("a role made for the proof", drop):
         with closing(session.connect(server)) as connection:
             made = databases.make_roles(connection, manifest.roles, superusers=trusted)
         yield made
 
 
 @contextlib.contextmanager
-def _undone(what: str, undo: Callable[[], None]) -> Iterator[None]:
-    """Call `undo` when the block ends, however it ends."""
+def undone(what: str, undo: Callable[[], None]) -> Iterator[None]:
+    """Call `undo` when the block ends, however it ends; if both fail, the block's own error tells of both."""
     with _undone_if_failing(what, undo):
         yield
     undo()
@@ -161,44 +168,89 @@ def _undone_if_failing(what: str, undo: Callable[[], None]) -> Iterator[None]:
         raise
 
 
-def load(target: Target, backup: Backup, keys: Sequence[Any], *, progress: Progress = None) -> None:
+def load(
+    target: Target,
+    backup: Backup,
+    keys: Sequence[Any],
+    *,
+    accept: Collection[str] = (),
+    progress: Progress = None,
+) -> tuple[Accepted, ...]:
     """Load a backup into an empty database, checking once more that these are the bytes of its manifest.
 
-    Raise OpsError if the server refuses anything or the bytes are others: the database is to be dropped then.
+    Return which of the statements that `accept` names (`statement:12`) the server refused and were let through; what
+    that cost is the proof's to tell. Raise OpsError if it refuses anything else or the bytes are others: the database is
+    to be dropped then.
     """
-    found = _feed(target, backup, keys, schema_only=False, progress=progress)
-    if differences := proof.compare_contents(backup.manifest.contents, found):
+    fed = _feed(target, backup, keys, schema_only=False, accept=accept, progress=progress)
+    if differences := proof.compare_contents(backup.manifest.contents, fed.contents):
         raise OpsError(
             f"backup {backup.id} changed while it was read",
             detail=f"{differences[0]}.",
             hint=f"Run `invoke verify --backup={backup.id}`.",
         )
+    return fed.accepted
+
+
+@dataclass(frozen=True)
+class Fed:
+    """What passed through a loader: the dump's contents, what was let through, the file that it came from."""
+
+    contents: Contents
+    accepted: tuple[Accepted, ...]
+    stored: Stored
 
 
 def _feed(
-    target: Target, backup: Backup, keys: Sequence[Any], *, schema_only: bool, progress: Progress
-) -> Contents:
-    manifest = backup.manifest
-    target, settings = _circumstances(target, manifest)
+    target: Target,
+    backup: Backup,
+    keys: Sequence[Any],
+    *,
+    schema_only: bool,
+    accept: Collection[str],
+    progress: Progress,
+) -> Fed:
+    target, settings = circumstances(target, backup.manifest)
     with (
         session.translated("the server failed while it loaded the backup"),
-        closing(session.connect(target, settings={**_LOADING, **settings})) as connection,
+        closing(session.connect(target, settings={**LOADING, **settings})) as connection,
     ):
-        loader = Loader(connection, schema_only=schema_only)
-        lexer = Lexer(loader)
-
-        def sink(block: bytes) -> None:
-            lexer.feed(block)
-            if progress:
-                progress(len(block))
-
-        storage.read(backup.path, sink, keys=keys, encrypted=manifest.encrypted)
-        lexer.close()
-        loader.finish()
-        return loader.ledger.contents
+        return feed(connection, backup, keys, schema_only=schema_only, accept=accept, progress=progress)
 
 
-def _circumstances(server: Target, manifest: Manifest) -> tuple[Target, dict[str, str]]:
+def feed(
+    connection: Connection,
+    backup: Backup,
+    keys: Sequence[Any],
+    *,
+    schema_only: bool = False,
+    accept: Collection[str] = (),
+    progress: Progress = None,
+) -> Fed:
+    """Send a backup's dump to this connection, in the caller's transaction if there is one, and return what passed.
+
+    Raise OpsError if the server refuses anything that is not accepted, or the dump is not whole.
+    """
+    manifest = backup.manifest
+    if manifest.knows_objects:
+        owners = [entry.owner for entry in manifest.objects if (entry.kind, entry.name) == ("schema", "public")]
+        client_major = int(re.split(r"\D", manifest.source.client_version, maxsplit=1)[0])
+        public.expect(connection, client_major=client_major, owner=owners[0] if owners else None)
+    loader = Loader(connection, schema_only=schema_only, accept=accept)
+    lexer = Lexer(loader if manifest.knows_objects else PastDrops(loader))
+
+    def sink(block: bytes) -> None:
+        lexer.feed(block)
+        if progress:
+            progress(len(block))
+
+    stored = storage.read(backup.path, sink, keys=keys, encrypted=manifest.encrypted)
+    lexer.close()
+    loader.finish()
+    return Fed(loader.ledger.contents, loader.accepted, stored)
+
+
+def circumstances(server: Target, manifest: Manifest) -> tuple[Target, dict[str, str]]:
     """Return how to reach a restored database, and the settings under which its text means what it meant.
 
     Money is written by lc_monetary. Event triggers stay quiet where the server knows how: one that notes who logs in
@@ -212,18 +264,36 @@ def _circumstances(server: Target, manifest: Manifest) -> tuple[Target, dict[str
     return server, {"lc_monetary": _money(manifest)} if knows_money else {}
 
 
+def analyze(target: Target) -> None:
+    """Give the planner its statistics: a restored database has none, and an app on it would crawl."""
+    with (
+        session.translated("could not analyze the restored database"),
+        closing(session.connect(target)) as connection,
+    ):
+        connection.execute("ANALYZE")
+
+
 def prove(
-    server: Target, database: str, backup: Backup, keys: Sequence[Any], *, progress: Progress = None
+    server: Target,
+    database: str,
+    backup: Backup,
+    keys: Sequence[Any],
+    *,
+    accept: Collection[str] = (),
+    progress: Progress = None,
 ) -> list[Difference]:
     """Return every difference between the database and what the manifest says; none means that it is proved.
 
-    Reads rows, sequences, large objects, objects with owner and grants, extensions, and database properties.
+    Reads rows, sequences, large objects, objects with owner and grants, extensions, and database properties. Of an old
+    file the objects are those that its own statements make in an empty database.
     """
     manifest = backup.manifest
-    quiet, settings = _circumstances(server, manifest)
+    quiet, settings = circumstances(server, manifest)
     target = quiet.with_database(database)
     with closing(session.connect(target, settings=settings)) as connection:
         contents = proof.read_contents(connection, manifest.contents, progress=progress)
+        if not manifest.knows_objects:
+            contents = zones.read_again(connection, manifest.contents, contents)
     with closing(session.connect(target)) as connection:
         objects = inventory.entries(connection)
         extensions = properties.extensions(connection)
@@ -231,17 +301,32 @@ def prove(
 
     def replayed() -> Sequence[CatalogEntry]:
         with temporary_database(server, manifest, purpose="replay") as empty:
-            _feed(empty, backup, keys, schema_only=True, progress=None)
+            _feed(empty, backup, keys, schema_only=True, accept=accept, progress=None)
             with closing(session.connect(quiet.with_database(empty.database))) as connection:
                 return inventory.entries(connection)
 
     differences = [
         *proof.compare_contents(manifest.contents, contents),
-        *proof.compare_objects(manifest.objects, objects, replayed),
+        *_objects_differ(manifest, objects, replayed),
         *_extensions_differ(manifest, extensions),
         *(Difference("database", database, why) for why in properties.compare(manifest.properties, own)),
     ]
     return list(dict.fromkeys(differences))  # a missing table is missed by its rows and by its definition
+
+
+def _objects_differ(
+    manifest: Manifest, found: Sequence[CatalogEntry], replayed: Callable[[], Sequence[CatalogEntry]]
+) -> list[Difference]:
+    """Return how the objects differ; an old file's are those of the replay, which leaves large objects behind.
+
+    A privilege that the source's major did not have yet is no difference: a newer server gives it to every owner.
+    """
+    if manifest.knows_objects:
+        major = manifest.source.server_major
+        known = [replace(entry, grants=grants.as_of(entry.grants, major)) for entry in found]
+        return proof.compare_objects(manifest.objects, known, replayed)
+    there = [entry for entry in found if entry.kind != "large object"]
+    return proof.compare_objects(replayed(), there, list)
 
 
 def _extensions_differ(manifest: Manifest, found: Sequence[Extension]) -> Iterator[Difference]:

@@ -279,6 +279,22 @@ class _Gunzip:
             raise Damaged("the file is empty")
 
 
+class _AsItIs:
+    """Takes a file that is not compressed (the old scripts made such, too): every byte is SQL."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.plain_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        self.plain_bytes += len(data)
+        self._sink(data)
+
+    def close(self) -> None:
+        if not self.plain_bytes:
+            raise Damaged("the file is empty")
+
+
 def fingerprint(path: Path) -> tuple[int, str]:
     """Return size and sha256 of a file's bytes. Raise OpsError if it can't be read."""
     try:
@@ -292,6 +308,7 @@ def fingerprint(path: Path) -> tuple[int, str]:
 def read(path: Path, sink: Sink, *, keys: Sequence[Any] = (), encrypted: bool = False) -> Stored:
     """Hand the SQL inside a backup's file to `sink`, block by block, and return what the file holds.
 
+    A name that ends in ``.sql`` means that the file is not compressed; content does not decide it.
     The sink's own errors pass through. Raise Damaged if the bytes are not whole: nothing that was handed over before
     may be believed then. Raise OpsError if the file can't be read, or opened by none of the keys.
     """
@@ -301,12 +318,12 @@ def read(path: Path, sink: Sink, *, keys: Sequence[Any] = (), encrypted: bool = 
         raise _unread(path.name, error) from error
     with file:
         source = _Hashed(file, path.name)
-        gunzip = _Gunzip(sink)
+        packed = _AsItIs(sink) if path.suffix == ".sql" else _Gunzip(sink)
         with _decrypted(source, keys) if encrypted else _plain(source) as blocks:
             for block in blocks:
-                gunzip.write(block)
-        gunzip.close()
-    return Stored(source.size_bytes, source.sha256.hexdigest(), gunzip.plain_bytes)
+                packed.write(block)
+        packed.close()
+    return Stored(source.size_bytes, source.sha256.hexdigest(), packed.plain_bytes)
 
 
 @contextlib.contextmanager

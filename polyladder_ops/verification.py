@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from polyladder_ops import records, restoring, storage
+from polyladder_ops import portable, records, restoring, storage
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import proof
 from polyladder_ops.postgres.contents import ALGORITHM, Ledger
@@ -158,13 +158,13 @@ def _recorded(backup: Backup, level: Level, verdict: Word, reasons: Sequence[str
         backup=backup.id,
         sha256=backup.manifest.sha256,
         at=datetime.now(UTC),
-        by=records.by_whom(),
+        by=portable.by_whom(),
         level=level,
         verdict=verdict,
         details=tuple(reasons),
     )
     try:
-        records.append(backup.path, record)
+        records.note(backup.path, record)
     except OSError as error:
         raise OpsError(
             f"backup {backup.id} is {verdict}, but that could not be recorded beside it",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import ValidationError
 
-from polyladder_ops import catalog, records
+from polyladder_ops import catalog, portable
 from polyladder_ops.records import Record, is_pinned, is_verified, last_verification, load_all
 from tests.factories import NIGHT, put, record
 
@@ -133,7 +133,7 @@ def test_only_we_can_read_a_record(tmp_path: Path) -> None:
 
 
 def test_a_record_says_who(tmp_path: Path) -> None:
-    user, _, host = records.by_whom().partition("@")
+    user, _, host = portable.by_whom().partition("@")
     assert user
     assert host
 

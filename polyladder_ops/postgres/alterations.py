@@ -14,7 +14,7 @@ from polyladder_ops.postgres import grants
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-__all__ = ["NEVER_CARRIED", "NotApplied", "grant", "named", "settings", "tried"]
+__all__ = ["NEVER_CARRIED", "NotApplied", "grant", "named", "role_settings", "settings", "tried"]
 
 NEVER_CARRIED = frozenset({"default_transaction_read_only"})
 
@@ -122,6 +122,18 @@ def settings(
             )
         elif before.get((role, name)) != value:
             yield _set(connection, _holder(database, role), (role, name), value, stored)
+
+
+def role_settings(
+    connection: psycopg.Connection[Any],
+    role: str,
+    wanted: Iterable[tuple[str, str]],
+    stored: Callable[[], Mapping[tuple[str, str], str]],
+) -> Iterator[NotApplied | None]:
+    """Give a role these settings for all databases; `stored` reads back what is there by (role, name)."""
+    holder = sql.SQL("ALTER ROLE {}").format(sql.Identifier(role))
+    for name, value in wanted:
+        yield _set(connection, holder, (role, name), value, stored)
 
 
 def _holder(database: str, role: str) -> sql.Composed:

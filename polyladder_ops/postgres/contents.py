@@ -37,6 +37,9 @@ _LO_WRITE = re.compile(rb"SELECT pg_catalog\.lowrite\(0, '\\{1,2}x((?:[0-9a-fA-F
 _CREATE = re.compile(rb'CREATE (?:UNLOGGED )?TABLE ((?:[^\s"(]|"(?:[^"]|"")+")+)')
 _COLUMN = re.compile(rb'[^,"\s]+|"(?:[^"]|"")*"')
 _LO_CLOSE = b"SELECT pg_catalog.lo_close(0)"
+# Clients before 10.3 write names without their schema, and say once for many which it is.
+_SEARCH_PATH = re.compile(rb'SET search_path = ((?:[^\s",]|"(?:[^"]|"")+")+), pg_catalog')
+_BARE_NAME = re.compile(rb'[^".]+|"(?:[^"]|"")+"')
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ class Ledger:
     _created: set[bytes] = field(default_factory=set)
     _current: RowDigest | None = None
     _open_object: int = 0  # 0 is no large object's number
+    _schema: bytes = b""  # of names without one
     _backslashes_are_doubled: bool = False
     _via_root: bool = False
 
@@ -183,13 +187,20 @@ class Ledger:
         """Keep sequence values and large objects; everything else is the schema's matter."""
         self._via_root = False
         if created := _CREATE.match(text):
-            self._created.add(created[1])
+            self._created.add(self.qualified(created[1]))
         if text.startswith(b"SET "):
             self._setting(text)
         elif text.startswith(b"SELECT pg_catalog."):
             self._call(text)
 
+    def qualified(self, name: bytes) -> bytes:
+        """Return a name as the dump spells it, with the schema that it means here if it has none."""
+        bare = self._schema and _BARE_NAME.fullmatch(name)
+        return self._schema + b"." + name if bare else name
+
     def _setting(self, text: bytes) -> None:
+        if path := _SEARCH_PATH.fullmatch(text):
+            self._schema = path[1]
         name, value = setting_of(text) or (b"", b"")
         if name == b"client_encoding":
             self._encoding = value.decode().upper()
@@ -201,7 +212,7 @@ class Ledger:
             name = setval[1].replace(b"''", b"'")
             if self._backslashes_are_doubled:
                 name = name.replace(rb"\\", b"\\")
-            self._sequences[name] = (int(setval[2]), setval[3] == b"true")
+            self._sequences[self.qualified(name)] = (int(setval[2]), setval[3] == b"true")
         elif opened := _LO_OPEN.fullmatch(text):
             self._open(int(opened[1]))
         elif written := _LO_WRITE.fullmatch(text):
@@ -224,10 +235,12 @@ class Ledger:
 
     def is_empty_yet(self, table: bytes) -> bool:
         """Whether the next COPY brings the first rows of a table that the dump itself has made, and not by its root."""
-        return table in self._created and table not in self._tables and not self._via_root
+        name = self.qualified(table)
+        return name in self._created and name not in self._tables and not self._via_root
 
     def copy_begin(self, _statement: bytes, table: bytes, columns: bytes) -> None:
         """Start or go on with a table; leaves of one root are one table whatever order their columns have."""
+        table = self.qualified(table)
         order_free = self._via_root or table not in self._created
         entry = self._tables.setdefault(table, _Table(columns, RowDigest(order_free=order_free)))
         order = None

@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LocaleMissing",
+    "abandoned",
     "available_extensions",
     "create",
     "drop",
     "drop_abandoned",
     "drop_roles",
+    "hold",
     "locked",
     "make_roles",
     "tablespaces",
@@ -174,18 +176,29 @@ def _seal(begun: str) -> str:
 def locked(server: Target, name: str) -> Iterator[None]:
     """Within the block this database counts as in use, until the block ends or our process does."""
     with closing(connect(server)) as connection:
-        connection.execute("SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended(%s, 0))", [name])
+        hold(connection, name)
         yield
 
 
-def drop_abandoned(server: Target) -> list[str]:
-    """Drop the databases of proofs that were killed, and return their names."""
-    with translated("could not look for what killed runs left"), closing(connect(server)) as connection:
+def hold(connection: Connection, name: str) -> None:
+    """Make this database count as in use as long as the connection lasts."""
+    connection.execute("SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended(%s, 0))", [name])
+
+
+def abandoned(connection: Connection) -> list[str]:
+    """Return the databases that killed runs left half-made; until the connection ends we hold their locks."""
+    with translated("could not look for what killed runs left"):
         rows = connection.execute(
             "SELECT datname FROM pg_catalog.pg_database WHERE datname ~ '^polyladder_[a-z]+_[0-9a-f]{16}$'"
         ).fetchall()
         ours = [name for (name,) in rows if _seal(name[:-8]) == name[-8:]]
-        dead = [name for name in ours if _is_unlocked(connection, name)]
+        return [name for name in ours if _is_unlocked(connection, name)]
+
+
+def drop_abandoned(server: Target) -> list[str]:
+    """Drop the databases that killed runs left half-made, and return their names."""
+    with closing(connect(server)) as connection:
+        dead = abandoned(connection)
         for name in dead:
             drop(server, name)
     return dead

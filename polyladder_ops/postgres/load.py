@@ -3,7 +3,10 @@
 Statements travel in batches, since each round trip over a tunnel costs more than the statement; rows travel as they
 are. What the server understands otherwise than the lexer did (rows expected where none are, strings read by another
 rule) ends the load. Three things are told apart when it ends: the server refuses the dump, the server lacks something
-that the dump needs, the server itself fails (which says nothing about the dump).
+that the dump needs, the server itself fails (which says nothing about the dump); `refusals` has the words.
+
+A statement can be let through by its place in the dump (`statement:12`): it then travels alone, and if the server
+refuses it the load goes on without it. What the server takes is never left out.
 """
 
 from __future__ import annotations
@@ -11,24 +14,23 @@ from __future__ import annotations
 import re
 import select
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from psycopg import pq
 
-from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.contents import Ledger
 from polyladder_ops.postgres.lexer import setting_of
+from polyladder_ops.postgres.refusals import BETWEEN, Accepted, Answer, LoadError, Statement, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator
 
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["LoadError", "Loader"]
+__all__ = ["Accepted", "LoadError", "Loader"]
 
 _BATCH_BYTES = 1 << 16
 _BATCH_STATEMENTS = 200
-_BETWEEN = b";\n"
 _GOOD = {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY}
 # Clients from 17 on write it for every server; servers before 17 refuse it (hazard: no other line may be dropped).
 _TOO_NEW = b"SET transaction_timeout = 0"
@@ -37,106 +39,192 @@ _DATA_CALLS = re.compile(
     rb"|GRANT .* ON LARGE OBJECT\b|REVOKE .* ON LARGE OBJECT\b|COMMENT ON LARGE OBJECT\b",
     re.DOTALL,
 )
+_CONTROL = re.compile(
+    rb"(ABORT|BEGIN|COMMIT|END|PREPARE\s+TRANSACTION|RELEASE|ROLLBACK|SAVEPOINT|START\s+TRANSACTION)\b",
+    re.IGNORECASE,
+)
 
 
-# Classes of SQLSTATE (docs, appendix A) that speak of the server's state and not of what it was told: connection,
-# resources, an operator, the file system, other sessions, a server that takes no writes.
-_TROUBLE = ("08", "40", "53", "55P03", "57", "58000", "58030", "25006")
-# Of bad data, these name settings and columns; the others quote what stands in a row.
-_NAMES_ONLY = ("22023", "22P04")
-# Those that say that this server, or our role there, has not got what another has: rights, libraries, features.
-_LACKS = ("42501", "58P01", "0A", "22023")
-_LACKING = re.compile(r"(role|tablespace|collation) .+ does not exist|unrecognized configuration parameter")
+@dataclass
+class _Attempt:
+    """A COPY, or a statement that may fail: what goes before it, ends it or undoes it; the refusal that was let through."""
+
+    statement: Statement
+    begin: bytes = b""
+    end: bytes = b""
+    undo: bytes = b""
+    may_fail: bool = False
+    refusal: LoadError | None = None
+    rows: int = 0
 
 
-class LoadError(OpsError):
-    """The server did not take the dump as it is; `lacks` if another server, or another role there, might."""
-
-    def __init__(self, message: str, *, detail: str = "", hint: str = "", lacks: bool = False) -> None:
-        super().__init__(message, detail=detail, hint=hint)
-        self.lacks = lacks
+_NOTHING = (b"", b"", b"")
+_OWN = (b"BEGIN", b"COMMIT", b"ROLLBACK")
+_INSIDE = (b"SAVEPOINT polyladder", b"RELEASE SAVEPOINT polyladder",
+           b"ROLLBACK TO SAVEPOINT polyladder;RELEASE SAVEPOINT polyladder")  # fmt: skip
 
 
 class Loader:
-    """The handler that sends a dump to one connection in the dump's order, and keeps a ledger of what it sent.
+    """The handler that sends a dump to one connection in the dump's order, and keeps a ledger of what it has read.
 
-    `finish` sends the rest. With `schema_only` rows, sequence values and large objects stay behind. Raise LoadError as
-    soon as the server refuses something, OpsError if it fails, psycopg's OperationalError if it is gone; what was sent
-    before stays, so the database is to be dropped then.
+    `finish` sends the rest. With `schema_only` rows, sequence values and large objects stay behind. What `accept` names
+    may be refused; `accepted` tells what was. In a transaction of the caller's nothing commits: the dump's own BEGIN
+    and COMMIT stay behind. Raise LoadError as soon as the server refuses something else, OpsError if it fails,
+    psycopg's OperationalError if it is gone; what was sent before stays, so the database is to be dropped then, or the
+    caller's transaction to be rolled back.
     """
 
-    def __init__(self, connection: Connection, *, schema_only: bool = False) -> None:
+    def __init__(
+        self, connection: Connection, *, schema_only: bool = False, accept: Collection[str] = ()
+    ) -> None:
         self.ledger = Ledger()
         self._connection = connection
         self._pgconn = connection.pgconn
         self._schema_only = schema_only
+        self._accept = frozenset(accept)
+        self._accepted: list[Accepted] = []
+        self._atomic = self._pgconn.transaction_status != pq.TransactionStatus.IDLE
         self._before_17 = connection.info.server_version < 170000
-        self._batch: list[bytes] = []
+        self._batch: list[Statement] = []
         self._batch_bytes = 0
         self._statements = 0
         self._escapes = False
-        self._copy = b""
-        self._in_transaction = False  # ours, around the rows of one table
+        self._copy = _Attempt(Statement(b"", 0))
+
+    @property
+    def accepted(self) -> tuple[Accepted, ...]:
+        """What the server refused and was let through, in the dump's order."""
+        return tuple(self._accepted)
 
     def comment(self, text: bytes) -> None:
         """Pass a comment to the ledger; the server has no use for it."""
         self.ledger.comment(text)
 
     def statement(self, text: bytes) -> None:
-        """Take one statement; it travels with its neighbours."""
+        """Take one statement; it travels with its neighbours, or alone if it may be refused."""
         self.ledger.statement(text)
         self._statements += 1
-        if text == _TOO_NEW and self._before_17 and self._statements < 20:
+        if self._stays_behind(text):
             return
-        if self._schema_only and _DATA_CALLS.match(text):
-            return
-        self._batch.append(text)
-        self._batch_bytes += len(text)
         setting = setting_of(text)
         if setting and setting[0] == b"standard_conforming_strings":
             self._escapes = setting[1] == b"off"
+        statement = Statement(text, self._statements)
+        if statement.item in self._accept and not _CONTROL.match(text):
+            self._try(statement)
+            return
+        self._put(statement)
         # The server reads a whole batch by the rules that hold before it: a change of the rules ends the batch.
         if setting or len(self._batch) >= _BATCH_STATEMENTS or self._batch_bytes >= _BATCH_BYTES:
             self.finish()
+
+    def _stays_behind(self, text: bytes) -> bool:
+        if text == _TOO_NEW and self._before_17 and self._statements < 20:
+            return True
+        if self._atomic and _CONTROL.match(text):
+            if text in (b"BEGIN", b"COMMIT"):  # pg_dump's own, around large objects
+                return True
+            said = shown(text, self._connection.info.encoding)
+            raise LoadError("the dump would end the transaction around it", detail=f"It says {said}.")
+        return self._schema_only and _DATA_CALLS.match(text) is not None
+
+    def _put(self, statement: Statement) -> None:
+        self._batch.append(statement)
+        self._batch_bytes += len(statement.text)
 
     def finish(self) -> None:
         """Send what is waiting and hear that the server did it."""
         batch, self._batch, self._batch_bytes = self._batch, [], 0
         if not batch:
             return
-        self._pgconn.send_query(_BETWEEN.join(batch))
+        self._pgconn.send_query(BETWEEN.join(statement.text for statement in batch))
         for done, result in enumerate(self._results()):
             if result.status not in _GOOD:
-                self._refused(result, _Answer(result, self._connection.info.encoding).blamed(batch, done))
+                answer = Answer(result, self._connection.info.encoding)
+                raise answer.refusal(answer.blamed(batch, done))
+        self._expect_same_rules()
+
+    def _expect_same_rules(self) -> None:
+        """Raise LoadError if the server reads strings by another rule than the lexer."""
         if (self._pgconn.parameter_status(b"standard_conforming_strings") == b"off") != self._escapes:
             raise LoadError(
                 "the dump changed how strings are read", detail="Its later statements can't be trusted."
             )
 
+    # What may be refused ------------------------------------------------------------------------------------------
+
+    def _begun(self, statement: Statement, *, own: bool) -> _Attempt:
+        """Return what goes around a statement: a transaction of its `own`, a savepoint in one that may not fail, nothing."""
+        may_fail = statement.item in self._accept
+        inside = self._atomic
+        if may_fail:
+            self.finish()
+            inside = self._pgconn.transaction_status == pq.TransactionStatus.INTRANS
+        around = (_INSIDE if may_fail else _NOTHING) if inside else _OWN if own else _NOTHING
+        return _Attempt(statement, *around, may_fail=may_fail)
+
+    def _try(self, statement: Statement) -> None:
+        """Send one statement alone, between savepoints if it stands in a transaction."""
+        attempt = self._begun(statement, own=False)
+        try:
+            # The savepoint must be there before: of a batch with bad syntax anywhere nothing is done.
+            self._say(attempt, attempt.begin)
+            self.finish()
+            self._put(statement)
+            self.finish()
+        except LoadError as error:
+            self._let_through(attempt, error)
+            self._accepted.append(Accepted(statement.item, error.detail))
+        else:
+            self._say(attempt, attempt.end)
+
+    def _say(self, attempt: _Attempt, text: bytes) -> None:
+        """Put something of ours beside a statement; should it fail, that statement is to blame."""
+        if text:
+            self._put(Statement(text, attempt.statement.place))
+
+    def _let_through(self, attempt: _Attempt, error: LoadError) -> None:
+        """Undo what was refused. Raise the error itself if this statement may not fail."""
+        if not attempt.may_fail or error.item != attempt.statement.item:
+            raise error
+        for _ in self._results():  # until all are heard nothing else can be said
+            pass
+        attempt.refusal = error
+        self._say(attempt, attempt.undo)
+        self.finish()
+        self._expect_same_rules()
+
+    # Rows ---------------------------------------------------------------------------------------------------------
+
     def copy_begin(self, statement: bytes, table: bytes, columns: bytes) -> None:
         """Start the rows of a table.
 
-        A table that was truncated in the same transaction is filled page after page. Otherwise the server puts a short
-        row into the gap that a long one left on an earlier page, and the rows read back in another order.
+        A table that was made or truncated in the same transaction is filled page after page. Otherwise the server puts
+        a short row into the gap that a long one left on an earlier page, and the rows read back in another order.
         """
-        truncates = self.ledger.is_empty_yet(table)
+        truncates = self.ledger.is_empty_yet(table) and not self._atomic
         self.ledger.copy_begin(statement, table, columns)
+        self._statements += 1
         if self._schema_only:
             return
-        if truncates:
-            self._batch += [b"BEGIN", b"TRUNCATE ONLY " + table]
-            self._in_transaction = True
-        self.finish()
-        self._copy = statement
-        self._pgconn.send_query(statement)
-        result = next(self._results())
-        if result.status != pq.ExecStatus.COPY_IN:
-            self._refused(result, statement)
+        copy = Statement(statement, self._statements)
+        self._copy = self._begun(copy, own=truncates or copy.item in self._accept)
+        try:
+            self._say(self._copy, self._copy.begin)
+            self._say(self._copy, b"TRUNCATE ONLY " + table if truncates else b"")
+            self.finish()
+            self._pgconn.send_query(statement)
+            result = next(self._results())
+            if result.status != pq.ExecStatus.COPY_IN:
+                raise Answer(result, self._connection.info.encoding).refusal(copy)
+        except LoadError as error:
+            self._let_through(self._copy, error)
 
     def copy_data(self, data: bytes) -> None:
         """Send rows; blocks while the server is behind, and gives way to a Ctrl-C meanwhile."""
         self.ledger.copy_data(data)
-        if self._schema_only:
+        self._copy.rows += data.count(b"\n") if self._copy.may_fail else 0
+        if self._schema_only or self._copy.refusal:
             return
         self._pgconn.put_copy_data(data)
         self._flush()
@@ -146,13 +234,23 @@ class Loader:
         self.ledger.copy_end()
         if self._schema_only:
             return
-        self._pgconn.put_copy_end()
-        for result in self._results():
-            if result.status not in _GOOD:
-                self._refused(result, self._copy)
-        if self._in_transaction:
-            self._in_transaction = False
-            self._batch.append(b"COMMIT")
+        if not self._copy.refusal:
+            self._end_rows()
+        if error := self._copy.refusal:
+            why = f"{error.detail}; its {self._copy.rows} rows were not loaded"
+            self._accepted.append(Accepted(error.item, why))
+
+    def _end_rows(self) -> None:
+        copy = self._copy
+        try:
+            self._pgconn.put_copy_end()
+            for result in self._results():
+                if result.status not in _GOOD:
+                    raise Answer(result, self._connection.info.encoding).refusal(copy.statement)
+        except LoadError as error:
+            self._let_through(copy, error)
+        else:
+            self._say(copy, copy.end)
 
     def _flush(self) -> None:
         while self._pgconn.flush() == 1:
@@ -176,100 +274,3 @@ class Loader:
             yield result
             if result.status == pq.ExecStatus.COPY_IN:
                 return
-
-    def _refused(self, result: pq.abc.PGresult, statement: bytes) -> NoReturn:
-        answer = _Answer(result, self._connection.info.encoding)
-        said = answer.said(statement)
-        detail, hint = f"{said}. It was: {_shown(statement, answer.encoding)}{answer.where}", _hint(said)
-        if answer.is_trouble:
-            raise OpsError("the server failed while it loaded the dump", detail=detail, hint=hint)
-        raise LoadError("the server refused a part of the dump", detail=detail, hint=hint, lacks=answer.lacks)
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """A result that is not what we hoped for."""
-
-    result: pq.abc.PGresult
-    encoding: str
-
-    def field(self, field: pq.DiagnosticField) -> str:
-        """Return a part of the server's error; empty if it gave none."""
-        return (self.result.error_field(field) or b"").decode(self.encoding, "replace")
-
-    @property
-    def state(self) -> str:
-        """The SQLSTATE; empty if libpq itself speaks, since then the connection is lost."""
-        return self.field(pq.DiagnosticField.SQLSTATE)
-
-    @property
-    def is_trouble(self) -> bool:
-        """Whether the server failed, which says nothing about the dump."""
-        is_error = self.result.status != pq.ExecStatus.COPY_IN
-        return is_error and (not self.state or self.state.startswith(_TROUBLE))
-
-    @property
-    def lacks(self) -> bool:
-        """Whether another server, or another role there, might take it."""
-        message = self.field(pq.DiagnosticField.MESSAGE_PRIMARY)
-        return self.state.startswith(_LACKS) or _LACKING.match(message) is not None
-
-    def said(self, statement: bytes) -> str:
-        """Return the server's message without values: what stands in a row or a literal is nobody's business here."""
-        if self.result.status == pq.ExecStatus.COPY_IN:
-            return "It expects rows where none are"
-        if self.state.startswith("P0"):
-            return f"A function raised an error of its own ({self.state})"
-        message = self.field(pq.DiagnosticField.MESSAGE_PRIMARY)
-        quoted = {text.encode(self.encoding, "replace") for text in re.findall(r'"([^"]*)"', message)}
-        shown, hidden = _parted(statement)
-        is_row = self.state.startswith("22") and self.state not in _NAMES_ONLY
-        is_literal = any(text in hidden and text not in shown for text in quoted)
-        if is_row or (is_literal and not self.lacks):  # what the server lacks must be named
-            message = re.sub(r'".*"', '"…"', message, flags=re.DOTALL)
-        message = re.sub(r"'.*'", "'…'", message, flags=re.DOTALL)
-        return " ".join((message or self.result.error_message.decode("utf-8", "replace")).split()).rstrip(".")
-
-    @property
-    def where(self) -> str:
-        """The line of the rows, if it is about one."""
-        line = re.match(r"COPY .*?, line (\d+)", self.field(pq.DiagnosticField.CONTEXT), flags=re.DOTALL)
-        return f", line {line[1]} of the rows" if line else ""
-
-    def blamed(self, batch: Sequence[bytes], done: int) -> bytes:
-        """Return the statement that this is about: the server counts characters from the batch's beginning.
-
-        Without a place it is the one after those that were done; bad syntax anywhere stops a batch before its first.
-        """
-        place = int(self.field(pq.DiagnosticField.STATEMENT_POSITION) or 0)
-        for statement in batch if place else ():
-            length = len(statement.decode(self.encoding, "replace")) + len(_BETWEEN)
-            if place <= length:
-                return statement
-            place -= length
-        return batch[min(done, len(batch) - 1)]
-
-
-def _parted(statement: bytes) -> tuple[bytes, bytes]:
-    """Return a statement up to its first literal, and the rest: a password, perhaps, or the body of a function."""
-    literal = re.search(rb"['$]", statement)
-    place = literal.start() if literal else len(statement)
-    return statement[:place], statement[place:]
-
-
-def _shown(statement: bytes, encoding: str) -> str:
-    shown, hidden = _parted(statement)
-    text = " ".join(shown.decode(encoding, "replace").split())
-    return f"{text[:120]}…" if len(text) > 120 else f"{text} …" if hidden else text
-
-
-def _hint(message: str) -> str:
-    known = {
-        "role .* does not exist": "Make the role on that server first.",
-        "extension .* not available": "Install the extension on that server first.",
-        "permission denied|must be": "Use a superuser of that server.",
-        "locks_per_transaction|shared memory": "Raise max_locks_per_transaction on that server and restart it.",
-        "No space left|could not extend": "Free space on that server's disk.",
-    }
-    otherwise = "Nothing live was touched; the half-filled database is dropped."
-    return next((hint for pattern, hint in known.items() if re.search(pattern, message)), otherwise)

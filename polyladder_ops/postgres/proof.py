@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from polyladder_ops.postgres.inventory import CatalogEntry
 
-__all__ = ["Difference", "compare_contents", "compare_objects", "read_contents"]
+__all__ = ["Difference", "compare_contents", "compare_objects", "read_contents", "read_tables"]
 
 _T = TypeVar("_T")
 _PIECE = 1 << 18
@@ -52,17 +52,36 @@ def read_contents(
     A table or sequence that is not there is left out, one that lacks a column has none. Raise OpsError if the server fails.
     """
     with translated("could not read the database back"):
-        there = _relations(connection, [t.name for t in wanted.tables] + [s.name for s in wanted.sequences])
-        tables = [(table, *there[table.name]) for table in wanted.tables if table.name in there]
+        there = _relations(connection, [s.name for s in wanted.sequences])
         sequences = [sequence.name for sequence in wanted.sequences if sequence.name in there]
         found = replace(
             wanted,
             sequences=tuple(_sequences(connection, sequences)),
             large_objects=tuple(_large_objects(connection)),
         )
-        # From here on rows come as in the dump, and SQL_ASCII (which no client can decode) as plain bytes.
-        connection.execute("SELECT pg_catalog.set_config('client_encoding', %s, false)", [wanted.encoding])
-        return replace(found, tables=tuple(_table(connection, *table, progress) for table in tables))
+        return replace(
+            found, tables=tuple(read_tables(connection, wanted.tables, wanted.encoding, progress=progress))
+        )
+
+
+_ENCODE = "SELECT pg_catalog.set_config('client_encoding', %s, false)"
+
+
+def read_tables(
+    connection: Connection,
+    wanted: Sequence[TableData],
+    encoding: str,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> list[TableData]:
+    """Return what these tables hold, as far as they are there, in the text that the session writes in this encoding."""
+    connection.execute(_ENCODE, ["UTF8"])
+    there = _relations(connection, [table.name for table in wanted])
+    # From here on rows come as in the dump, and SQL_ASCII (which no client can decode) as plain bytes.
+    connection.execute(_ENCODE, [encoding])
+    return [
+        _table(connection, table, *there[table.name], progress) for table in wanted if table.name in there
+    ]
 
 
 _RELATIONS = """

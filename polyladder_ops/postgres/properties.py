@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import alterations, grants, queries
+from polyladder_ops.postgres import alterations, grants, marks, queries
 from polyladder_ops.postgres.alterations import NEVER_CARRIED, NotApplied, named
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def read(connection: psycopg.Connection[Any], database: str | None = None) -> Da
     for name, is_current, *row in queries.rows(connection, queries.load("properties.sql")):
         if name == database or (database is None and is_current):
             *plain, acl, comment, settings, labels = row
-            fields = [*plain, grants.canonical(acl), comment, _pairs(settings), _pairs(labels)]
+            fields = [*plain, grants.canonical(acl), marks.inner(comment), _pairs(settings), _pairs(labels)]
             return DatabaseProperties(*fields)
     raise OpsError(f"there is no database {database!r} on this server", hint="List them with `psql -l`.")
 

@@ -2,13 +2,16 @@
 
 from invoke.collection import Collection
 
-from polyladder_ops.tasks import backup, dev, doctor, sandbox, verify
+from polyladder_ops.tasks import backup, dev, doctor, restore, retention, sandbox, verify
 
 __all__ = ["ns"]
 
 ns = Collection()
+for verb in (retention.prune, retention.pin, retention.unpin):
+    backup.collection.add_task(verb)
 ns.add_collection(backup.collection)
 ns.add_task(verify.verify)
+ns.add_collection(restore.collection)
 ns.add_task(doctor.doctor)
 ns.add_collection(sandbox.collection)
 ns.add_collection(dev.collection)

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
 
-from polyladder_ops.errors import UsageError
+from polyladder_ops.errors import OpsError, UsageError
 from polyladder_ops.tasks.boundary import is_dry, open_settings, task
 
 if TYPE_CHECKING:
     from invoke.context import Context
 
     from polyladder_ops.catalog import Backup
+    from polyladder_ops.pruning import Outcome
+    from polyladder_ops.retention import Rule
 
 __all__ = ["collection"]
 
@@ -39,6 +41,7 @@ def take(
 
     Locks every table against changes of its shape, dumps one instant of it, checks while the bytes pass that the dump
     is whole, and writes a manifest of what it must restore to. Encrypts to BACKUP_AGE_RECIPIENTS if they are set.
+    Then deletes the backups whose time is over, as `invoke backup.prune --apply` does.
 
     Examples:
         invoke backup
@@ -71,10 +74,32 @@ def take(
         )
     print(bar.summary(), file=sys.stderr)
     _say_aloud(done)
-    if json:
-        _print_json(report.as_row(done))
-    else:
+    if not json:
         print(report.line(done))
+    pruned = _prune_after(done, place)
+    if pruned.ids:
+        print(f"pruned: {', '.join(pruned.ids)}", file=sys.stderr)
+    if json:
+        print_json({**report.as_row(done), "pruned": list(pruned.ids)})
+    if pruned.failure:
+        raise OpsError(
+            f"the new backup {done.id} is fine, but not all old ones could be pruned",
+            detail=f"{pruned.failure.message}: {pruned.failure.detail}",
+            hint=pruned.failure.hint,
+        ) from pruned.failure
+
+
+def _prune_after(done: Backup, place: Any) -> Outcome:
+    """Delete what is old by our clock and by the server's: a wrong one alone must not make every backup old."""
+    from datetime import UTC, datetime
+
+    from polyladder_ops import pruning
+
+    now = min(datetime.now(UTC), done.manifest.finished_at)
+    try:
+        return pruning.prune(place.folder, place.name, rule_of(place), now=now)
+    except OpsError as error:
+        return pruning.Outcome(failure=error)
 
 
 def _say_aloud(done: Backup) -> None:
@@ -120,7 +145,7 @@ def list_(c: Context, site: str = "", changes: bool = False, json: bool = False)
             if changes
             else {}
         )
-        _print_json([{**report.as_row(b), **since.get(b.id, {})} for b in found.backups])
+        print_json([{**report.as_row(b), **since.get(b.id, {})} for b in found.backups])
     elif found.backups:
         print(report.changed(found.backups) if changes else report.listed(found.backups, datetime.now(UTC)))
     else:
@@ -147,7 +172,7 @@ def show(c: Context, backup: str = "", site: str = "", json: bool = False) -> No
 
     chosen = choose(open_site(c, site), backup, task="backup.show")
     if json:
-        _print_json({**report.as_row(chosen), "manifest": chosen.manifest.model_dump(mode="json")})
+        print_json({**report.as_row(chosen), "manifest": chosen.manifest.model_dump(mode="json")})
     else:
         print(report.described(chosen))
 
@@ -157,6 +182,13 @@ def open_site(c: Context, site: str) -> Any:
     from polyladder_ops.site import Site
 
     return Site(open_settings(c, site=site))
+
+
+def rule_of(place: Any) -> Rule:
+    """Return what the settings say on which backups stay."""
+    from polyladder_ops.retention import Rule
+
+    return Rule(place.settings.backup_retention, place.settings.backup_keep_verified)
 
 
 def choose(place: Any, wanted: str, *, task: str) -> Backup:
@@ -182,7 +214,8 @@ def _changes(found: Any) -> Any:
     )
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """Print one JSON document on stdout."""
     print(json.dumps(value, indent=1))
 
 

@@ -12,6 +12,7 @@ import functools
 import inspect
 import io
 import os
+import re
 import sys
 import threading
 import traceback
@@ -27,7 +28,7 @@ from polyladder_ops.portable import stop_on_signals
 from polyladder_ops.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from invoke.context import Context
 
@@ -41,6 +42,7 @@ __all__ = [
     "project_root",
     "refuse_dry",
     "refuse_flags_as_values",
+    "split_items",
     "task",
 ]
 
@@ -159,6 +161,19 @@ def refuse_flags_as_values(values: Mapping[str, object]) -> None:
                     detail=f"{flag} takes a value, and no value begins with a dash.",
                     hint=f"Write {flag}=VALUE; `invoke --help TASK` shows what fits.",
                 )
+
+
+def split_items(given: Iterable[str]) -> frozenset[str]:
+    """Return the items of a repeatable flag: commas part them, but not inside parentheses or double quotes.
+
+    Names hold commas too: `function:public.add(integer, integer)`.
+    """
+    pieces = (
+        piece.strip()
+        for text in given
+        for piece in re.findall(r'(?:"[^"]*"|\([^()]*\)|[^,"()]|["()])+', text)
+    )
+    return frozenset(piece for piece in pieces if piece)
 
 
 def project_root(start: Path) -> Path:

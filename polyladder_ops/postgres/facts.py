@@ -1,0 +1,240 @@
+"""What a restore has to know of a server and of the live database before it touches anything; only looked at here.
+
+What can't be read of a damaged live database is left open and named (`unread`): it must not block its own rescue.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+
+from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import databases, standbys, volume
+from polyladder_ops.postgres.session import Identity, connect, identify, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+    from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.session import Connection
+    from polyladder_ops.postgres.standbys import Standby
+    from polyladder_ops.postgres.volume import Volume
+
+__all__ = ["Live", "Server", "Session", "read_live", "read_server"]
+
+_NEWEST_S = 2  # that the server may look for the newest row of a table, and there are several
+# They keep names of databases, or of themselves in other places, and take no notice of a renaming.
+_NAMING = ("pg_cron", "pg_partman_bgw", "timescaledb", "pglogical", "citus", "pg_squeeze")
+
+
+@dataclass(frozen=True)
+class Session:
+    """Somebody who is connected to the live database."""
+
+    pid: int
+    role: str
+    application: str
+    can_be_ended: bool
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server as its maintenance database shows it, and what it holds of the live database."""
+
+    identity: Identity
+    role: str
+    is_superuser: bool
+    can_create: bool
+    through_pooler: bool
+    extensions: Mapping[str, str]
+    roles: frozenset[str]
+    tablespaces: frozenset[str]
+    volume: Volume | None
+    standbys: tuple[Standby, ...]
+    out_of_reach: tuple[Standby, ...]
+    # Of the live database; `live_oid` is None if there is none of that name.
+    live_oid: int | None
+    live_bytes: int | None
+    is_owner: bool
+    sessions: tuple[Session, ...]
+    prepared: tuple[str, ...]
+    slots: tuple[str, ...]
+    subscriptions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Live:
+    """What only the live database itself can tell; `unread` says what it could not."""
+
+    migration_head: str | None = None
+    newest: tuple[str, datetime] | None = None
+    publications: tuple[str, ...] = ()
+    naming_extensions: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+def read_server(connection: Connection, server: Target, live: str) -> Server:
+    """Return what the server says of itself and of the database `live`. Raise OpsError if it fails."""
+    with translated("could not look at the server"):
+        identity = identify(connection)
+        oid, size, is_owner = _one(connection, _DATABASE, live) or (None, None, False)
+        role, is_superuser, can_create = _one(connection, _ROLE) or ("", False, False)
+        backend = _one(connection, "SELECT pg_catalog.pg_backend_pid()")
+        there = standbys.find(connection)
+        return Server(
+            identity=identity,
+            role=role,
+            is_superuser=is_superuser,
+            can_create=can_create,
+            # A pooler answers with a number of its own for cancelling.
+            through_pooler=backend != (connection.info.backend_pid,),
+            extensions=databases.available_extensions(connection),
+            roles=frozenset(_column(connection, "SELECT rolname FROM pg_catalog.pg_roles")),
+            tablespaces=databases.tablespaces(connection),
+            volume=volume.measure(connection),
+            standbys=there,
+            out_of_reach=tuple(s for s in there if standbys.reach(server, s) is None),
+            live_oid=oid,
+            live_bytes=size,
+            is_owner=is_owner,
+            sessions=tuple(Session(*row) for row in connection.execute(_SESSIONS, [live]).fetchall()),
+            prepared=_column(
+                connection, "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = %s", live
+            ),
+            slots=_column(connection, _SLOTS, live),
+            subscriptions=_column(connection, _SUBSCRIPTIONS, live),
+        )
+
+
+_DATABASE = """
+SELECT oid::int8,
+       CASE WHEN pg_catalog.has_database_privilege(oid, 'CONNECT') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')
+            THEN pg_catalog.pg_database_size(oid) END,
+       pg_catalog.pg_has_role(datdba, 'USAGE')
+FROM pg_catalog.pg_database WHERE datname = %s
+"""
+_ROLE = """
+SELECT rolname::text, rolsuper, rolsuper OR rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user
+"""
+_SESSIONS = """
+SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''),
+       pg_catalog.pg_has_role(a.usesysid, 'USAGE') AND NOT r.rolsuper
+       OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
+       OR pg_catalog.pg_has_role('pg_signal_backend', 'USAGE') AND NOT r.rolsuper
+FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
+WHERE a.datname = %s ORDER BY a.backend_start
+"""
+_SLOTS = """
+SELECT slot_name::text FROM pg_catalog.pg_replication_slots WHERE database = %s AND NOT temporary ORDER BY 1
+"""
+_SUBSCRIPTIONS = """
+SELECT s.subname::text FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_database d ON d.oid = s.subdbid
+WHERE d.datname = %s ORDER BY 1
+"""
+
+
+@dataclass
+class _Reading:
+    """Asks one question after the other, and goes on when one can't be answered."""
+
+    connection: Connection
+    unread: list[str] = field(default_factory=list)
+
+    def ask(self, what: str, question: Callable[[Connection], Any], otherwise: Any) -> Any:
+        try:
+            return question(self.connection)
+        except (psycopg.Error, OpsError) as error:
+            self.unread.append(f"{what}: {' '.join(str(error).split())}")
+            return otherwise
+
+
+def read_live(target: Target) -> Live:
+    """Return what the live database tells of itself; never fails for what the database has suffered."""
+    try:
+        connection = connect(target, settings={"statement_timeout": f"{_NEWEST_S}s"})
+    except OpsError as error:
+        return Live(unread=(f"{error.message}: {error.detail}".rstrip(". "),))
+    with closing(connection):
+        reading = _Reading(connection)
+        return Live(
+            migration_head=reading.ask("its newest migration", migration_head, None),
+            newest=reading.ask("its newest row", _newest, None),
+            publications=reading.ask(
+                "its publications",
+                lambda c: _column(c, "SELECT pubname::text FROM pg_catalog.pg_publication ORDER BY 1"),
+                (),
+            ),
+            naming_extensions=reading.ask(
+                "its extensions",
+                lambda c: _column(
+                    c,
+                    "SELECT extname::text FROM pg_catalog.pg_extension WHERE extname = ANY (%s)",
+                    list(_NAMING),
+                ),
+                (),
+            ),
+            unread=tuple(reading.unread),
+        )
+
+
+def migration_head(connection: Connection) -> str | None:
+    """Return the newest migration that node-pg-migrate noted in its table `pgmigrations`, if there is one."""
+    tables = connection.execute(
+        "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relname = 'pgmigrations' AND c.relkind = 'r' ORDER BY n.nspname <> 'public', 1 LIMIT 1"
+    ).fetchone()
+    if tables is None:
+        return None
+    query = sql.SQL("SELECT name::text FROM {} ORDER BY run_on DESC, id DESC LIMIT 1").format(
+        sql.Identifier(*tables)
+    )
+    row = connection.execute(query).fetchone()
+    return row[0] if row else None
+
+
+# The first column of an index that is a time: its greatest value costs one look.
+_TIMES = """
+SELECT n.nspname::text, c.relname::text, a.attname::text
+FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
+JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid JOIN pg_catalog.pg_am m ON m.oid = x.relam
+WHERE c.relkind IN ('r', 'p') AND m.amname = 'btree' AND i.indpred IS NULL AND i.indisvalid
+  AND a.atttypid IN ('timestamptz'::pg_catalog.regtype, 'timestamp'::pg_catalog.regtype)
+  AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+UNION
+SELECT n.nspname::text, c.relname::text, a.attname::text
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
+WHERE c.relkind IN ('r', 'p') AND a.attname IN ('created_at', 'updated_at', 'inserted_at')
+  AND a.atttypid IN ('timestamptz'::pg_catalog.regtype, 'timestamp'::pg_catalog.regtype)
+  AND c.relpages < 2000 AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+LIMIT 40
+"""
+
+
+def _newest(connection: Connection) -> tuple[str, datetime] | None:
+    """Return the table with the newest time in it that is not in the future, and that time (UTC)."""
+    found = []
+    for schema, table, column in connection.execute(_TIMES).fetchall():
+        question = sql.SQL(
+            "SELECT max({0})::timestamptz FROM {1} WHERE {0} <= pg_catalog.now()::pg_catalog.timestamptz"
+        ).format(sql.Identifier(column), sql.Identifier(schema, table))
+        row = connection.execute(question).fetchone()
+        if row and row[0] is not None:
+            found.append((f"{schema}.{table}", row[0]))
+    return max(found, key=lambda pair: pair[1], default=None)
+
+
+def _one(connection: Connection, query: Any, *parameters: object) -> tuple[Any, ...] | None:
+    return connection.execute(query, parameters or None).fetchone()
+
+
+def _column(connection: Connection, query: Any, *parameters: object) -> tuple[str, ...]:
+    return tuple(value for (value,) in connection.execute(query, parameters or None).fetchall())

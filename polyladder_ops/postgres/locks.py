@@ -1,0 +1,93 @@
+"""One change of a database at a time: a lock in the server, which a dead holder lets go of by dying.
+
+An advisory lock belongs to a session in one database, and a session in the live database would keep it from being
+renamed. So it is taken in the maintenance database, and whoever holds it acts through the very session that holds it:
+if that is lost, so is the ability to go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from polyladder_ops.errors import OpsError, Refused
+from polyladder_ops.portable import by_whom
+from polyladder_ops.postgres.conninfo import Target
+from polyladder_ops.postgres.session import Connection, connect, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Busy", "check", "exclusive", "holder", "maintenance"]
+
+_MAINTENANCE = ("postgres", "template1")
+_KEY = "pg_catalog.hashtextextended('polyladder-ops ' || %s, 0)"
+_HOLDER = f"""
+SELECT a.application_name, coalesce(a.client_addr::text, 'its own machine'), a.backend_start, a.pid
+FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid) CROSS JOIN (SELECT {_KEY} AS key) k
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = a.datid
+  AND l.classid::int8 = (k.key >> 32) & 4294967295 AND l.objid::int8 = k.key & 4294967295
+"""
+
+
+class Busy(Refused):
+    """Somebody else is changing this database."""
+
+
+def maintenance(target: Target) -> Target:
+    """Return the database of the target's server from which others are made, renamed and dropped.
+
+    It is `postgres`, or `template1` where we can't get into that. Raise OpsError if neither lets us in, or if it is the
+    target itself.
+    """
+    for name in _MAINTENANCE:
+        if name == target.database:
+            continue
+        with contextlib.suppress(OpsError), closing(connect(target.with_database(name))):
+            return target.with_database(name)
+    with closing(connect(target.with_database(_MAINTENANCE[0]))):  # says what is wrong
+        raise OpsError(
+            f"the database {target.database} can't be replaced",
+            detail="It is the server's maintenance database, from which others are renamed.",
+            hint="Keep the app's data in a database of its own.",
+        )
+
+
+@contextlib.contextmanager
+def exclusive(server: Target, database: str, *, doing: str) -> Iterator[Connection]:
+    """Within the block nobody else changes this database by our tasks; yields the session that holds the lock.
+
+    Raise Busy at once if somebody does, naming what, who, from where and since when.
+    """
+    named = Target.of(**{**server.parameters, "application_name": f"polyladder-ops {doing} {by_whom()}"})
+    with closing(connect(named)) as connection:
+        with translated("could not take the lock"):
+            row = connection.execute(f"SELECT pg_catalog.pg_try_advisory_lock({_KEY})", [database]).fetchone()
+        if row != (True,):
+            raise Busy(
+                f"another run is changing {database}",
+                detail=f"{holder(connection, database) or 'It has just ended'}.",
+                hint="Wait for it or end it where it runs; a run that died lets go by itself.",
+            )
+        yield connection
+
+
+def holder(connection: Connection, database: str) -> str:
+    """Return who holds the lock of a database, as a sentence without its full stop; empty if nobody does."""
+    with translated("could not ask who holds the lock"):
+        row = connection.execute(_HOLDER, [database]).fetchone()
+    if row is None:
+        return ""
+    name, address, since, _ = row
+    who = f"It is {name.removeprefix('polyladder-ops ')}" if name else "It is another role's session"
+    return f"{who}, from {address}" + (f", since {since:%Y-%m-%d %H:%M:%S}Z" if since else "")
+
+
+def check(connection: Connection, database: str) -> None:
+    """Return if this session still holds the lock. Raise OpsError if it is lost: nothing may be changed any more."""
+    lost = f"the lock on {database} was lost, so nothing more was changed"
+    with translated(lost):
+        row = connection.execute(_HOLDER, [database]).fetchone()
+    if row is None or row[3] != connection.info.backend_pid:
+        raise OpsError(lost, hint="Run `invoke restore.status`, then try again.")

@@ -1,0 +1,89 @@
+"""Making the roles that a backup's objects belong to, on a server that has not got them; passwords are in no backup."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg import sql
+
+from polyladder_ops.postgres import alterations, properties
+from polyladder_ops.postgres.session import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from polyladder_ops.postgres.alterations import NotApplied
+    from polyladder_ops.postgres.properties import Membership, Role
+    from polyladder_ops.postgres.session import Connection
+
+__all__ = ["create_missing"]
+
+_ALWAYS = {"inherit": "INHERIT", "createrole": "CREATEROLE", "createdb": "CREATEDB", "login": "LOGIN"}
+_BY_SUPERUSERS = {"superuser": "SUPERUSER", "replication": "REPLICATION", "bypassrls": "BYPASSRLS"}
+
+
+def create_missing(
+    connection: Connection, wanted: Sequence[Role]
+) -> tuple[tuple[str, ...], tuple[NotApplied, ...]]:
+    """Make those of the roles that the server has not got, all or none, with attributes, settings and memberships.
+
+    Return their names, and what of them could not be given. They have no password, so nobody can log in by one. What
+    only a superuser may give (SUPERUSER, REPLICATION, BYPASSRLS) is left out if we are none. Raise OpsError if the
+    server refuses.
+    """
+    with translated("could not make the missing roles"), connection.transaction():
+        there = {name for (name,) in connection.execute("SELECT rolname FROM pg_catalog.pg_roles").fetchall()}
+        row = connection.execute(
+            "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"
+        ).fetchone()
+        missing = [role for role in wanted if role.name not in there]
+        for role in missing:
+            connection.execute(_creation(role, as_superuser=row == (True,)))
+        there |= {role.name for role in missing}
+        tried = [result for role in missing for result in _rest(connection, role, there)]
+    return tuple(role.name for role in missing), tuple(filter(None, tried))
+
+
+def _creation(role: Role, *, as_superuser: bool) -> sql.Composed:
+    words = _ALWAYS | (_BY_SUPERUSERS if as_superuser else {})
+    attributes = " ".join(word if getattr(role, name) else f"NO{word}" for name, word in words.items())
+    until = (
+        sql.SQL(" VALID UNTIL {}").format(sql.Literal(role.valid_until)) if role.valid_until else sql.SQL("")
+    )
+    return sql.SQL("CREATE ROLE {} {} CONNECTION LIMIT {}{}").format(
+        sql.Identifier(role.name), sql.SQL(attributes), sql.Literal(role.connection_limit), until
+    )
+
+
+def _rest(connection: Connection, role: Role, there: Iterable[str]) -> Iterator[NotApplied | None]:
+    """Give a new role its comment, memberships and settings; each that is refused is a result, not an end."""
+
+    def stored() -> dict[tuple[str, str], str]:
+        return {(r.name, name): value for r in properties.roles(connection) for name, value in r.settings}
+
+    if role.comment:
+        comment = sql.SQL("COMMENT ON ROLE {} IS {}").format(
+            sql.Identifier(role.name), sql.Literal(role.comment)
+        )
+        yield alterations.tried(connection, f"the comment of role {role.name}", comment)
+    for statement in _memberships(role, there, connection.info.server_version // 10000):
+        yield alterations.tried(connection, f"a membership of role {role.name}", statement)
+    yield from alterations.role_settings(connection, role.name, role.settings, stored)
+
+
+def _memberships(role: Role, there: Iterable[str], major: int) -> Iterator[sql.Composed]:
+    for membership in role.memberships:
+        if membership.role in there or membership.role.startswith("pg_"):
+            grant = sql.SQL("GRANT {} TO {}").format(
+                sql.Identifier(membership.role), sql.Identifier(role.name)
+            )
+            yield grant + _options(membership, major)
+
+
+def _options(membership: Membership, major: int) -> sql.SQL:
+    if major < 16 or membership.inherit is None:
+        return sql.SQL(" WITH ADMIN OPTION" if membership.admin else "")
+    words = {"ADMIN": membership.admin, "INHERIT": membership.inherit, "SET": membership.set}
+    return sql.SQL(
+        " WITH " + ", ".join(f"{word} {'TRUE' if value else 'FALSE'}" for word, value in words.items())
+    )

@@ -1,0 +1,73 @@
+"""How full the disk below a server's data is, where that can be seen; a full disk stops the live database too.
+
+Two ways: the folder itself, if the server runs on this machine and its control file says that it is this server's (a
+tunnel makes a far server look near); or `df`, run by the server for a role that may run programs there. Else nobody knows.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+
+if TYPE_CHECKING:
+    from polyladder_ops.postgres.session import Connection
+
+__all__ = ["Volume", "measure"]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A file system: its bytes, and those that are free for the server."""
+
+    total_bytes: int
+    free_bytes: int
+
+    @property
+    def used_share(self) -> float:
+        """Between 0 and 1."""
+        return 1 - self.free_bytes / self.total_bytes
+
+
+def measure(connection: Connection) -> Volume | None:
+    """Return the volume of the server's data folder, None if it can't be seen from here."""
+    return _near(connection) or _far(connection)
+
+
+def _near(connection: Connection) -> Volume | None:
+    try:
+        row = connection.execute(
+            "SELECT pg_catalog.current_setting('data_directory'), system_identifier FROM pg_catalog.pg_control_system()"
+        ).fetchone()
+        assert row is not None
+        folder, identifier = Path(row[0]), int(row[1])
+        with (folder / "global" / "pg_control").open("rb") as control:
+            # Its first eight bytes; see ControlFileData in PostgreSQL's pg_control.h.
+            theirs = control.read(8)
+        if identifier not in {int.from_bytes(theirs, order, signed=True) for order in ("little", "big")}:
+            return None
+        usage = shutil.disk_usage(folder)
+    except (psycopg.Error, OSError):
+        return None
+    return Volume(usage.total, usage.free)
+
+
+def _far(connection: Connection) -> Volume | None:
+    """Ask by `df`: a server process works in its data folder."""
+    try:
+        with connection.transaction():
+            connection.execute("CREATE TEMPORARY TABLE pg_temp.polyladder_df (line text) ON COMMIT DROP")
+            connection.execute("COPY pg_temp.polyladder_df FROM PROGRAM 'LC_ALL=C df -Pk .'")
+            lines = [
+                line for (line,) in connection.execute("SELECT line FROM pg_temp.polyladder_df").fetchall()
+            ]
+    except psycopg.Error:
+        return None
+    numbers = lines[-1].split()[1:4] if len(lines) > 1 else []
+    if len(numbers) < 3 or not all(number.isdigit() for number in numbers):
+        return None
+    used, free = int(numbers[1]) * 1024, int(numbers[2]) * 1024
+    return Volume(used + free, free)

@@ -1,0 +1,206 @@
+"""What stands in the way of replacing a live database by a backup, decided from facts before anything is touched; pure.
+
+Each obstacle has a name that `--accept` takes, if it is one that a person may let through, and its cure. Most can't be:
+what the server will refuse anyway, or what would make the result untrue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from polyladder_ops.terminal import size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from polyladder_ops.manifest import Manifest
+    from polyladder_ops.postgres.facts import Live, Server
+    from polyladder_ops.postgres.volume import Volume
+
+__all__ = ["FULL_SHARE", "Obstacle", "needed_bytes", "obstacles", "unknowns"]
+
+FULL_SHARE = 0.85
+"""How full the server's disk may get while a copy is loaded: at 94 % a hosted volume turned read-only, the app with it."""
+_GROWTH = 1.3  # of a second copy, with the WAL of loading it
+_RESERVE_SHARE = 0.10
+_PLAIN_GROWTH = 1.5  # a database, with its indexes, is larger than its dump
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """One thing in the way: its name, what it is, what cures it, and whether `--accept=<item>` lets it through."""
+
+    item: str
+    detail: str
+    cure: str
+    acceptable: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.item}: {self.detail}"
+
+
+def obstacles(
+    server: Server, live: Live | None, manifest: Manifest, *, create_roles: bool
+) -> tuple[Obstacle, ...]:
+    """Return everything that stands in the way; `live` is None if no database is replaced (`--into` a new name)."""
+    found = [*_of_server(server, manifest), *_missing(server, manifest, create_roles=create_roles)]
+    if server.live_oid is not None:
+        found += _of_live(server)
+    if live is not None:
+        found += _inside_live(live)
+    return tuple(found)
+
+
+def _of_server(server: Server, manifest: Manifest) -> Iterator[Obstacle]:
+    if server.identity.is_standby:
+        yield Obstacle(
+            "standby", "the server is a standby and takes no writes", "Point DATABASE_URL at the primary."
+        )
+    if server.through_pooler:
+        yield Obstacle(
+            "pooler",
+            "a pooler stands between us and the server",
+            "Put the server's own address into DATABASE_URL.",
+        )
+    if not server.can_create:
+        yield Obstacle(
+            "createdb",
+            f"the role {server.role} may not create databases",
+            f"Run ALTER ROLE {server.role} CREATEDB as a superuser, or restore with --in-place.",
+        )
+    major, source = server.identity.major, manifest.source.server_major
+    if major < source:
+        yield Obstacle(
+            "major",
+            f"the server is PostgreSQL {major}, the backup was taken from {source}",
+            f"Restore onto PostgreSQL {source} or newer.",
+        )
+    if (lacks := _space(server.volume, server.live_bytes or 0, manifest)) is not None:
+        yield lacks
+    for standby in server.out_of_reach:
+        yield Obstacle(
+            f"standby:{standby.name}",
+            f"sessions on {standby} would go on reading the old database, and it can't be reached from here",
+            "Run this where it can be reached, or accept it and restart that standby after the switch.",
+            acceptable=True,
+        )
+
+
+def needed_bytes(live_bytes: int, manifest: Manifest) -> int:
+    """Return the bytes that a second copy will take at most: 1.3 times the live one, or what the dump grows to if more."""
+    return round(max(live_bytes * _GROWTH, manifest.plain_bytes * _PLAIN_GROWTH))
+
+
+def _space(volume: Volume | None, live_bytes: int, manifest: Manifest) -> Obstacle | None:
+    if volume is None:
+        return None
+    needed, reserve = needed_bytes(live_bytes, manifest), round(volume.total_bytes * _RESERVE_SHARE)
+    if volume.free_bytes - needed >= reserve:
+        return None
+    return Obstacle(
+        "space",
+        f"a second copy needs up to {size(needed)} and {size(reserve)} should stay free,"
+        f" but only {size(volume.free_bytes)} of {size(volume.total_bytes)} are",
+        "Enlarge the server's volume, drop what `invoke restore.status` lists, or restore with --in-place.",
+        acceptable=True,
+    )
+
+
+def _missing(server: Server, manifest: Manifest, *, create_roles: bool) -> Iterator[Obstacle]:
+    for extension in manifest.extensions:
+        available = server.extensions.get(extension.name)
+        if available is None:
+            yield Obstacle(
+                f"extension:{extension.name}",
+                f"version {extension.version} is not available on the server",
+                "Install the extension's files on the server.",
+            )
+        elif available != extension.version:
+            yield Obstacle(
+                f"extension:{extension.name}",
+                f"the server would make version {available} instead of {extension.version}",
+                "Install that version on the server, or accept the other one.",
+                acceptable=True,
+            )
+    for role in manifest.roles if not create_roles else ():
+        if role.name not in server.roles:
+            yield Obstacle(
+                f"role:{role.name}", "the role is missing on the server", "Add --create-roles, or create it."
+            )
+    if manifest.properties.tablespace not in server.tablespaces:
+        yield Obstacle(
+            f"tablespace:{manifest.properties.tablespace}",
+            "the tablespace is missing on the server",
+            "Create it, or accept that the database goes to the default one.",
+            acceptable=True,
+        )
+
+
+def _of_live(server: Server) -> Iterator[Obstacle]:
+    if not server.is_owner:
+        yield Obstacle(
+            "owner",
+            f"the role {server.role} does not own the live database, so it can't rename it",
+            "Use the owner's login or a superuser's in DATABASE_URL.",
+        )
+    for gid in server.prepared:
+        yield Obstacle(
+            f"prepared:{gid}",
+            "a prepared transaction keeps the live database from being renamed",
+            f"In that database: COMMIT PREPARED '{gid}' or ROLLBACK PREPARED '{gid}'.",
+        )
+    for session in server.sessions:
+        who = (
+            f"process {session.pid} of {session.role or 'another role'} ({session.application or 'no name'})"
+        )
+        if session.application == "pg_dump" or session.application.startswith("polyladder-ops"):
+            yield Obstacle(
+                f"session:{session.pid}",
+                f"a backup seems to run: {who}",
+                "Wait until it is done, or accept that it fails.",
+                acceptable=True,
+            )
+        elif not session.can_be_ended:
+            yield Obstacle(
+                f"session:{session.pid}",
+                f"{who} can't be ended by {server.role}",
+                "End it, or use a superuser's login.",
+            )
+    for slot in server.slots:
+        yield Obstacle(
+            f"slot:{slot}",
+            "the logical replication slot stays with the database that is set aside",
+            "Drop it, and set its subscriber up anew after the switch.",
+            acceptable=True,
+        )
+    for name in server.subscriptions:
+        yield Obstacle(
+            f"subscription:{name}",
+            "the subscription stays with the database that is set aside; the restored one is disabled",
+            "Disable it, and set it up anew after the switch.",
+            acceptable=True,
+        )
+
+
+def _inside_live(live: Live) -> Iterator[Obstacle]:
+    for name in live.publications:
+        yield Obstacle(
+            f"publication:{name}",
+            "its subscribers don't follow the switch",
+            "Set them up anew after the switch.",
+            acceptable=True,
+        )
+    for name in live.naming_extensions:
+        yield Obstacle(
+            f"naming:{name}",
+            "this extension keeps names of databases or works of its own",
+            "Pause its jobs before the switch and look at them after it.",
+            acceptable=True,
+        )
+
+
+def unknowns(server: Server, live: Live | None) -> tuple[str, ...]:
+    """Return in sentences what could not be looked at, so that nobody takes it for fine."""
+    said = () if server.volume else ("not checked: the space on the server's disk can't be seen from here",)
+    return (*said, *(f"not read from the live database: {what}" for what in (live.unread if live else ())))

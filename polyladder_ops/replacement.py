@@ -1,0 +1,378 @@
+"""Replacing a live database by a backup: look, decide, show, build a proved copy beside it, switch, look again.
+
+Until the switch the live database is not touched, and the switch is one transaction (`postgres/switch.py`). The database that
+was live stays, closed, under another name (`setaside.py`). Whatever dies when: `leftovers.settle`, which every run begins
+with, asks the server what is true and puts it right.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from polyladder_ops import preflight, restoring
+from polyladder_ops.errors import Interrupted, Mismatch, OpsError, Refused
+from polyladder_ops.portable import by_whom
+from polyladder_ops.postgres import (
+    databases,
+    facts,
+    leftovers,
+    locks,
+    marks,
+    roles,
+    session,
+    standbys,
+    switch,
+    volume,
+)
+
+if TYPE_CHECKING:
+    from polyladder_ops.catalog import Backup
+    from polyladder_ops.checks import Check
+    from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.facts import Live, Server
+    from polyladder_ops.postgres.proof import Difference
+    from polyladder_ops.postgres.session import Connection
+    from polyladder_ops.postgres.switch import Switched
+    from polyladder_ops.preflight import Obstacle
+
+__all__ = ["Options", "Plan", "Result", "item_of", "preview", "replace", "settled"]
+
+_BEAT_S = 2.0  # between two looks at the lock and at the server's disk while a copy is loaded
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a restore is done. `name` is the database to end as, `replaces` whether one of that name may be there."""
+
+    name: str
+    replaces: bool = True
+    accept: frozenset[str] = frozenset()
+    create_roles: bool = False
+    checks: tuple[Check, ...] = ()
+    progress: Callable[[str], Callable[[int], None]] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be replaced by what, and what stands in the way; `obstacles` without those that are accepted."""
+
+    target: Target
+    backup: Backup
+    server: Server
+    live: Live | None
+    obstacles: tuple[Obstacle, ...]
+    accepted: tuple[str, ...]
+    unknowns: tuple[str, ...]
+
+
+@dataclass
+class Result:
+    """What was done: the switch, what was let through by `--accept`, seconds a phase, the newest rows then and now."""
+
+    switched: Switched
+    accepted: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    roles: tuple[str, ...] = ()
+    undo: tuple[str, ...] = ()
+
+
+Say = Callable[[str], None]
+
+
+def replace(
+    target: Target,
+    backup: Backup,
+    keys: Sequence[Any],
+    options: Options,
+    *,
+    say: Say,
+    confirm: Callable[[Plan], None],
+) -> Result:
+    """Make the database `options.name` on the target's server be what the backup holds, proved before it goes live.
+
+    `say` gets sentences as things happen, `confirm` the plan, and raises what stops it. Raise Refused if something
+    stands in the way, Mismatch if the copy is not what was dumped, OpsError if the server fails: each time the live
+    database is as it was, and the copy is gone.
+    """
+    server = locks.maintenance(target.with_database(options.name))
+    with locks.exclusive(server, options.name, doing="restore") as connection:
+        for sentence in leftovers.settle(connection, server, options.name):
+            say(sentence)
+        plan = look(connection, server, target.with_database(options.name), backup, options)
+        _refuse(plan, options)
+        confirm(plan)
+        return _Run(connection, server, plan, keys, options, say).run()
+
+
+def look(connection: Connection, server: Target, target: Target, backup: Backup, options: Options) -> Plan:
+    """Return the plan: the facts of now, and what follows from them. Raise OpsError if the server fails."""
+    found_server = facts.read_server(connection, server, target.database)
+    live = facts.read_live(target) if found_server.live_oid is not None else None
+    found = preflight.obstacles(found_server, live, backup.manifest, create_roles=options.create_roles)
+    through = [o for o in found if o.acceptable and o.item in options.accept]
+    return Plan(
+        target,
+        backup,
+        found_server,
+        live,
+        obstacles=tuple(o for o in found if o not in through),
+        accepted=tuple(map(str, through)),
+        unknowns=preflight.unknowns(found_server, live),
+    )
+
+
+def preview(target: Target, backup: Backup, options: Options) -> Plan:
+    """Return the plan of now without touching anything, not even a lock. Raise OpsError if the server fails."""
+    server = locks.maintenance(target.with_database(options.name))
+    with closing(session.connect(server)) as connection:
+        return look(connection, server, target.with_database(options.name), backup, options)
+
+
+def _refuse(plan: Plan, options: Options) -> None:
+    if plan.server.live_oid is not None and not options.replaces:
+        raise Refused(
+            f"there is a database {plan.target.database} already",
+            detail="It was not touched.",
+            hint="Choose another name, or add --replace: it is set aside then, not dropped.",
+        )
+    if plan.obstacles:
+        acceptable = [o.item for o in plan.obstacles if o.acceptable]
+        accept = f" To let one through: --accept={acceptable[0]}" if acceptable else ""
+        raise Refused(
+            f"{len(plan.obstacles)} {'thing stands' if len(plan.obstacles) == 1 else 'things stand'} in the way",
+            detail="\n        ".join(f"{o}. {o.cure}" for o in plan.obstacles),
+            hint=f"Nothing was touched. Cure this, then run the same command again.{accept}",
+        )
+
+
+@dataclass
+class _Run:
+    """One restore, after its plan was confirmed; everything goes through the session that holds the lock."""
+
+    connection: Connection
+    server: Target
+    plan: Plan
+    keys: Sequence[Any]
+    options: Options
+    say: Say
+    accepted: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> Result:
+        self.accepted += self.plan.accepted
+        made = self._make_roles()
+        with self._beside() as ready:
+            self._build(ready)
+            undo = self._announce()
+            switched, oid = self._switch(ready)
+        self._look_again(switched, oid)
+        return Result(switched, tuple(self.accepted), self.seconds, made, undo)
+
+    @property
+    def name(self) -> str:
+        return self.plan.target.database
+
+    def _make_roles(self) -> tuple[str, ...]:
+        if not self.options.create_roles:
+            return ()
+        made, lacking = roles.create_missing(self.connection, self.plan.backup.manifest.roles)
+        if made:
+            self.say(f"made the roles {', '.join(made)}, without passwords")
+        for not_applied in lacking:
+            self.say(f"not given to a new role: {not_applied}")
+        return made
+
+    @contextmanager
+    def _beside(self) -> Iterator[str]:
+        """Within the block the name of a new empty database; if it still has that name at the end, it is dropped."""
+        ready = databases.temporary_name("beside")
+        with session.translated("could not lock the copy"):
+            databases.hold(self.connection, ready)
+        with restoring.undone(f"the database {ready}", partial(databases.drop, self.server, ready)):
+            restoring.make_database(self.server, ready, self.plan.backup.manifest)
+            yield ready
+
+    def _build(self, ready: str) -> None:
+        backup, accept = self.plan.backup, self.options.accept
+        copy = self.server.with_database(ready)
+        with self._phase("load") as progress:
+            through = restoring.load(copy, backup, self.keys, accept=accept, progress=progress)
+            self.accepted += [f"{a.item}: {a.why}" for a in through]
+        with self._phase("analyze"):
+            restoring.analyze(copy)
+        with self._phase("proof") as progress:
+            found = restoring.prove(self.server, ready, backup, self.keys, accept=accept, progress=progress)
+            self._judge(found, "the copy is not what was dumped, so it did not replace anything")
+        if self.options.checks:
+            with self._phase("checks"):
+                self._ask(copy)
+
+    def _judge(self, found: Sequence[Difference], verdict: str) -> None:
+        wrong = [d for d in found if item_of(d) not in self.options.accept]
+        self.accepted += [f"{item_of(d)}: {d.detail}" for d in found if d not in wrong]
+        if wrong:
+            more = f"\n        and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+            raise Mismatch(
+                verdict,
+                detail="\n        ".join(f"{item_of(d)}: {d.detail}" for d in wrong[:10]) + more,
+                hint=f"{self.name} was not touched, the copy is dropped. To let one through: --accept='{item_of(wrong[0])}'",
+            )
+
+    def _ask(self, copy: Target) -> None:
+        from polyladder_ops import checks
+
+        wrong = [a for a in checks.run(copy, self.options.checks) if not a.ok]
+        self.accepted += [
+            f"check:{a.check.name}: {a.said}" for a in wrong if f"check:{a.check.name}" in self.options.accept
+        ]
+        wrong = [a for a in wrong if f"check:{a.check.name}" not in self.options.accept]
+        if wrong:
+            raise Mismatch(
+                f"{len(wrong)} of your checks failed on the copy, so it did not replace anything",
+                detail="\n        ".join(f"check:{a.check.name}: {a.said}" for a in wrong),
+                hint=f"{self.name} was not touched. Look at POLYLADDER_CHECKS, or --accept='check:{wrong[0].check.name}'",
+            )
+
+    def _announce(self) -> tuple[str, ...]:
+        """Say how the switch can be undone by hand, before it is made: who needs it may not get this far again."""
+        if self.plan.server.live_oid is None:
+            return ()
+        self.aside = marks.name_aside(self.name, datetime.now(UTC), switch.names(self.connection))
+        lines = switch.by_hand(self.name, self.aside, switch.comment_of(self.connection, self.name))
+        self.say(
+            "if it must be undone without this program, run in psql -d postgres:\n  " + "\n  ".join(lines)
+        )
+        return lines
+
+    def _switch(self, ready: str) -> tuple[Switched, int | None]:
+        connection = self.connection
+        locks.check(connection, self.name)
+        oid, comment = switch.oid_of(connection, ready), switch.comment_of(connection, ready)
+        switch.close(connection, ready)
+        with self._phase("switch"), settled(connection, self.server, self.name, oid):
+            if self.plan.server.live_oid is None:
+                return switch.publish(connection, self.name, ready, comment), oid
+            fence = marks.Mark(
+                kind="fenced",
+                live=self.name,
+                at=datetime.now(UTC),
+                by=by_whom(),
+                backup=self.plan.backup.id,
+                migration_head=self.plan.live.migration_head if self.plan.live else None,
+                comment=switch.comment_of(connection, self.name),
+            )
+            return switch.exchange(connection, ready, comment, fence, self.aside), oid
+
+    def _look_again(self, switched: Switched, oid: int | None) -> None:
+        """Raise OpsError unless the live name leads to the copy and the old database stands aside."""
+        with (
+            _after_switch(self.name, switched),
+            closing(session.connect(self.server.with_database(self.name))) as live,
+        ):
+            found = session.identify(live)
+            aside = switch.oid_of(self.connection, switched.aside) if switched.aside else None
+            if found.database_oid != oid or aside != self.plan.server.live_oid:
+                raise OpsError(
+                    f"{self.name} is not what was switched to",
+                    detail="Somebody renamed databases at the same time.",
+                    hint="Look with `psql -l` and `invoke restore.status`.",
+                )
+            done, left = standbys.follow(self.connection, self.server, switched.aside)
+            for sentence in (*done, *left):
+                self.say(sentence)
+            self.accepted += left
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[Callable[[int], None]]:
+        began = time.monotonic()
+        report = self.options.progress(name) if self.options.progress else lambda _size: None
+        yield _Watch(
+            self.connection,
+            self.name,
+            report,
+            full=None if self._full_is_accepted() else preflight.FULL_SHARE,
+        )
+        self.seconds[name] = time.monotonic() - began
+
+    def _full_is_accepted(self) -> bool:
+        return "space" in self.options.accept
+
+
+@dataclass
+class _Watch:
+    """Counts bytes, and looks every other second whether the lock is still ours and the server's disk not too full."""
+
+    connection: Connection
+    live: str
+    report: Callable[[int], None]
+    full: float | None
+    looked_at: float = field(default_factory=time.monotonic)
+
+    def __call__(self, size: int) -> None:
+        self.report(size)
+        if time.monotonic() - self.looked_at < _BEAT_S:
+            return
+        locks.check(self.connection, self.live)
+        disk = volume.measure(self.connection)
+        if disk and self.full and disk.used_share > self.full:
+            raise OpsError(
+                f"the server's disk is {disk.used_share:.0%} full",
+                detail=f"More than {self.full:.0%} would endanger the live database, so the copy was dropped.",
+                hint="Enlarge the server's volume, or accept it with --accept=space.",
+            )
+        self.looked_at = time.monotonic()
+
+
+def item_of(difference: Difference) -> str:
+    """Return the name that `--accept` takes for this difference; the copy's own name, made for one run, is none."""
+    return difference.kind if difference.kind == "database" else f"{difference.kind}:{difference.name}"
+
+
+@contextmanager
+def settled(connection: Connection, server: Target, live: str, oid: int | None) -> Iterator[None]:
+    """Within the block a switch to the database `oid` is tried; if it fails, what is true then is found out and put right."""
+    try:
+        yield
+    except BaseException as error:
+        with _lock_again(connection, server, live) as holding:
+            if switch.oid_of(holding, live) == oid:
+                raise OpsError(
+                    f"{live} was switched, but the server's answer was lost",
+                    detail=f"It is the new database now. {error}",
+                    hint="Look with `invoke restore.status`; `invoke restore.undo` takes it back.",
+                ) from error
+            leftovers.settle(holding, server, live)
+        if isinstance(error, OpsError | KeyboardInterrupt):
+            raise
+        with session.translated(f"the switch failed, so {live} was left as it was"):
+            raise
+
+
+@contextmanager
+def _lock_again(connection: Connection, server: Target, live: str) -> Iterator[Connection]:
+    """Within the block a session that holds the lock: the old one, or if it is lost, a new one."""
+    if not connection.broken and not connection.closed:
+        yield connection
+        return
+    with locks.exclusive(server, live, doing="clean-up") as again:
+        yield again
+
+
+@contextmanager
+def _after_switch(live: str, switched: Switched) -> Iterator[None]:
+    """Within the block a Ctrl-C says that the switch is done."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        aside = f" What it was before is {switched.aside}." if switched.aside else ""
+        raise Interrupted(
+            f"interrupted after the switch: {live} is the restored database",
+            detail=f"Its last look was not made.{aside}",
+            hint="Look with `invoke restore.status`; `invoke restore.undo` takes it back.",
+        ) from error

@@ -1,0 +1,187 @@
+"""Restores as text for people and as values for programs: what would be replaced, what was, what stands aside; pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from polyladder_ops import history
+from polyladder_ops.terminal import age, duration, plain, size, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from polyladder_ops.catalog import Backup
+    from polyladder_ops.postgres.marks import Marked
+    from polyladder_ops.replacement import Plan, Result
+    from polyladder_ops.setaside import Status, Undoing
+
+__all__ = [
+    "as_json",
+    "choices",
+    "done",
+    "plan",
+    "status",
+    "status_as_json",
+    "undoing",
+]
+
+_TABLES = 5  # of those that changed, a backup
+
+
+def plan(shown: Plan, now: datetime) -> str:
+    """Return what would be replaced by what, side by side, and what could not be looked at."""
+    server, live, manifest = shown.server, shown.live, shown.backup.manifest
+    source = manifest.source
+    newest = live.newest if live else None
+    rows = [
+        (
+            "database",
+            str(shown.target) if server.live_oid else f"{shown.target} (not there yet)",
+            source.database,
+        ),
+        (
+            "server",
+            f"PostgreSQL {server.identity.server_version}, system {server.identity.system_identifier}",
+            f"PostgreSQL {source.server_version}, system {source.system_identifier}",
+        ),
+        (
+            "size",
+            size(server.live_bytes) if server.live_bytes is not None else "",
+            f"{size(manifest.plain_bytes)} of SQL, {manifest.rows:,} rows",
+        ),
+        (
+            "newest",
+            f"{_time(newest[1])}, {age(newest[1], now)} ({newest[0]})" if newest else "no row with a time",
+            f"{_time(manifest.taken_at)}, {age(manifest.taken_at, now)}",
+        ),
+        (
+            "migration",
+            (live.migration_head if live else None) or "none noted",
+            manifest.migration_head or "none noted",
+        ),
+    ]
+    lines = [table(rows, ("", "now", f"backup {shown.backup.id}"))]
+    lines += [f"accepted: {plain(item)}" for item in shown.accepted]
+    lines += [f"note: {plain(sentence)}" for sentence in shown.unknowns]
+    return "\n".join(lines)
+
+
+def choices(backups: Sequence[Backup], chosen: Backup | None, now: datetime) -> str:
+    """Return the last backups, newest first, with what changed in each: after a bad DELETE the newest may hold the damage."""
+    lines = []
+    for backup in backups:
+        mark = "* " if chosen is not None and backup.id == chosen.id else "  "
+        state = "verified" if backup.verified else backup.flaw or "not verified"
+        lines.append(
+            f"{mark}{plain(backup.id)}  {age(backup.taken_at, now)}, {backup.manifest.rows:,} rows, {state}"
+        )
+        changed = history.since(backups, backup) if backup is not backups[-1] else None
+        lines += [f"      {plain(str(change))}" for change in (changed or ())[:_TABLES]]
+        more = len(changed or ()) - _TABLES
+        lines += [f"      and {more} more tables changed"] if more > 0 else []
+    return "\n".join(lines)
+
+
+def done(shown: Plan, result: Result) -> str:
+    """Return one line about what is live now, and one about the way back."""
+    manifest = shown.backup.manifest
+    proved = f"{len(manifest.tables)} tables, {len(manifest.objects)} objects, {manifest.rows:,} rows"
+    seconds = sum(result.seconds.values())
+    lines = [
+        f"{plain(result.switched.live)} is {plain(shown.backup.id)} now, proved equal ({proved}) in {duration(seconds)};"
+        f" nobody got in for {round(result.switched.outage_s * 1000)} ms"
+        if not result.accepted
+        else f"{plain(result.switched.live)} is {plain(shown.backup.id)} now, but for what was accepted"
+        f" ({proved}, {duration(seconds)})"
+    ]
+    lines += [f"  accepted: {plain(item)}" for item in result.accepted]
+    if result.switched.aside:
+        lines.append(
+            f"what it was is kept as {plain(result.switched.aside)}: `invoke restore.undo` brings it back,"
+            " `invoke restore.discard` drops it"
+        )
+    return "\n".join(lines)
+
+
+def as_json(shown: Plan, result: Result) -> dict[str, Any]:
+    """Return a restore for programs; keys are only ever added."""
+    switched = result.switched
+    return {
+        "backup": shown.backup.id,
+        "database": switched.live,
+        "aside": switched.aside or None,
+        "switched_at": _iso(switched.at),
+        "outage_s": round(switched.outage_s, 3),
+        "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
+        "accepted": list(result.accepted),
+        "roles_made": list(result.roles),
+        "undo_sql": list(result.undo),
+        "proved": not result.accepted,
+    }
+
+
+def undoing(shown: Undoing, now: datetime) -> str:
+    """Return what would come back, and what would come aside for it."""
+    aside = shown.aside
+    lines = [
+        f"{plain(aside.name)}, set aside {age(aside.mark.at, now)} for {plain(aside.mark.backup)}, becomes {shown.live}",
+        f"migration: {shown.migration_head or 'none noted'} → {aside.mark.migration_head or 'none noted'}",
+    ]
+    if shown.writes is None:
+        lines.append("note: what was written since can't be told; it is kept aside")
+    elif not shown.writes:
+        lines.append("nothing was written since")
+    else:
+        lines.append(f"written since, and set aside with the database ({len(shown.writes)}):")
+        lines += [f"  {plain(str(difference))}" for difference in shown.writes[:20]]
+    return "\n".join(lines)
+
+
+def status(found: Status, now: datetime) -> str:
+    """Return the table of set-aside databases, and what else is there."""
+    headers = ("set aside", "when", "size", "replaced by", "migration", "by")
+    lines = [table([_aside(marked, now) for marked in found.asides], headers)] if found.asides else []
+    lines += [f"a run is at work: {plain(found.holder)}"] if found.holder else []
+    lines += [f"LEFTOVER {plain(one.database)}: {one.detail}" for one in found.leftovers]
+    return "\n".join(lines) or "nothing is set aside, no run is at work, nothing is left over"
+
+
+def _aside(marked: Marked, now: datetime) -> tuple[object, ...]:
+    mark = marked.mark
+    return (
+        marked.name,
+        age(mark.at, now),
+        "?" if marked.size_bytes is None else size(marked.size_bytes),
+        mark.backup,
+        mark.migration_head,
+        mark.by,
+    )
+
+
+def status_as_json(found: Status) -> dict[str, Any]:
+    """Return the same for programs; keys are only ever added."""
+    return {
+        "asides": [
+            {
+                "name": m.name,
+                "at": _iso(m.mark.at),
+                "size_bytes": m.size_bytes,
+                "backup": m.mark.backup,
+                "migration_head": m.mark.migration_head,
+                "by": m.mark.by,
+            }
+            for m in found.asides
+        ],
+        "leftovers": [asdict(one) for one in found.leftovers],
+        "holder": found.holder or None,
+    }
+
+
+def _time(instant: datetime) -> str:
+    return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def _iso(instant: datetime) -> str:
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,257 @@
+"""The databases that restores have set aside: the way back, until they are dropped, which takes a verified backup of them.
+
+A set-aside database is closed. To be dumped it is opened for that time; what is dumped from it belongs to a site of its own
+(`production-aside`), so that it can never be somebody's `latest`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from polyladder_ops import backups, catalog, verification
+from polyladder_ops.errors import Mismatch, OpsError, Refused
+from polyladder_ops.portable import by_whom
+from polyladder_ops.postgres import databases, facts, leftovers, locks, marks, proof, session, switch
+from polyladder_ops.replacement import settled
+
+if TYPE_CHECKING:
+    from polyladder_ops.backups import Options
+    from polyladder_ops.catalog import Backup
+    from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.leftovers import Leftover
+    from polyladder_ops.postgres.marks import Marked
+    from polyladder_ops.postgres.proof import Difference
+    from polyladder_ops.postgres.session import Connection
+    from polyladder_ops.postgres.switch import Switched
+    from polyladder_ops.site import Site
+
+__all__ = ["Status", "Undoing", "abort", "aside_site", "discard", "status", "undo"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Status:
+    """What restores have left on a server: set-aside databases newest first, leftovers of dead runs, who works now."""
+
+    asides: tuple[Marked, ...]
+    leftovers: tuple[Leftover, ...]
+    holder: str
+
+
+def status(target: Target) -> Status:
+    """Return what the server shows for this database. Raise OpsError if it can't be asked."""
+    server = locks.maintenance(target)
+    with closing(session.connect(server)) as connection:
+        return Status(
+            _of(connection, target.database),
+            leftovers.find(connection),
+            locks.holder(connection, target.database),
+        )
+
+
+def _of(connection: Connection, live: str) -> tuple[Marked, ...]:
+    found = [m for m in marks.find(connection) if m.mark.kind == "aside" and m.mark.live == live]
+    return tuple(sorted(found, key=lambda m: m.mark.at, reverse=True))
+
+
+def abort(target: Target) -> tuple[str, ...]:
+    """Put right what a run that died left of this database; return what was done, in sentences.
+
+    Raise Busy if a run that lives holds the lock, OpsError if the server fails.
+    """
+    server = locks.maintenance(target)
+    with locks.exclusive(server, target.database, doing="abort") as connection:
+        done = leftovers.settle(connection, server, target.database)
+        if left := leftovers.find(connection):
+            raise OpsError(
+                f"{len(left)} leftovers are still there",
+                detail="; ".join(f"{one.database}: {one.detail}" for one in left),
+                hint="They belong to another database's restore: run `invoke restore.abort` for that site.",
+            )
+    return done
+
+
+@dataclass(frozen=True)
+class Undoing:
+    """What an undo would do: which database comes back, and which tables of the live one hold what it has not."""
+
+    live: Target
+    aside: Marked
+    migration_head: str | None
+    writes: tuple[Difference, ...] | None
+
+
+def undo(
+    live: Target,
+    name: str,
+    *,
+    site: Site,
+    accept: frozenset[str],
+    say: Say,
+    confirm: Callable[[Undoing], None],
+) -> Switched:
+    """Give the live name back to a database that was set aside; the one that is live now is set aside in its place.
+
+    `name` says which, empty means the newest. Raise OpsError if it is gone, Refused if migrations were made since that
+    it has not seen (`--accept=migrations` lets that through), or if sessions don't end.
+    """
+    server = locks.maintenance(live)
+    with locks.exclusive(server, live.database, doing="undo") as connection:
+        for sentence in leftovers.settle(connection, server, live.database):
+            say(sentence)
+        aside = pick(_of(connection, live.database), name, live.database)
+        now = facts.read_live(live)
+        _refuse_older_release(aside, now.migration_head, accept)
+        confirm(Undoing(live, aside, now.migration_head, _writes(live, aside, site)))
+        fence = marks.Mark(
+            kind="fenced",
+            live=live.database,
+            at=datetime.now(UTC),
+            by=by_whom(),
+            backup=f"undo:{aside.name}",
+            migration_head=now.migration_head,
+            comment=switch.comment_of(connection, live.database),
+        )
+        kept = marks.name_aside(live.database, fence.at, switch.names(connection))
+        with settled(connection, server, live.database, aside.oid):
+            switched = switch.exchange(connection, aside.name, aside.mark.comment, fence, kept)
+        _look_again(connection, live, aside.oid)
+    return switched
+
+
+def pick(found: Sequence[Marked], name: str, live: str) -> Marked:
+    """Return the set-aside database of this name, without one the newest. Raise OpsError if there is none."""
+    fitting = [m for m in found if not name or m.name == name]
+    if fitting:
+        return fitting[0]
+    there = ", ".join(m.name for m in found)
+    raise OpsError(
+        f"there is no set-aside database {name}" if name else f"there is no set-aside database of {live}",
+        detail=f"There are {there}." if there else "None was kept, or it was discarded.",
+        hint="Look with `invoke restore.status`.",
+    )
+
+
+def _refuse_older_release(aside: Marked, head: str | None, accept: frozenset[str]) -> None:
+    old = aside.mark.migration_head
+    if "migrations" in accept or head is None or (old is not None and head <= old):
+        return
+    raise Refused(
+        f"{aside.name} is behind the release",
+        detail=f"The live database has the migration {head}, that one stands at {old or 'none'}.",
+        hint="Go back to the app's older release first, then add --accept=migrations; or stay.",
+    )
+
+
+def _writes(live: Target, aside: Marked, site: Site) -> tuple[Difference, ...] | None:
+    """Return which tables of the live database are no longer as they were restored; None if that can't be known."""
+    wanted = [b for b in catalog.scan(site.folder, site.name).backups if b.id == aside.mark.backup]
+    if not wanted:
+        return None
+    contents = wanted[0].manifest.contents
+    with closing(session.connect(live)) as connection:
+        return tuple(proof.compare_contents(contents, proof.read_contents(connection, contents)))
+
+
+def _look_again(connection: Connection, live: Target, oid: int) -> None:
+    with closing(session.connect(live)) as opened:
+        if session.identify(opened).database_oid == oid == switch.oid_of(connection, live.database):
+            return
+    raise OpsError(
+        f"{live.database} is not what was switched to",
+        detail="Somebody renamed databases at the same time.",
+        hint="Look with `psql -l` and `invoke restore.status`.",
+    )
+
+
+def aside_site(site: str) -> str:
+    """Return the site that backups of set-aside databases carry."""
+    return f"{site}-aside"
+
+
+def discard(
+    live: Target,
+    name: str,
+    *,
+    site: Site,
+    options: Options,
+    without_backup: bool,
+    say: Say,
+    confirm: Callable[[Marked, Backup | None], None],
+) -> Marked:
+    """Drop a set-aside database for good, after a verified backup of it exists; one is taken if there is none yet.
+
+    Raise OpsError if there is no such database or it can't be dumped (a corrupt page): it stays then. Raise Mismatch
+    if its backup does not verify.
+    """
+    server = locks.maintenance(live)
+    with locks.exclusive(server, live.database, doing="discard") as connection:
+        for sentence in leftovers.settle(connection, server, live.database):
+            say(sentence)
+        aside = pick(_of(connection, live.database), name, live.database)
+        kept = None if without_backup else _kept(aside, connection, site)
+        confirm(aside, kept)
+        if not without_backup and kept is None:
+            say(f"backing up {aside.name} first")
+            _keep(connection, server, aside, site, options)
+        locks.check(connection, live.database)
+        if switch.oid_of(connection, aside.name) != aside.oid:
+            raise OpsError(f"{aside.name} is another database now", hint="Look with `invoke restore.status`.")
+        _drop(connection, server, aside)
+    return aside
+
+
+def _drop(connection: Connection, server: Target, aside: Marked) -> None:
+    with _opened(connection, aside):  # its subscriptions, if any, can only be dropped from inside
+        databases.drop(server, aside.name)
+    if switch.oid_of(connection, aside.name) is not None:
+        raise OpsError(f"{aside.name} is still there", hint="Look with `invoke restore.status`.")
+
+
+def _kept(aside: Marked, connection: Connection, site: Site) -> Backup | None:
+    """Return a verified backup of exactly this database, taken since it was set aside."""
+    system = session.identify(connection).system_identifier
+    for backup in catalog.scan(site.folder, aside_site(site.name)).backups:
+        source = backup.manifest.source
+        is_it = (source.system_identifier, source.database_oid) == (system, aside.oid)
+        if is_it and backup.verified and backup.taken_at > aside.mark.at:
+            return backup
+    return None
+
+
+def _keep(connection: Connection, server: Target, aside: Marked, site: Site, options: Options) -> Backup:
+    """Return a verified backup of a set-aside database, which is open only while it is dumped."""
+    with _opened(connection, aside):
+        made = backups.take(
+            server.with_database(aside.name),
+            site.folder,
+            site=aside_site(site.name),
+            private=site.private,
+            options=options,
+        )
+    if made.manifest.encrypted and not site.settings.backup_age_identity_file:
+        raise Refused(
+            f"the backup of {aside.name} can't be verified here",
+            detail=f"{made.id} is encrypted, and no private key is set.",
+            hint="Set BACKUP_AGE_IDENTITY_FILE, or verify it where the key is; then discard again.",
+        )
+    verdict = verification.verify_stored(made, site.keys(encrypted=made.manifest.encrypted))
+    if not verdict.passed:
+        raise Mismatch(f"the backup of {aside.name} is {verdict.verdict}", detail="; ".join(verdict.reasons))
+    return made
+
+
+@contextmanager
+def _opened(connection: Connection, aside: Marked) -> Iterator[None]:
+    """Within the block the set-aside database takes sessions; if it is still there afterwards, it takes none."""
+    switch.let_in(connection, aside.name)
+    try:
+        yield
+    finally:
+        if switch.oid_of(connection, aside.name) == aside.oid:
+            switch.close(connection, aside.name)

@@ -1,0 +1,170 @@
+"""Tasks for what a restore leaves: the way back, the clean-up, the set-aside databases."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from polyladder_ops.errors import Mismatch
+from polyladder_ops.tasks.backup import JSON, SITE, open_site, print_json
+from polyladder_ops.tasks.boundary import confirm, is_dry, split_items, task
+
+if TYPE_CHECKING:
+    from invoke.context import Context
+
+__all__ = ["abort", "discard", "status", "undo"]
+
+FORCE = "Do not ask. It lets nothing through."
+ASIDE = "The set-aside database that is meant (default: the newest; `invoke restore.status` lists them)."
+
+
+@task(
+    iterable=["accept"],
+    help={
+        "database": ASIDE,
+        "accept": "migrations: go back although the live database has newer migrations.",
+        "force": FORCE,
+        "site": SITE,
+        "json": JSON,
+    },
+)
+def undo(
+    c: Context, database: str = "", accept: Any = (), force: bool = False, site: str = "", json: bool = False
+) -> None:
+    """Bring back what the last restore set aside.
+
+    Both databases are kept: what is live now, with everything written since, is set aside in its place.
+
+    Examples:
+        invoke restore.undo
+        invoke restore.undo --database=polyladder_aside_20260105_020311 --force
+    """
+    from polyladder_ops import restore_report, setaside
+    from polyladder_ops.terminal import plain
+
+    place = open_site(c, site)
+    live = place.target()
+
+    def ask(shown: setaside.Undoing) -> None:
+        print(restore_report.undoing(shown, datetime.now(UTC)), file=sys.stderr)
+        if is_dry(c):
+            raise _DryRun
+        confirm(
+            f"This sets {live.database} aside and brings {shown.aside.name} back.", live.database, force=force
+        )
+
+    try:
+        switched = setaside.undo(
+            live, database, site=place, accept=split_items(accept), say=_to_stderr, confirm=ask
+        )
+    except _DryRun:
+        print("would do so")
+        return
+    if json:
+        print_json(
+            {"database": switched.live, "aside": switched.aside, "outage_s": round(switched.outage_s, 3)}
+        )
+    else:
+        print(
+            f"{plain(switched.live)} is what it was; what was live is kept as {plain(switched.aside)}"
+            f" (nobody got in for {round(switched.outage_s * 1000)} ms)"
+        )
+
+
+class _DryRun(Exception):  # noqa: N818 - an answer, not an accident
+    """Everything was looked at and shown."""
+
+
+@task(help={"site": SITE})
+def abort(c: Context, site: str = "") -> None:
+    """Clean up after a restore that died.
+
+    Asks the server what is true: opens the live database if a dead run closed it, drops half-made copies. A run that still
+    lives is left alone (exit 4).
+
+    Examples:
+        invoke restore.abort
+    """
+    from polyladder_ops import setaside
+
+    target = open_site(c, site).target()
+    if is_dry(c):
+        found = setaside.status(target).leftovers
+        print(
+            "\n".join(f"would settle {one.database}: {one.detail}" for one in found) or "nothing is left over"
+        )
+        return
+    print("\n".join(setaside.abort(target)) or "nothing was left over")
+
+
+@task(
+    help={
+        "database": ASIDE,
+        "without-backup": "Drop it without a backup: its rows are gone then.",
+        "force": FORCE,
+        "site": SITE,
+    }
+)
+def discard(
+    c: Context, database: str = "", without_backup: bool = False, force: bool = False, site: str = ""
+) -> None:
+    """Drop a set-aside database, once it is backed up.
+
+    Takes a backup of it first (site <site>-aside) and verifies that, unless there is one already.
+
+    Examples:
+        invoke restore.discard
+        invoke restore.discard --database=polyladder_aside_20260105_020311 --without-backup --force
+    """
+    from polyladder_ops import backups, setaside
+    from polyladder_ops.terminal import plain
+
+    place = open_site(c, site)
+
+    def ask(aside: Any, kept: Any) -> None:
+        backed = (
+            "without a backup" if without_backup else f"after backup {kept.id}" if kept else "after a backup"
+        )
+        if is_dry(c):
+            print(f"would drop {aside.name} {backed}")
+            raise _DryRun
+        confirm(f"This drops {aside.name} for good, {backed}.", aside.name, force=force)
+
+    try:
+        dropped = setaside.discard(
+            place.target(),
+            database,
+            site=place,
+            options=backups.Options(recipients=place.settings.backup_age_recipients, new_source=True),
+            without_backup=without_backup,
+            say=_to_stderr,
+            confirm=ask,
+        )
+    except _DryRun:
+        return
+    print(f"{plain(dropped.name)} is dropped")
+
+
+@task(help={"site": SITE, "json": JSON})
+def status(c: Context, site: str = "", json: bool = False) -> None:
+    """Show what restores set aside or left over.
+
+    Exits 3 if a run that died left something: `invoke restore.abort` puts it right.
+
+    Examples:
+        invoke restore.status --json
+    """
+    from polyladder_ops import restore_report, setaside
+
+    found = setaside.status(open_site(c, site).target())
+    if json:
+        print_json(restore_report.status_as_json(found))
+    else:
+        print(restore_report.status(found, datetime.now(UTC)))
+    if found.leftovers:
+        raise Mismatch("a run that died left something", hint="Run `invoke restore.abort`.")
+
+
+def _to_stderr(sentence: str) -> None:
+    print(sentence, file=sys.stderr)

@@ -1,0 +1,270 @@
+"""Tasks that bring a backup back, and those for what a restore leaves: undo, abort, discard, status."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+
+from invoke.collection import Collection
+
+from polyladder_ops.errors import Mismatch, Refused, UsageError
+from polyladder_ops.tasks import aside
+from polyladder_ops.tasks.backup import JSON, SITE, choose, open_site, print_json
+from polyladder_ops.tasks.boundary import confirm, is_dry, split_items, task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from invoke.context import Context
+
+    from polyladder_ops.catalog import Backup
+    from polyladder_ops.replacement import Options, Plan, Result
+    from polyladder_ops.site import Site
+
+__all__ = ["collection"]
+
+ACCEPT = "Let this named obstacle or difference through; the result is then not proved, and exits 3. May be repeated."
+FORCE = "Do not ask. It lets nothing through."
+_SHOWN = 7
+
+
+@task(
+    name="restore",
+    iterable=["accept"],
+    help={
+        "backup": "Which one: latest, an id, a path or a time. Bare .sql.gz and .sql files of other tools by path.",
+        "latest": "The same as --backup=latest.",
+        "list": "Show the last 7 backups with what changed in each, and do nothing.",
+        "into": "Make a database of this name instead of replacing the live one.",
+        "replace": "With --into: set a database of that name aside if there is one.",
+        "in-place": "Replace the contents in one transaction, for servers without CREATEDB or space.",
+        "without-backup": "With --in-place: take no backup of what is there now.",
+        "create-roles": "Make missing roles as the backup describes them, without passwords.",
+        "accept": ACCEPT,
+        "allow-cross": "The site that the backup is of, if it is another one than the target's.",
+        "force": FORCE,
+        "site": SITE,
+        "json": JSON,
+    },
+)
+def restore(
+    c: Context,
+    backup: str = "",
+    latest: bool = False,
+    list: bool = False,  # noqa: A002 - the old script's --list
+    into: str = "",
+    replace: bool = False,
+    in_place: bool = False,
+    without_backup: bool = False,
+    create_roles: bool = False,
+    accept: Any = (),
+    allow_cross: str = "",
+    force: bool = False,
+    site: str = "",
+    json: bool = False,
+) -> None:
+    """Replace the database by a proved copy of a backup.
+
+    Verifies the whole file, makes a new database beside the live one, loads and proves it, asks POLYLADDER_CHECKS of it, and only
+    then switches the names in one transaction. The old database is kept, closed: `invoke restore.undo` brings it back.
+
+    Examples:
+        invoke restore --list
+        invoke restore --backup=latest
+        invoke restore --backup=2026-01-05T02:00Z --into=yesterday
+        invoke restore --backup=latest --force --accept=slot:reporting
+    """
+    from polyladder_ops import replacement, restore_report
+
+    place = open_site(c, site)
+    if list:
+        print(_choices(place, None) or f"no backup of site {place.name} in {place.folder}")
+        return
+    if latest and backup:
+        raise UsageError("--latest and --backup name two backups", hint="Write one of them.")
+    if replace and not into:
+        raise UsageError("--replace goes with --into", hint="Without --into the live database is replaced.")
+    target = place.target()
+    if into == target.database:
+        raise UsageError(f"{into} is the live database", hint="Leave --into out to replace it.")
+    chosen, keys = chosen_file(place, "latest" if latest else backup, target)
+    _refuse_other_site(chosen, place, allow_cross)
+    if in_place:
+        from polyladder_ops.tasks.inplace import run_in_place
+
+        run_in_place(
+            c, place, chosen, keys, accept=split_items(accept), force=force, without_backup=without_backup
+        )
+        return
+    with _Bars() as bars:
+        options = replacement.Options(
+            name=into or target.database,
+            replaces=replace or not into,
+            accept=split_items(accept),
+            create_roles=create_roles,
+            progress=bars.begin,
+        )
+        if is_dry(c):
+            _preview(target, chosen, options)
+            return
+        _verify(chosen, keys, bars)
+        shown: dict[str, Plan] = {}
+
+        def ask(plan: Plan) -> None:
+            shown["plan"] = plan
+            bars.end()
+            print(restore_report.plan(plan, datetime.now(UTC)), file=sys.stderr)
+            if not force and sys.stderr.isatty():
+                print(_choices(place, chosen), file=sys.stderr)
+            confirm(_question(plan), options.name, force=force)
+
+        result = replacement.replace(target, chosen, keys, options, say=_say(bars), confirm=ask)
+    _tell(shown["plan"], result, as_json=json)
+
+
+def chosen_file(place: Site, wanted: str, target: Any) -> tuple[Backup, Any]:
+    """Return the backup that is meant and the keys for it; a bare file of the old scripts is described first."""
+    from pathlib import Path
+
+    from polyladder_ops import oldfiles
+
+    if wanted and oldfiles.is_old(Path(wanted)):
+        keys = place.keys(encrypted=wanted.endswith(".age"))
+        found = _described(place, Path(wanted), keys, target)
+        for sentence in oldfiles.limits(found):
+            print(f"note: {sentence}", file=sys.stderr)
+        return found, keys
+    chosen = choose(place, wanted, task="restore")
+    return chosen, place.keys(encrypted=chosen.manifest.encrypted)
+
+
+def _described(place: Site, path: Path, keys: Any, target: Any) -> Backup:
+    """Return a bare file as a backup; its database gets the live one's properties, since the file knows none."""
+    from contextlib import closing
+
+    from polyladder_ops import oldfiles
+    from polyladder_ops.postgres import locks, properties, session, switch
+
+    with closing(session.connect(locks.maintenance(target))) as connection:
+        there = switch.oid_of(connection, target.database) is not None
+        like = properties.read(connection, target.database if there else "template1")
+    return oldfiles.describe(path, keys, site=place.name, like=like)
+
+
+def _refuse_other_site(chosen: Backup, place: Site, allowed: str) -> None:
+    other = chosen.manifest.site
+    if other in (place.name, allowed):
+        return
+    raise Refused(
+        f"{chosen.id} is a backup of site {other}, and this is site {place.name}",
+        detail="Restoring it would put one site's data into another.",
+        hint=f"Add --allow-cross={other} if that is meant.",
+    )
+
+
+def _verify(chosen: Backup, keys: Any, bars: _Bars) -> None:
+    from polyladder_ops import oldfiles, report, verification
+
+    if oldfiles.is_old(chosen.path):
+        return  # it was read to its end to be described
+    progress = bars.begin("verify", total=chosen.manifest.plain_bytes)
+    result = verification.verify_stored(chosen, keys, progress=progress)
+    bars.end()
+    if not result.passed:
+        raise Mismatch(
+            f"backup {chosen.id} is {result.verdict}, so nothing was touched",
+            detail=report.verdict(result),
+            hint="Choose another backup: `invoke restore --list`.",
+        )
+
+
+def _preview(target: Any, chosen: Backup, options: Options) -> None:
+    from polyladder_ops import replacement, restore_report
+
+    plan = replacement.preview(target, chosen, options)
+    print(f"would make {options.name} what {chosen.id} holds")
+    print(restore_report.plan(plan, datetime.now(UTC)))
+    for obstacle in plan.obstacles:
+        print(f"in the way: {obstacle}. {obstacle.cure}")
+    if plan.obstacles:
+        raise Mismatch(f"{len(plan.obstacles)} things stand in the way")
+
+
+def _question(plan: Plan) -> str:
+    if plan.server.live_oid is None:
+        return f"This makes the database {plan.target.database}."
+    return f"This sets {plan.target.database} aside and puts {plan.backup.id} in its place."
+
+
+def _choices(place: Site, chosen: Backup | None) -> str:
+    from polyladder_ops import catalog, restore_report
+
+    found = catalog.scan(place.folder, place.name)
+    return restore_report.choices(found.backups[:_SHOWN], chosen, datetime.now(UTC))
+
+
+def _tell(plan: Plan, result: Result, *, as_json: bool) -> None:
+    from polyladder_ops import restore_report
+
+    if as_json:
+        print_json(restore_report.as_json(plan, result))
+    else:
+        print(restore_report.done(plan, result))
+    if result.accepted:
+        raise Mismatch(
+            f"{result.switched.live} was restored, but not all of it is proved",
+            detail=f"Let through: {'; '.join(result.accepted)}.",
+            hint="Look at each; `invoke restore.undo` takes the switch back.",
+        )
+
+
+class _Bars:
+    """One bar after the other on stderr, each ended by the next or by a sentence."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._total: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end(quietly=True)
+
+    def begin(self, name: str, *, total: int | None = None) -> Callable[[int], None]:
+        from polyladder_ops import terminal
+
+        self.end()
+        self._total = total or self._total
+        self._bar = terminal.Progress(name, total=self._total if name in _WITH_BYTES else None)
+        self._bar.__enter__()
+        advance: Callable[[int], None] = self._bar.advance
+        return advance
+
+    def end(self, *, quietly: bool = False) -> None:
+        if self._bar is not None:
+            self._bar.__exit__()
+            if not quietly or self._bar.done:
+                print(self._bar.summary(), file=sys.stderr)
+            self._bar = None
+
+
+_WITH_BYTES = ("verify", "load", "proof")
+
+
+def _say(bars: _Bars) -> Callable[[str], None]:
+    def say(sentence: str) -> None:
+        bars.end()
+        print(sentence, file=sys.stderr)
+
+    return say
+
+
+collection = Collection("restore")
+collection.add_task(restore, name="restore", default=True)
+collection.add_task(aside.undo, name="undo")
+collection.add_task(aside.abort, name="abort")
+collection.add_task(aside.discard, name="discard")
+collection.add_task(aside.status, name="status")
