@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import preflight, restoring
-from polyladder_ops.errors import Interrupted, Mismatch, OpsError, Refused
+from polyladder_ops.errors import Mismatch, OpsError, Refused
 from polyladder_ops.portable import by_whom
 from polyladder_ops.postgres import (
     databases,
@@ -30,6 +30,7 @@ from polyladder_ops.postgres import (
     switch,
     volume,
 )
+from polyladder_ops.settling import after_switch, settled
 
 if TYPE_CHECKING:
     from polyladder_ops.catalog import Backup
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.switch import Switched
     from polyladder_ops.preflight import Obstacle
 
-__all__ = ["Options", "Plan", "Result", "item_of", "preview", "replace", "settled"]
+__all__ = ["Options", "Plan", "Result", "item_of", "preview", "replace"]
 
 _BEAT_S = 2.0  # between two looks at the lock and at the server's disk while a copy is loaded
 
@@ -258,21 +259,14 @@ class _Run:
         with self._phase("switch"), settled(connection, self.server, self.name, oid):
             if self.plan.server.live_oid is None:
                 return switch.publish(connection, self.name, ready, comment), oid
-            fence = marks.Mark(
-                kind="fenced",
-                live=self.name,
-                at=datetime.now(UTC),
-                by=by_whom(),
-                backup=self.plan.backup.id,
-                migration_head=self.plan.live.migration_head if self.plan.live else None,
-                comment=switch.comment_of(connection, self.name),
-            )
+            head = self.plan.live.migration_head if self.plan.live else None
+            fence = switch.fence_of(connection, self.name, by_whom(), self.plan.backup.id, head)
             return switch.exchange(connection, ready, comment, fence, self.aside), oid
 
     def _look_again(self, switched: Switched, oid: int | None) -> None:
         """Raise OpsError unless the live name leads to the copy and the old database stands aside."""
         with (
-            _after_switch(self.name, switched),
+            after_switch(self.name, switched),
             closing(session.connect(self.server.with_database(self.name))) as live,
         ):
             found = session.identify(live)
@@ -292,16 +286,9 @@ class _Run:
     def _phase(self, name: str) -> Iterator[Callable[[int], None]]:
         began = time.monotonic()
         report = self.options.progress(name) if self.options.progress else lambda _size: None
-        yield _Watch(
-            self.connection,
-            self.name,
-            report,
-            full=None if self._full_is_accepted() else preflight.FULL_SHARE,
-        )
+        is_watched = self.plan.server.volume is not None and "space" not in self.options.accept
+        yield _Watch(self.connection, self.name, report, preflight.FULL_SHARE if is_watched else None)
         self.seconds[name] = time.monotonic() - began
-
-    def _full_is_accepted(self) -> bool:
-        return "space" in self.options.accept
 
 
 @dataclass
@@ -319,7 +306,7 @@ class _Watch:
         if time.monotonic() - self.looked_at < _BEAT_S:
             return
         locks.check(self.connection, self.live)
-        disk = volume.measure(self.connection)
+        disk = volume.measure(self.connection) if self.full else None
         if disk and self.full and disk.used_share > self.full:
             raise OpsError(
                 f"the server's disk is {disk.used_share:.0%} full",
@@ -332,47 +319,3 @@ class _Watch:
 def item_of(difference: Difference) -> str:
     """Return the name that `--accept` takes for this difference; the copy's own name, made for one run, is none."""
     return difference.kind if difference.kind == "database" else f"{difference.kind}:{difference.name}"
-
-
-@contextmanager
-def settled(connection: Connection, server: Target, live: str, oid: int | None) -> Iterator[None]:
-    """Within the block a switch to the database `oid` is tried; if it fails, what is true then is found out and put right."""
-    try:
-        yield
-    except BaseException as error:
-        with _lock_again(connection, server, live) as holding:
-            if switch.oid_of(holding, live) == oid:
-                raise OpsError(
-                    f"{live} was switched, but the server's answer was lost",
-                    detail=f"It is the new database now. {error}",
-                    hint="Look with `invoke restore.status`; `invoke restore.undo` takes it back.",
-                ) from error
-            leftovers.settle(holding, server, live)
-        if isinstance(error, OpsError | KeyboardInterrupt):
-            raise
-        with session.translated(f"the switch failed, so {live} was left as it was"):
-            raise
-
-
-@contextmanager
-def _lock_again(connection: Connection, server: Target, live: str) -> Iterator[Connection]:
-    """Within the block a session that holds the lock: the old one, or if it is lost, a new one."""
-    if not connection.broken and not connection.closed:
-        yield connection
-        return
-    with locks.exclusive(server, live, doing="clean-up") as again:
-        yield again
-
-
-@contextmanager
-def _after_switch(live: str, switched: Switched) -> Iterator[None]:
-    """Within the block a Ctrl-C says that the switch is done."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        aside = f" What it was before is {switched.aside}." if switched.aside else ""
-        raise Interrupted(
-            f"interrupted after the switch: {live} is the restored database",
-            detail=f"Its last look was not made.{aside}",
-            hint="Look with `invoke restore.status`; `invoke restore.undo` takes it back.",
-        ) from error

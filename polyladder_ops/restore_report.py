@@ -141,7 +141,7 @@ def undoing(shown: Undoing, now: datetime) -> str:
 
 def status(found: Status, now: datetime) -> str:
     """Return the table of set-aside databases, and what else is there."""
-    headers = ("set aside", "when", "size", "replaced by", "migration", "by")
+    headers = ("set aside", "was", "when", "size", "replaced by", "migration", "by")
     lines = [table([_aside(marked, now) for marked in found.asides], headers)] if found.asides else []
     lines += [f"a run is at work: {plain(found.holder)}"] if found.holder else []
     lines += [f"LEFTOVER {plain(one.database)}: {one.detail}" for one in found.leftovers]
@@ -152,6 +152,7 @@ def _aside(marked: Marked, now: datetime) -> tuple[object, ...]:
     mark = marked.mark
     return (
         marked.name,
+        mark.live,
         age(mark.at, now),
         "?" if marked.size_bytes is None else size(marked.size_bytes),
         mark.backup,
@@ -166,6 +167,7 @@ def status_as_json(found: Status) -> dict[str, Any]:
         "asides": [
             {
                 "name": m.name,
+                "was": m.mark.live,
                 "at": _iso(m.mark.at),
                 "size_bytes": m.size_bytes,
                 "backup": m.mark.backup,

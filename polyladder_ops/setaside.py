@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from polyladder_ops import backups, catalog, verification
 from polyladder_ops.errors import Mismatch, OpsError, Refused
 from polyladder_ops.portable import by_whom
 from polyladder_ops.postgres import databases, facts, leftovers, locks, marks, proof, session, switch
-from polyladder_ops.replacement import settled
+from polyladder_ops.settling import after_switch, settled
 
 if TYPE_CHECKING:
     from polyladder_ops.backups import Options
@@ -44,19 +43,40 @@ class Status:
 
 
 def status(target: Target) -> Status:
-    """Return what the server shows for this database. Raise OpsError if it can't be asked."""
+    """Return what the server shows; whose databases they were is in their notes. Raise OpsError if it can't be asked."""
     server = locks.maintenance(target)
     with closing(session.connect(server)) as connection:
         return Status(
-            _of(connection, target.database),
-            leftovers.find(connection),
-            locks.holder(connection, target.database),
+            _asides(connection), leftovers.find(connection), locks.holder(connection, target.database)
         )
 
 
-def _of(connection: Connection, live: str) -> tuple[Marked, ...]:
-    found = [m for m in marks.find(connection) if m.mark.kind == "aside" and m.mark.live == live]
+def _asides(connection: Connection) -> tuple[Marked, ...]:
+    found = [m for m in marks.find(connection) if m.mark.kind == "aside" and m.name != m.mark.live]
     return tuple(sorted(found, key=lambda m: m.mark.at, reverse=True))
+
+
+@contextmanager
+def _locked(target: Target, name: str, doing: str, say: Say) -> Iterator[_Chosen]:
+    """Within the block the set-aside database that is meant, and the lock of the name that it had."""
+    server = locks.maintenance(target)
+    with closing(session.connect(server)) as connection:
+        live = pick(_asides(connection), name, target.database).mark.live
+    with locks.exclusive(server, live, doing=doing) as connection:
+        for sentence in leftovers.settle(connection, server, live):
+            say(sentence)
+        aside = pick([m for m in _asides(connection) if m.mark.live == live], name, live)
+        yield _Chosen(connection, server, server.with_database(live), aside)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A set-aside database, the name that it had, and the session that holds the lock of that name."""
+
+    connection: Connection
+    server: Target
+    live: Target
+    aside: Marked
 
 
 def abort(target: Target) -> tuple[str, ...]:
@@ -87,7 +107,7 @@ class Undoing:
 
 
 def undo(
-    live: Target,
+    target: Target,
     name: str,
     *,
     site: Site,
@@ -100,33 +120,25 @@ def undo(
     `name` says which, empty means the newest. Raise OpsError if it is gone, Refused if migrations were made since that
     it has not seen (`--accept=migrations` lets that through), or if sessions don't end.
     """
-    server = locks.maintenance(live)
-    with locks.exclusive(server, live.database, doing="undo") as connection:
-        for sentence in leftovers.settle(connection, server, live.database):
-            say(sentence)
-        aside = pick(_of(connection, live.database), name, live.database)
+    with _locked(target, name, "undo", say) as chosen:
+        connection, live, aside = chosen.connection, chosen.live, chosen.aside
         now = facts.read_live(live)
         _refuse_older_release(aside, now.migration_head, accept)
         confirm(Undoing(live, aside, now.migration_head, _writes(live, aside, site)))
-        fence = marks.Mark(
-            kind="fenced",
-            live=live.database,
-            at=datetime.now(UTC),
-            by=by_whom(),
-            backup=f"undo:{aside.name}",
-            migration_head=now.migration_head,
-            comment=switch.comment_of(connection, live.database),
+        fence = switch.fence_of(
+            connection, live.database, by_whom(), f"undo:{aside.name}", now.migration_head
         )
         kept = marks.name_aside(live.database, fence.at, switch.names(connection))
-        with settled(connection, server, live.database, aside.oid):
+        with settled(connection, chosen.server, live.database, aside.oid):
             switched = switch.exchange(connection, aside.name, aside.mark.comment, fence, kept)
-        _look_again(connection, live, aside.oid)
+        with after_switch(live.database, switched):
+            _look_again(connection, live, aside.oid)
     return switched
 
 
 def pick(found: Sequence[Marked], name: str, live: str) -> Marked:
-    """Return the set-aside database of this name, without one the newest. Raise OpsError if there is none."""
-    fitting = [m for m in found if not name or m.name == name]
+    """Return the set-aside database of this name; without one the newest that `live` was. Raise OpsError if there is none."""
+    fitting = [m for m in found if (m.name == name if name else m.mark.live == live)]
     if fitting:
         return fitting[0]
     there = ", ".join(m.name for m in found)
@@ -175,7 +187,7 @@ def aside_site(site: str) -> str:
 
 
 def discard(
-    live: Target,
+    target: Target,
     name: str,
     *,
     site: Site,
@@ -189,20 +201,17 @@ def discard(
     Raise OpsError if there is no such database or it can't be dumped (a corrupt page): it stays then. Raise Mismatch
     if its backup does not verify.
     """
-    server = locks.maintenance(live)
-    with locks.exclusive(server, live.database, doing="discard") as connection:
-        for sentence in leftovers.settle(connection, server, live.database):
-            say(sentence)
-        aside = pick(_of(connection, live.database), name, live.database)
+    with _locked(target, name, "discard", say) as chosen:
+        connection, aside = chosen.connection, chosen.aside
         kept = None if without_backup else _kept(aside, connection, site)
         confirm(aside, kept)
         if not without_backup and kept is None:
             say(f"backing up {aside.name} first")
-            _keep(connection, server, aside, site, options)
-        locks.check(connection, live.database)
+            _keep(connection, chosen.server, aside, site, options)
+        locks.check(connection, chosen.live.database)
         if switch.oid_of(connection, aside.name) != aside.oid:
             raise OpsError(f"{aside.name} is another database now", hint="Look with `invoke restore.status`.")
-        _drop(connection, server, aside)
+        _drop(connection, chosen.server, aside)
     return aside
 
 

@@ -61,7 +61,7 @@ def settle(connection: Connection, server: Target, live: str) -> tuple[str, ...]
         if marked.mark.live != live:
             continue
         if marked.mark.kind == "fenced" or marked.name == live:  # the latter was renamed back by hand
-            switch.reopen(connection, marked.name, marked.mark.comment)
+            switch.reopen(connection, marked.name, marked.mark)
             done.append(f"opened {marked.name} again")
         elif marked.is_open:
             switch.close(connection, marked.name)

@@ -30,7 +30,7 @@ class Mark(BaseModel):
     """Why a database is closed: `fenced` for a switch that is under way, or `aside` since that switch.
 
     `live` is the name that it answers to or answered to; `backup` what took, or takes, its place; `migration_head` its
-    newest migration then; `comment` the database's own comment.
+    newest migration then; `comment` the database's own comment, `was_open` whether it took sessions before.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -42,6 +42,7 @@ class Mark(BaseModel):
     backup: str
     migration_head: str | None = None
     comment: str = ""
+    was_open: bool = True
 
     @property
     def text(self) -> str:

@@ -30,6 +30,7 @@ __all__ = [
     "close",
     "comment_of",
     "exchange",
+    "fence_of",
     "let_in",
     "names",
     "oid_of",
@@ -71,11 +72,31 @@ def oid_of(connection: Connection, name: str) -> int | None:
 
 def comment_of(connection: Connection, name: str) -> str:
     """Return a database's own comment, without any note of ours."""
+    return _state(connection, name)[0]
+
+
+def fence_of(connection: Connection, live: str, by: str, backup: str, migration_head: str | None) -> Mark:
+    """Return the note for a switch of this database, with what has to come back if it fails."""
+    comment, is_open = _state(connection, live)
+    return marks.Mark(
+        kind="fenced",
+        live=live,
+        at=datetime.now(UTC),
+        by=by,
+        backup=backup,
+        migration_head=migration_head,
+        comment=comment,
+        was_open=is_open,
+    )
+
+
+def _state(connection: Connection, name: str) -> tuple[str, bool]:
     row = connection.execute(
-        "SELECT pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database WHERE datname = %s",
+        "SELECT coalesce(pg_catalog.shobj_description(oid, 'pg_database'), ''), datallowconn"
+        " FROM pg_catalog.pg_database WHERE datname = %s",
         [name],
     ).fetchone()
-    return marks.inner((row and row[0]) or "")
+    return (marks.inner(row[0]), row[1]) if row else ("", True)
 
 
 def by_hand(live: str, aside: str, comment: str) -> tuple[str, ...]:
@@ -123,10 +144,10 @@ def exchange(connection: Connection, ready: str, comment: str, fence: Mark, asid
             return _exchange_once(connection, ready, comment, fence, aside)
         except _IN_USE:
             still = _sessions(connection, fence.live)
-            reopen(connection, fence.live, fence.comment)
+            reopen(connection, fence.live, fence)
         except errors.InsufficientPrivilege as error:
             still = [f"{error.diag.message_primary}, {error.diag.message_detail}"]
-            reopen(connection, fence.live, fence.comment)
+            reopen(connection, fence.live, fence)
             break
     raise Refused(
         f"the sessions on {fence.live} did not end, so it was left as it was",
@@ -180,10 +201,11 @@ def _sessions(connection: Connection, name: str) -> list[str]:
     return [f"process {pid} of {user} ({what})" for pid, user, what in rows]
 
 
-def reopen(connection: Connection, name: str, comment: str) -> None:
-    """Take the fence of a switch away that did not come to its end. Raise OpsError if the server refuses."""
+def reopen(connection: Connection, name: str, mark: Mark) -> None:
+    """Take the note of a switch off that did not come to its end, and its fence. Raise OpsError if the server refuses."""
     with translated(f"could not open {name} again"), connection.transaction():
-        _open(connection, name, comment)
+        connection.execute(marks.comment(name, mark.comment))
+        _allow(connection, name, yes=mark.was_open)
 
 
 def close(connection: Connection, name: str) -> None:

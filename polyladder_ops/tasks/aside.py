@@ -44,9 +44,9 @@ def undo(
     from polyladder_ops.terminal import plain
 
     place = open_site(c, site)
-    live = place.target()
 
     def ask(shown: setaside.Undoing) -> None:
+        live = shown.live
         print(restore_report.undoing(shown, datetime.now(UTC)), file=sys.stderr)
         if is_dry(c):
             raise _DryRun
@@ -56,7 +56,7 @@ def undo(
 
     try:
         switched = setaside.undo(
-            live, database, site=place, accept=split_items(accept), say=_to_stderr, confirm=ask
+            place.target(), database, site=place, accept=split_items(accept), say=_to_stderr, confirm=ask
         )
     except _DryRun:
         print("would do so")

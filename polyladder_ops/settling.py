@@ -1,0 +1,93 @@
+"""What to do when a switch fails or its answer is lost: ask the server what is true, and put that right."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from polyladder_ops.errors import Interrupted, OpsError
+from polyladder_ops.postgres import leftovers, locks, session, switch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.session import Connection
+    from polyladder_ops.postgres.switch import Switched
+
+__all__ = ["after_switch", "settled"]
+
+_AGAIN_S = 20.0  # that a server may take to notice that a session of ours is gone, or to start again
+
+
+@contextmanager
+def settled(connection: Connection, server: Target, live: str, oid: int | None) -> Iterator[None]:
+    """Within the block a switch to the database `oid` is tried; if it fails, what is true then is found out and put right."""
+    try:
+        yield
+    except BaseException as error:
+        try:
+            with _lock_again(connection, server, live) as holding:
+                _find_out(holding, server, live, oid, error)
+        except OpsError as left:
+            if left.__cause__ is error:
+                raise
+            raise OpsError(
+                f"the switch failed, and whether {live} takes sessions could not be found out",
+                detail=f"{error}. Then: {left.message}. {left.detail}".rstrip(),
+                hint="Run `invoke restore.abort` as soon as the server answers: it opens the database again.",
+            ) from error
+        if isinstance(error, OpsError | KeyboardInterrupt):
+            raise
+        with session.translated(f"the switch failed, so {live} was left as it was"):
+            raise
+
+
+def _find_out(
+    connection: Connection, server: Target, live: str, oid: int | None, error: BaseException
+) -> None:
+    """Ask which database has the live name. Raise OpsError if it is the new one; else make the old one live as it was."""
+    if switch.oid_of(connection, live) == oid:
+        raise OpsError(
+            f"{live} was switched, but what came after it failed",
+            detail=f"It is the new database now. {error}",
+            hint="Look with `invoke restore.status`; `invoke restore.undo` takes it back.",
+        ) from error
+    leftovers.settle(connection, server, live)
+
+
+@contextmanager
+def _lock_again(connection: Connection, server: Target, live: str) -> Iterator[Connection]:
+    """Within the block a session that holds the lock: the old one, or if it is lost, a new one.
+
+    The server may need a while to notice that the old one is gone.
+    """
+    if not connection.broken and not connection.closed:
+        yield connection
+        return
+    deadline = time.monotonic() + _AGAIN_S
+    with ExitStack() as stack:
+        again = None
+        while again is None:
+            try:
+                again = stack.enter_context(locks.exclusive(server, live, doing="clean-up"))
+            except OpsError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+        yield again
+
+
+@contextmanager
+def after_switch(live: str, switched: Switched) -> Iterator[None]:
+    """Within the block a Ctrl-C says that the switch is done."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        aside = f" What it was before is {switched.aside}." if switched.aside else ""
+        raise Interrupted(
+            f"interrupted after the switch: {live} is the restored database",
+            detail=f"Its last look was not made.{aside}",
+            hint="Look with `invoke restore.status`; `invoke restore.undo` takes it back.",
+        ) from error
