@@ -337,7 +337,7 @@ def shrinkage(before: Manifest | None, now: Manifest) -> tuple[str, ...]:
 def _publish(folder: Path, work: Path, data: Path, manifest: Manifest) -> Backup:
     """Give data and manifest their final names, the manifest last, and look at what stands there then."""
     suffix = ".sql.gz.age" if manifest.encrypted else ".sql.gz"
-    with folder_lock(folder):
+    with folder_lock(folder, doing="publishing a backup"):
         named = _free_id(folder, manifest.id)
         manifest = manifest.model_copy(update={"id": named, "file": named + suffix})
         described = work / "manifest.json"

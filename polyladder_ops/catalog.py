@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from polyladder_ops.records import Record
 
-__all__ = ["Backup", "Catalog", "find", "open_backup", "scan"]
+__all__ = ["Backup", "Catalog", "find", "open_backup", "records_of", "scan"]
 
 _MANIFEST = re.compile(r".+\.sql\.gz(\.age)?\.json")
 _RECORD = re.compile(r"(?P<data>.+\.sql\.gz(?:\.age)?)\.(?:verify|pin|unpin)-\w+-\w+\.json")
@@ -137,6 +137,11 @@ def _records(folder: Path, names: Iterable[str]) -> dict[str, list[Path]]:
         if record := _RECORD.fullmatch(name):
             recorded[record["data"]].append(folder / name)
     return recorded
+
+
+def records_of(data: Path) -> list[Path]:
+    """Return the records that lie beside a data file, there or not, whichever bytes they speak of."""
+    return _records(data.parent, _sizes(data.parent))[data.name]
 
 
 def _litter(names: dict[str, int]) -> tuple[str, ...]:

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Literal
 import pydantic
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from polyladder_ops.errors import OpsError
 from polyladder_ops.portable import sync_directory, write_private
-from polyladder_ops.workspace import folder_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["Record", "append", "is_pinned", "is_verified", "last_verification", "load_all", "note"]
+__all__ = ["Record", "append", "is_pinned", "is_verified", "last_verification", "load_all"]
 
 Kind = Literal["verify", "pin", "unpin"]
 Verdict = Literal["passed", "failed", "not proved", ""]
@@ -49,21 +47,6 @@ def append(data: Path, record: Record) -> Path:
     write_private(path, record.model_dump_json() + "\n")
     sync_directory(path.parent)
     return path
-
-
-def note(data: Path, record: Record) -> Path:
-    """Like `append`, for a backup that was looked at for long: under the folder's lock, and only if it is still there.
-
-    Raise OpsError if it was deleted meanwhile, Refused if another run keeps the folder.
-    """
-    with folder_lock(data.parent, doing=f"recording what came out of {record.kind}"):
-        if not data.exists() and not data.with_name(f"{data.name}.json").exists():
-            raise OpsError(
-                f"backup {record.backup} is not there any more",
-                detail="It was deleted or moved while it was looked at.",
-                hint="See what there is: `invoke backup.list`.",
-            )
-        return append(data, record)
 
 
 def load_all(paths: Iterable[Path], sha256: str) -> tuple[Record, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,10 @@ if TYPE_CHECKING:
 
     from polyladder_ops.catalog import Backup
     from polyladder_ops.records import Record
+    from polyladder_ops.retention import Decision
     from polyladder_ops.verification import Verdict
 
-__all__ = ["as_row", "changed", "described", "line", "listed", "verdict"]
+__all__ = ["as_row", "changed", "decided", "described", "line", "listed", "verdict"]
 
 _SHOWN = 20  # of the reasons; a server of another major differs in every table
 _HEADERS = ("id", "taken at", "age", "size", "tables", "rows", "complete", "verified", "encrypted", "pinned")
@@ -67,6 +69,21 @@ def changed(backups: Sequence[Backup]) -> str:
         lines += [f"  {plain(str(change))}" for change in found or ()]
         lines += ["  nothing changed"] if found == () else []
     return "\n".join(lines)
+
+
+def decided(decisions: Sequence[Decision], now: datetime) -> str:
+    """Return the backups that go, each with its reason, and below them how many stay, by reason."""
+    going = [
+        (b.id, _time(b.taken_at), age(b.taken_at, now), size(b.stored_bytes or 0), decision.why)
+        for decision in decisions
+        if decision.goes and (b := decision.backup)
+    ]
+    staying = Counter(decision.why for decision in decisions if not decision.goes)
+    tables = [
+        table(going, ("id", "taken at", "age", "size", "goes because it is")) if going else "nothing goes",
+        table([(count, why) for why, count in staying.items()], ("stay", "because")) if staying else "",
+    ]
+    return "\n\n".join(filter(None, tables))
 
 
 def as_row(backup: Backup) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from polyladder_ops.sources import Layer, Variable
 from polyladder_ops.values import (
     AbsolutePath,
     Bucket,
+    Count,
     Days,
     ExistingFile,
     FlyName,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["SANDBOX", "VARIABLES", "Row", "Settings", "Variable", "describe", "load"]
 
 SANDBOX = "sandbox"
+_SANDBOX_CHECKS = Path(__file__).parent / SANDBOX / "checks.sql"
 # What site sandbox does not read: all that could lead to production.
 _CLOSED = re.compile(r"DATABASE_URL|POLYLADDER_SCRATCH_URL|FLY_.+|AWS_(?!CA_BUNDLE$|PAGER$).+")
 # Not settings of ours, but the programs and libraries below us read them and may quote them.
@@ -94,6 +96,10 @@ class Settings(BaseModel):
         ),
     ]
     backup_retention: Annotated[Days, Variable("BACKUP_RETENTION", "Days for which backups are kept.", "30")]
+    backup_keep_verified: Annotated[
+        Count,
+        Variable("BACKUP_KEEP_VERIFIED", "Newest verified backups that stay however old they are.", "3"),
+    ]
     aws_s3_bucket: Annotated[
         Bucket | None,
         Variable("AWS_S3_BUCKET", "Bucket for a second copy of each backup.", needed_by="copies in S3"),
@@ -144,6 +150,15 @@ class Settings(BaseModel):
             "BACKUP_AGE_IDENTITY_FILE",
             "File with the private key that opens encrypted backups.",
             needed_by="verify and restore of encrypted backups",
+        ),
+    ] = None
+
+    checks: Annotated[
+        AbsolutePath | None,
+        Variable(
+            "POLYLADDER_CHECKS",
+            "File of SQL questions with expected answers, asked after each restore and drill; the sandbox has its own.",
+            needed_by="restore.check",
         ),
     ] = None
 
@@ -279,8 +294,8 @@ def _checked(
 def _own_defaults(site: str, state_dir: str) -> Layer:
     """Return the defaults that depend on the machine and on the site."""
     state = state_dir or str(user_state_path("polyladder-ops", appauthor=False))
-    backups = {"BACKUP_DIR": str(Path(state, SANDBOX, "backups"))} if site == SANDBOX else {}
-    return Layer("default", {"POLYLADDER_STATE_DIR": state, **backups})
+    own = {"BACKUP_DIR": str(Path(state, SANDBOX, "backups")), "POLYLADDER_CHECKS": str(_SANDBOX_CHECKS)}
+    return Layer("default", {"POLYLADDER_STATE_DIR": state, **(own if site == SANDBOX else {})})
 
 
 def _said(error: ValidationError, origins: Mapping[str, str]) -> Iterator[str]:

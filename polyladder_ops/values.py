@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 __all__ = [
     "AbsolutePath",
     "Bucket",
+    "Count",
     "Days",
     "ExistingFile",
     "FlyName",
@@ -53,6 +54,12 @@ def _bucket(text: str) -> str:
 def _days(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,6}", text) or not int(text):
         raise ValueError("is not a positive whole number; write days, such as 30.")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", text) or not int(text):
+        raise ValueError("is not a positive whole number; write a count, such as 3.")
     return int(text)
 
 
@@ -108,6 +115,7 @@ def _recipients(text: str) -> tuple[str, ...]:
 SiteName = Annotated[str, AfterValidator(_site)]
 FlyName = Annotated[str, AfterValidator(_fly_name)]
 Bucket = Annotated[str, AfterValidator(_bucket)]
+Count = Annotated[int, BeforeValidator(_count)]
 Days = Annotated[int, BeforeValidator(_days)]
 WebUrl = Annotated[str, AfterValidator(_web_url)]
 AbsolutePath = Annotated[Path, BeforeValidator(_path)]

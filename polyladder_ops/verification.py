@@ -20,6 +20,7 @@ from polyladder_ops.postgres.lexer import DumpError, Lexer
 from polyladder_ops.postgres.load import LoadError
 from polyladder_ops.records import Record
 from polyladder_ops.storage import Damaged, Stored
+from polyladder_ops.workspace import folder_lock
 
 if TYPE_CHECKING:
     from polyladder_ops.catalog import Backup
@@ -152,7 +153,7 @@ def _restored(
 
 
 def _recorded(backup: Backup, level: Level, verdict: Word, reasons: Sequence[str], began: float) -> Verdict:
-    """Keep the verdict beside the backup and return it. Raise OpsError if it can't be kept."""
+    """Keep the verdict beside the backup and return it. Raise OpsError if it can't be kept, or the backup is gone."""
     record = Record(
         kind="verify",
         backup=backup.id,
@@ -164,7 +165,9 @@ def _recorded(backup: Backup, level: Level, verdict: Word, reasons: Sequence[str
         details=tuple(reasons),
     )
     try:
-        records.note(backup.path, record)
+        with folder_lock(backup.path.parent, doing="recording a verification"):
+            _still_there(backup)
+            records.append(backup.path, record)
     except OSError as error:
         raise OpsError(
             f"backup {backup.id} is {verdict}, but that could not be recorded beside it",
@@ -172,3 +175,13 @@ def _recorded(backup: Backup, level: Level, verdict: Word, reasons: Sequence[str
             hint="Make the folder writable and verify again.",
         ) from error
     return Verdict(backup, level, verdict, tuple(reasons), time.monotonic() - began)
+
+
+def _still_there(backup: Backup) -> None:
+    """Raise OpsError if the backup was deleted while it was looked at: a verdict on it would help nobody."""
+    if not backup.path.exists() and not backup.path.with_name(f"{backup.path.name}.json").exists():
+        raise OpsError(
+            f"backup {backup.id} is not there any more",
+            detail="It was deleted or moved while it was looked at.",
+            hint="See what there is: `invoke backup.list`.",
+        )

@@ -1,20 +1,23 @@
 """Folders that a run works in and leaves nothing of: private, locked while alive, swept by the next run when dead.
 
-A run that is killed can't clean up. Its folder stays with a lock that nobody holds any more; that is how the next run
+Locks are the system's own, which lets go of them when a process dies, however it dies; nobody has to clear one away. A run that is killed can't clean up. Its folder stays with a lock that nobody holds any more; that is how the next run
 knows it, whatever happened to process ids meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import secrets
 import shutil
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from polyladder_ops.errors import OpsError, Refused
-from polyladder_ops.portable import make_private_directory
+from polyladder_ops.portable import by_whom, is_alive, make_private_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,13 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["folder_lock", "sweep", "workspace"]
 
 _PREFIX = ".run-"
+_HOLDER = ".lock-holder"
 
 
 @contextlib.contextmanager
-def folder_lock(parent: Path, *, timeout_s: float = 60.0) -> Iterator[None]:
+def folder_lock(
+    parent: Path, *, doing: str = "changing names in it", timeout_s: float = 60.0
+) -> Iterator[None]:
     """Within the block nobody else changes the names in a folder; it is held for moments only.
 
-    Raise Refused if another run holds it for longer than that, OpsError if we may not write there.
+    Raise Refused if another run holds it for longer than that, saying who it is and what it is `doing`; OpsError if we
+    may not write there.
     """
     lock = FileLock(parent / ".lock", timeout=timeout_s)
     try:
@@ -37,15 +44,50 @@ def folder_lock(parent: Path, *, timeout_s: float = 60.0) -> Iterator[None]:
     except Timeout:
         raise Refused(
             f"another run keeps {parent} locked",
-            detail=f"It did not let go within {timeout_s:g} s.",
-            hint="Look for a run that hangs, end it, and try again.",
+            detail=f"{_holder(parent)}It did not let go within {timeout_s:g} s.",
+            hint="Wait for it or end it where it runs; a run that died lets go by itself.",
         ) from None
     except OSError as error:
         raise _unusable(parent, error) from error
     try:
-        yield
+        with _signed(parent, doing):
+            yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def _signed(parent: Path, doing: str) -> Iterator[None]:
+    """Within the block a file beside the lock says who holds it; where that can't be written the lock holds all the same.
+
+    It can't stand in the lock: on Windows nobody else may read that.
+    """
+    note = parent / _HOLDER
+    said = {"by": by_whom(), "pid": os.getpid(), "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z"}
+    with contextlib.suppress(OSError):
+        note.unlink(missing_ok=True)  # of a run that was killed
+        note.write_text(json.dumps({**said, "doing": doing}), encoding="ascii")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            note.unlink(missing_ok=True)
+
+
+def _holder(parent: Path) -> str:
+    """Return a sentence on who holds the lock, with a space behind it; empty if that isn't known.
+
+    What a run of this machine has left is not believed once its process is gone.
+    """
+    try:
+        said = json.loads((parent / _HOLDER).read_bytes())
+        by, pid, since, doing = str(said["by"]), int(said["pid"]), str(said["since"]), str(said["doing"])
+        is_here = by.rpartition("@")[2] == by_whom().rpartition("@")[2]
+        if is_here and not is_alive(pid):
+            return ""
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return ""
+    return f"It is {by}, process {pid}, since {since}: {doing}. "
 
 
 def _unusable(parent: Path, error: OSError) -> OpsError:
@@ -67,7 +109,7 @@ def workspace(parent: Path) -> Iterator[Path]:
         make_private_directory(parent)
     except OSError as error:
         raise _unusable(parent, error) from error
-    with folder_lock(parent):
+    with folder_lock(parent, doing="making a run's folder"):
         _sweep(parent)
         path = parent / f"{_PREFIX}{secrets.token_hex(6)}"
         try:
@@ -88,7 +130,7 @@ def sweep(parent: Path) -> list[Path]:
     """Remove what dead runs left in `parent` and return their folders."""
     if not parent.is_dir():
         return []
-    with folder_lock(parent):
+    with folder_lock(parent, doing="sweeping what killed runs left"):
         return _sweep(parent)
 
 

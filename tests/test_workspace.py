@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -184,6 +186,91 @@ def test_the_folders_lock_keeps_others_out_and_says_so(tmp_path: Path) -> None:
         assert caught.value.hint
     with folder_lock(tmp_path, timeout_s=0.2):
         pass
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from polyladder_ops.workspace import folder_lock
+with folder_lock(Path(sys.argv[1]), doing="looking at the sky"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the folder's lock."""
+    argv = [sys.executable, "-c", HOLD, str(tmp_path)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def refused(folder: Path) -> str:
+    """Return why the folder's lock can't be had."""
+    with pytest.raises(Refused) as caught, folder_lock(folder, timeout_s=0.1):
+        pass
+    return caught.value.detail
+
+
+def test_whoever_waits_in_vain_is_told_who_holds_the_lock(
+    tmp_path: Path, holder: subprocess.Popen[str]
+) -> None:
+    year = f"{datetime.now(UTC):%Y}"
+    assert refused(tmp_path).startswith(f"It is {portable.by_whom()}, process {holder.pid}, since {year}-")
+    assert refused(tmp_path).endswith("Z: looking at the sky. It did not let go within 0.1 s.")
+
+
+def test_the_lock_of_a_killed_run_is_free_and_its_name_is_not_told_again(
+    tmp_path: Path, holder: subprocess.Popen[str]
+) -> None:
+    holder.kill()
+    holder.wait()
+    note = tmp_path / ".lock-holder"
+    assert str(holder.pid) in note.read_text()
+    with FileLock(tmp_path / ".lock"):  # somebody who has not signed
+        assert refused(tmp_path) == "It did not let go within 0.1 s."
+    began = time.monotonic()
+    with folder_lock(tmp_path, doing="something else"):
+        assert time.monotonic() - began < 5
+        assert f"process {os.getpid()}, " in refused(tmp_path)
+        assert str(holder.pid) not in note.read_text()
+    assert not note.exists()
+
+
+def test_a_run_on_another_machine_is_believed(tmp_path: Path) -> None:
+    told = {"by": "eve@elsewhere", "pid": 2**22 + 1, "since": "2026-01-05 02:00:00Z", "doing": "this"}
+    (tmp_path / ".lock-holder").write_text(json.dumps(told))
+    with FileLock(tmp_path / ".lock"):
+        assert "It is eve@elsewhere, process 4194305, since 2026-01-05 02:00:00Z: this." in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"by": "x"}', "\\xff", '{"by": "x", "pid": 1e400, "since": "", "doing": ""}']
+)
+def test_a_damaged_note_on_the_holder_is_passed_over(content: str, tmp_path: Path) -> None:
+    (tmp_path / ".lock-holder").write_text(content)
+    with FileLock(tmp_path / ".lock"):
+        assert refused(tmp_path) == "It did not let go within 0.1 s."
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps symbolic links to administrators")
+def test_a_note_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "somebodys").write_text("something")
+    (tmp_path / ".lock-holder").symlink_to(tmp_path / "somebodys")
+    with folder_lock(tmp_path):
+        assert f"process {os.getpid()}, " in refused(tmp_path)
+    assert (tmp_path / "somebodys").read_text() == "something"
+
+
+def test_the_lock_holds_where_no_note_can_be_left(tmp_path: Path) -> None:
+    (tmp_path / ".lock-holder").mkdir()
+    with folder_lock(tmp_path):
+        assert refused(tmp_path) == "It did not let go within 0.1 s."
 
 
 def test_an_error_inside_the_folders_lock_passes_through_and_lets_go(tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+"""Tasks that delete old backups, and that keep one from being deleted."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from polyladder_ops.tasks.backup import JSON, SITE, choose, open_site, print_json, rule_of
+from polyladder_ops.tasks.boundary import is_dry, task
+
+if TYPE_CHECKING:
+    from invoke.context import Context
+
+    from polyladder_ops.catalog import Backup
+    from polyladder_ops.pruning import Outcome
+    from polyladder_ops.retention import Decision
+
+__all__ = ["pin", "prune", "unpin"]
+
+WHICH = "Which one: latest, an id, a path or a time."
+
+
+@task(help={"apply": "Delete them; without it nothing is changed.", "site": SITE, "json": JSON})
+def prune(c: Context, apply: bool = False, site: str = "", json: bool = False) -> None:
+    """Show which old backups would go, and delete them.
+
+    A backup goes when it is older than BACKUP_RETENTION days by its manifest. Never a pinned one, the newest, one of the
+    BACKUP_KEEP_VERIFIED newest verified ones, or one dated in the future; and none while fewer than that many are
+    verified. Whatever is not a backup of this site is left alone.
+
+    Examples:
+        invoke backup.prune
+        invoke backup.prune --apply
+        invoke -T 5 backup.prune --apply         (wait 5 s at most for another run's lock)
+    """
+    from datetime import UTC, datetime
+
+    from polyladder_ops import catalog, pruning, report, retention
+
+    place, now = open_site(c, site), datetime.now(UTC)
+    rule = rule_of(place)
+    if apply and not is_dry(c):
+        patience_s = c.config.timeouts.command or 60.0
+        done = pruning.prune(place.folder, place.name, rule, now=now, patience_s=patience_s)
+    else:
+        apply = False
+        decisions = retention.decide(catalog.scan(place.folder, place.name).backups, rule, now)
+        done = pruning.Outcome(decisions, ended=pruning.begun(place.folder, place.name))
+    if json:
+        print_json({"applied": apply, "ended": list(done.ended), "backups": _rows(done)})
+    else:
+        print(report.decided(done.decisions, now))
+    _say(done, applied=apply)
+    if done.failure:
+        raise done.failure
+
+
+def _rows(done: Outcome) -> list[dict[str, object]]:
+    from polyladder_ops import report
+
+    gone = {backup.path for backup in done.gone}
+
+    def row(decision: Decision) -> dict[str, object]:
+        facts = report.as_row(decision.backup)
+        kept = {name: facts[name] for name in ("id", "path", "taken_at", "size_bytes", "verified", "pinned")}
+        return {**kept, "goes": decision.goes, "why": decision.why, "gone": decision.backup.path in gone}
+
+    return [row(decision) for decision in done.decisions]
+
+
+def _say(done: Outcome, *, applied: bool) -> None:
+    going = [decision.backup for decision in done.decisions if decision.goes]
+    if applied:
+        for backup in done.gone:
+            print(f"deleted: {backup.id}", file=sys.stderr)
+    elif going or done.ended:
+        print("note: nothing was changed; `invoke backup.prune --apply` deletes them", file=sys.stderr)
+    for name in done.ended:
+        does = "ended" if applied else "would end"
+        print(f"note: {does} the deletion of {name}, which a killed run had begun", file=sys.stderr)
+
+
+@task(
+    help={
+        "backup": WHICH,
+        "reason": "Why, for whoever wonders later.",
+        "site": SITE,
+        "json": JSON,
+    }
+)
+def pin(c: Context, backup: str = "", reason: str = "", site: str = "", json: bool = False) -> None:
+    """Keep a backup, however old it gets.
+
+    Examples:
+        invoke backup.pin --backup=2026-01-05 --reason="before the move to version 2"
+        invoke backup.pin --backup=latest
+    """
+    from polyladder_ops import pruning
+
+    chosen = choose(open_site(c, site), backup, task="backup.pin")
+    if is_dry(c):
+        print(f"would pin {chosen.id}")
+        return
+    _tell(pruning.pin(chosen, reason=reason), "is pinned", json=json)
+
+
+@task(help={"backup": WHICH, "site": SITE, "json": JSON})
+def unpin(c: Context, backup: str = "", site: str = "", json: bool = False) -> None:
+    """Let a backup go again when its time is over.
+
+    Examples:
+        invoke backup.unpin --backup=polyladder_20260105_020000
+    """
+    from polyladder_ops import pruning
+
+    chosen = choose(open_site(c, site), backup, task="backup.unpin")
+    if is_dry(c):
+        print(f"would take the pin of {chosen.id} away")
+        return
+    _tell(pruning.unpin(chosen), "is not pinned", json=json)
+
+
+def _tell(backup: Backup, now: str, *, json: bool) -> None:
+    from polyladder_ops import report
+
+    if json:
+        print_json(report.as_row(backup))
+    else:
+        print(f"{backup.id} {now}")
+    if backup.flaw:
+        print(f"WARNING: it is not complete: {backup.flaw}", file=sys.stderr)
