@@ -48,7 +48,7 @@ class Mismatch(OpsError):  # noqa: N818 - an answer, not an accident
 
 
 class Refused(OpsError):  # noqa: N818 - a decision, not an accident
-    """Refused for safety; the hint says which flag means yes; exit code 4."""
+    """Refused for safety, or because another run is at work; the hint says what helps; exit code 4."""
 
     exit_code = 4
 

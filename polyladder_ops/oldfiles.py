@@ -34,6 +34,7 @@ Progress = Callable[[int], None] | None
 _NAME = re.compile(r"(?P<stem>.+?)\.sql(?:\.gz(?:\.age)?)?")
 _TIME = re.compile(r"polyladder_(\d{8}_\d{6})")
 _HEAD = 512
+_FLOATS_ARE_SHORT = 12  # since then the shortest digits that mean the number
 _TO_SQL = "Turn it into SQL first: `pg_restore -f {stem}.sql {name}`, then restore {stem}.sql."
 _UNPACK = "Unpack it first, then restore the .sql.gz that is in it."
 _RENAME = "Rename it so that its name says what it is: .sql, .sql.gz or .sql.gz.age."
@@ -72,8 +73,12 @@ _UNKNOWN_ROLE: dict[str, Any] = {
 
 
 def is_old(path: Path) -> bool:
-    """Whether the path names a file or folder that no manifest stands beside, and that is no manifest itself."""
-    return path.suffix != ".json" and path.exists() and not Path(f"{path}.json").exists()
+    """Whether the path names a file or folder that no manifest stands beside, and that is no manifest itself.
+
+    What is written without folder and ending (``latest``, a day) means something else, whatever lies there.
+    """
+    is_a_word = len(path.parts) == 1 and not path.suffix
+    return not is_a_word and path.suffix != ".json" and path.exists() and not Path(f"{path}.json").exists()
 
 
 def describe(
@@ -213,14 +218,19 @@ def _manifest(path: Path, stem: str, stored: Stored, notes: Notes, **known: Any)
     )
 
 
+def _major(notes: Notes) -> int:
+    """Return the major version of the server that was dumped, 0 if the dump does not say it."""
+    found = re.match(r"\d+", notes.server_version)
+    return int(found[0]) if found else 0
+
+
 def _source(notes: Notes) -> Source:
-    major = re.match(r"\d+", notes.server_version)
     return Source(
         system_identifier="",
         database="",
         database_oid=0,
         server_version=notes.server_version,
-        server_major=int(major[0]) if major else 0,
+        server_major=_major(notes),
         client_version=notes.client_version,
         tool_version=version("polyladder-ops"),
     )
@@ -266,10 +276,12 @@ def _lost(notes: Notes) -> list[str]:
     named = f"it only names {', '.join(notes.roles)}" if notes.roles else "it names none"
     lost.append(f"roles with their rights and passwords: {named}")
     lost.append("the database's owner, grants and settings: they are taken from the database that it is for")
+    if 0 < _major(notes) < _FLOATS_ARE_SHORT:
+        lost.append("floating-point columns: that server wrote such numbers longer, so they read as changed")
     if notes.inserted:
-        rows, tables = notes.inserted.total(), len(notes.inserted)
+        # How many rows a statement brings only the server knows (--rows-per-insert).
         lost.append(
-            f"{rows:,} rows of {tables:,} tables: they are INSERT statements, loaded and not compared"
+            f"rows of {len(notes.inserted):,} tables: they are INSERT statements, loaded and not compared"
         )
     if notes.unfilled:
         some = f"{', '.join(notes.unfilled[:5])}{', …' if len(notes.unfilled) > 5 else ''}"

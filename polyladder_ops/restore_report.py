@@ -44,7 +44,7 @@ def plan(shown: Plan, now: datetime) -> str:
         (
             "server",
             f"PostgreSQL {server.identity.server_version}, system {server.identity.system_identifier}",
-            f"PostgreSQL {source.server_version}, system {source.system_identifier}",
+            f"PostgreSQL {source.server_version}, system {source.system_identifier or 'unknown'}",
         ),
         (
             "size",
@@ -63,6 +63,7 @@ def plan(shown: Plan, now: datetime) -> str:
         ),
     ]
     lines = [table(rows, ("", "now", f"backup {shown.backup.id}"))]
+    lines += [f"WARNING: {plain(sentence)}" for sentence in manifest.warnings]
     lines += [f"accepted: {plain(item)}" for item in shown.accepted]
     lines += [f"note: {plain(sentence)}" for sentence in shown.unknowns]
     return "\n".join(lines)
@@ -86,20 +87,20 @@ def choices(backups: Sequence[Backup], chosen: Backup | None, now: datetime) -> 
 
 def done(shown: Plan, result: Result) -> str:
     """Return one line about what is live now, and one about the way back."""
-    manifest = shown.backup.manifest
-    proved = f"{len(manifest.tables)} tables, {len(manifest.objects)} objects, {manifest.rows:,} rows"
-    seconds = sum(result.seconds.values())
+    manifest, switched = shown.backup.manifest, result.switched
+    held = [f"{len(manifest.tables)} tables", f"{manifest.rows:,} rows"]
+    held[1:1] = [f"{len(manifest.objects)} objects"] if manifest.knows_objects else []
+    how = "proved equal" if manifest.knows_objects else "proved to hold what the file says"
+    verdict = "but for what was accepted" if result.accepted else how
+    seconds, outage_ms = sum(result.seconds.values()), round(switched.outage_s * 1000)
     lines = [
-        f"{plain(result.switched.live)} is {plain(shown.backup.id)} now, proved equal ({proved}) in {duration(seconds)};"
-        f" nobody got in for {round(result.switched.outage_s * 1000)} ms"
-        if not result.accepted
-        else f"{plain(result.switched.live)} is {plain(shown.backup.id)} now, but for what was accepted"
-        f" ({proved}, {duration(seconds)})"
+        f"{plain(switched.live)} is {plain(shown.backup.id)} now, {verdict} ({', '.join(held)})"
+        f" in {duration(seconds)}; nobody got in for {outage_ms} ms"
     ]
     lines += [f"  accepted: {plain(item)}" for item in result.accepted]
-    if result.switched.aside:
+    if switched.aside:
         lines.append(
-            f"what it was is kept as {plain(result.switched.aside)}: `invoke restore.undo` brings it back,"
+            f"what it was is kept as {plain(switched.aside)}: `invoke restore.undo` brings it back,"
             " `invoke restore.discard` drops it"
         )
     return "\n".join(lines)

@@ -21,6 +21,7 @@ from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.lexer import Lexer
 from polyladder_ops.postgres.load import Loader
 from polyladder_ops.postgres.olddump import PastDrops
+from polyladder_ops.postgres.permitted import OnlyPermitted
 from polyladder_ops.postgres.proof import Difference
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.contents import Contents
     from polyladder_ops.postgres.inventory import CatalogEntry
     from polyladder_ops.postgres.load import Accepted
-    from polyladder_ops.postgres.properties import Extension
+    from polyladder_ops.postgres.properties import DatabaseProperties, Extension
     from polyladder_ops.postgres.session import Connection
     from polyladder_ops.storage import Stored
 
@@ -233,11 +234,13 @@ def feed(
     """
     manifest = backup.manifest
     if manifest.knows_objects:
-        owners = [entry.owner for entry in manifest.objects if (entry.kind, entry.name) == ("schema", "public")]
+        owners = [
+            entry.owner for entry in manifest.objects if (entry.kind, entry.name) == ("schema", "public")
+        ]
         client_major = int(re.split(r"\D", manifest.source.client_version, maxsplit=1)[0])
         public.expect(connection, client_major=client_major, owner=owners[0] if owners else None)
     loader = Loader(connection, schema_only=schema_only, accept=accept)
-    lexer = Lexer(loader if manifest.knows_objects else PastDrops(loader))
+    lexer = Lexer(OnlyPermitted(loader if manifest.knows_objects else PastDrops(loader)))
 
     def sink(block: bytes) -> None:
         lexer.feed(block)
@@ -305,11 +308,29 @@ def prove(
             with closing(session.connect(quiet.with_database(empty.database))) as connection:
                 return inventory.entries(connection)
 
+    return compare(manifest, database, Found(contents, objects, extensions, own), replayed)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a restored database holds, read back."""
+
+    contents: Contents
+    objects: tuple[CatalogEntry, ...]
+    extensions: tuple[Extension, ...]
+    properties: DatabaseProperties
+
+
+def compare(
+    manifest: Manifest, database: str, found: Found, replayed: Callable[[], Sequence[CatalogEntry]]
+) -> list[Difference]:
+    """Return every difference between a manifest and what was found; `replayed` as in `proof.compare_objects`."""
+    own = properties.compare(manifest.properties, found.properties)
     differences = [
-        *proof.compare_contents(manifest.contents, contents),
-        *_objects_differ(manifest, objects, replayed),
-        *_extensions_differ(manifest, extensions),
-        *(Difference("database", database, why) for why in properties.compare(manifest.properties, own)),
+        *proof.compare_contents(manifest.contents, found.contents),
+        *_objects_differ(manifest, found.objects, replayed),
+        *_extensions_differ(manifest, found.extensions),
+        *(Difference("database", database, why) for why in own),
     ]
     return list(dict.fromkeys(differences))  # a missing table is missed by its rows and by its definition
 

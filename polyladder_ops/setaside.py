@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.switch import Switched
     from polyladder_ops.site import Site
 
-__all__ = ["Status", "Undoing", "abort", "aside_site", "discard", "status", "undo"]
+__all__ = ["Status", "Undoing", "abort", "aside_site", "back_up", "discard", "status", "undo"]
 
 Say = Callable[[str], None]
 
@@ -235,23 +235,45 @@ def _kept(aside: Marked, connection: Connection, site: Site) -> Backup | None:
 
 def _keep(connection: Connection, server: Target, aside: Marked, site: Site, options: Options) -> Backup:
     """Return a verified backup of a set-aside database, which is open only while it is dumped."""
+    _refuse_unverifiable(site, options)
     with _opened(connection, aside):
-        made = backups.take(
-            server.with_database(aside.name),
-            site.folder,
-            site=aside_site(site.name),
-            private=site.private,
-            options=options,
-        )
-    if made.manifest.encrypted and not site.settings.backup_age_identity_file:
+        made = _take(server.with_database(aside.name), site, options)
+    return _verified(made, site)
+
+
+def back_up(live: Target, site: Site, options: Options) -> Backup:
+    """Return a verified backup of a database that is about to be overwritten; it belongs to the site `<site>-aside`.
+
+    Raise Refused if it would be encrypted and no key is here to verify it, OpsError if it can't be dumped, Mismatch if
+    what was dumped does not verify.
+    """
+    _refuse_unverifiable(site, options)
+    return _verified(_take(live, site, options), site)
+
+
+def _take(target: Target, site: Site, options: Options) -> Backup:
+    return backups.take(
+        target, site.folder, site=aside_site(site.name), private=site.private, options=options
+    )
+
+
+def _refuse_unverifiable(site: Site, options: Options) -> None:
+    if options.recipients and not site.settings.backup_age_identity_file:
         raise Refused(
-            f"the backup of {aside.name} can't be verified here",
-            detail=f"{made.id} is encrypted, and no private key is set.",
-            hint="Set BACKUP_AGE_IDENTITY_FILE, or verify it where the key is; then discard again.",
+            "a backup of what is there now could not be verified here",
+            detail="It would be encrypted, and no private key is set.",
+            hint="Set BACKUP_AGE_IDENTITY_FILE, or say --without-backup.",
         )
+
+
+def _verified(made: Backup, site: Site) -> Backup:
     verdict = verification.verify_stored(made, site.keys(encrypted=made.manifest.encrypted))
     if not verdict.passed:
-        raise Mismatch(f"the backup of {aside.name} is {verdict.verdict}", detail="; ".join(verdict.reasons))
+        raise Mismatch(
+            f"the backup {made.id} is {verdict.verdict}, so nothing was dropped",
+            detail="; ".join(verdict.reasons),
+            hint="Check the disk under BACKUP_DIR, then try again.",
+        )
     return made
 
 

@@ -177,8 +177,10 @@ class Progress:
             self._bar.update(self._bar.task_ids[0], completed=self.done, total=total, pace=text)
 
     def summary(self) -> str:
-        """Return one line: what, how much, how long, how fast."""
+        """Return one line: what, how much, how long, how fast; what had no bytes only took its time."""
         seconds = time.monotonic() - self._begun if self._seconds is None else self._seconds
+        if not self.done:
+            return f"{self.title}: {duration(seconds)}"
         rate = f", {size(round(self.done / seconds))}/s" if seconds > 0 else ""
         return f"{self.title}: {size(self.done)} in {duration(seconds)}{rate}"
 

@@ -35,7 +35,7 @@ _GOOD = {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_
 # Clients from 17 on write it for every server; servers before 17 refuse it (hazard: no other line may be dropped).
 _TOO_NEW = b"SET transaction_timeout = 0"
 _DATA_CALLS = re.compile(
-    rb"SELECT pg_catalog\.(setval|lo_open|lowrite|lo_close|lo_create)\(|BEGIN\Z|COMMIT\Z|ALTER LARGE OBJECT\b"
+    rb"SELECT pg_catalog\.(setval|lo_open|lowrite|lo_close|lo_create)\(|INSERT INTO |BEGIN\Z|COMMIT\Z|ALTER LARGE OBJECT\b"
     rb"|GRANT .* ON LARGE OBJECT\b|REVOKE .* ON LARGE OBJECT\b|COMMENT ON LARGE OBJECT\b",
     re.DOTALL,
 )

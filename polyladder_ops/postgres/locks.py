@@ -18,16 +18,19 @@ from polyladder_ops.postgres.session import Connection, connect, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
 __all__ = ["Busy", "check", "exclusive", "holder", "maintenance"]
 
 _MAINTENANCE = ("postgres", "template1")
 _KEY = "pg_catalog.hashtextextended('polyladder-ops ' || %s, 0)"
-_HOLDER = f"""
-SELECT a.application_name, coalesce(a.client_addr::text, 'its own machine'), a.backend_start, a.pid
+# In whichever database: another role's maintenance database may be another one, whose locks don't keep us out by themselves.
+_HOLDERS = f"""
+SELECT a.application_name, coalesce(pg_catalog.host(a.client_addr), 'its own machine'), a.backend_start, a.pid
 FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid) CROSS JOIN (SELECT {_KEY} AS key) k
-WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = a.datid
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
   AND l.classid::int8 = (k.key >> 32) & 4294967295 AND l.objid::int8 = k.key & 4294967295
+ORDER BY a.pid = pg_catalog.pg_backend_pid() DESC, a.backend_start
 """
 
 
@@ -47,11 +50,14 @@ def maintenance(target: Target) -> Target:
         with contextlib.suppress(OpsError), closing(connect(target.with_database(name))):
             return target.with_database(name)
     with closing(connect(target.with_database(_MAINTENANCE[0]))):  # says what is wrong
-        raise OpsError(
-            f"the database {target.database} can't be replaced",
-            detail="It is the server's maintenance database, from which others are renamed.",
-            hint="Keep the app's data in a database of its own.",
-        )
+        pass
+    if target.database != _MAINTENANCE[0]:
+        return target.with_database(_MAINTENANCE[0])
+    raise OpsError(
+        f"the database {target.database} can't be replaced",
+        detail="It is the server's maintenance database, from which others are renamed.",
+        hint="Keep the app's data in a database of its own.",
+    )
 
 
 @contextlib.contextmanager
@@ -64,10 +70,15 @@ def exclusive(server: Target, database: str, *, doing: str) -> Iterator[Connecti
     with closing(connect(named)) as connection:
         with translated("could not take the lock"):
             row = connection.execute(f"SELECT pg_catalog.pg_try_advisory_lock({_KEY})", [database]).fetchone()
-        if row != (True,):
+            others = [
+                one
+                for one in connection.execute(_HOLDERS, [database]).fetchall()
+                if one[3] != connection.info.backend_pid
+            ]
+        if row != (True,) or others:
             raise Busy(
                 f"another run is changing {database}",
-                detail=f"{holder(connection, database) or 'It has just ended'}.",
+                detail=f"{_named(*others[0]) if others else 'It has just ended'}.",
                 hint="Wait for it or end it where it runs; a run that died lets go by itself.",
             )
         yield connection
@@ -76,18 +87,20 @@ def exclusive(server: Target, database: str, *, doing: str) -> Iterator[Connecti
 def holder(connection: Connection, database: str) -> str:
     """Return who holds the lock of a database, as a sentence without its full stop; empty if nobody does."""
     with translated("could not ask who holds the lock"):
-        row = connection.execute(_HOLDER, [database]).fetchone()
-    if row is None:
-        return ""
-    name, address, since, _ = row
+        row = connection.execute(_HOLDERS, [database]).fetchone()
+    return "" if row is None else _named(*row)
+
+
+def _named(name: str, address: str, since: datetime | None, _: int) -> str:
     who = f"It is {name.removeprefix('polyladder-ops ')}" if name else "It is another role's session"
-    return f"{who}, from {address}" + (f", since {since:%Y-%m-%d %H:%M:%S}Z" if since else "")
+    # Of another role's session only its name is shown to everybody.
+    return f"{who}, from {address}, since {since:%Y-%m-%d %H:%M:%S}Z" if since else who
 
 
 def check(connection: Connection, database: str) -> None:
     """Return if this session still holds the lock. Raise OpsError if it is lost: nothing may be changed any more."""
     lost = f"the lock on {database} was lost, so nothing more was changed"
     with translated(lost):
-        row = connection.execute(_HOLDER, [database]).fetchone()
+        row = connection.execute(_HOLDERS, [database]).fetchone()
     if row is None or row[3] != connection.info.backend_pid:
         raise OpsError(lost, hint="Run `invoke restore.status`, then try again.")

@@ -7,6 +7,7 @@ counts by itself, in any order. Sequences, large objects and the catalog's objec
 
 from __future__ import annotations
 
+import contextlib
 import select
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -126,11 +127,14 @@ def _table(
     digest = RowDigest(order_free=table.order_free)
     encoding = connection.info.encoding
     spelled = query.as_string(None).encode("utf-8" if encoding == "ascii" else encoding)
+    # In a transaction of the caller's this may fail alone.
+    inside = connection.info.transaction_status == pq.TransactionStatus.INTRANS
     try:
-        for piece in _rows(connection, spelled):
-            digest.update(piece)
-            if progress:
-                progress(len(piece))
+        with connection.transaction() if inside else contextlib.nullcontext():
+            for piece in _rows(connection, spelled):
+                digest.update(piece)
+                if progress:
+                    progress(len(piece))
     except errors.UndefinedColumn:
         return replace(table, columns="", rows=0, size_bytes=0, digest="")
     return replace(table, rows=digest.rows, size_bytes=digest.size_bytes, digest=digest.hexdigest())

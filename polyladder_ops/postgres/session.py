@@ -29,6 +29,7 @@ __all__ = [
     "database_size",
     "database_sizes",
     "identify",
+    "pin",
     "translated",
 ]
 
@@ -103,11 +104,16 @@ def connect(target: Target, *, settings: Mapping[str, str] | None = None, timeou
         with _without_pg_variables():
             connection = _Session.connect(**parameters, autocommit=True)  # type: ignore[arg-type]
         try:
-            _configure(connection, {**PINNED, **_OVERRIDDEN, **(settings or {})})
+            pin(connection, settings)
         except BaseException:
             connection.close()
             raise
     return connection
+
+
+def pin(connection: Connection, settings: Mapping[str, str] | None = None) -> None:
+    """Give the session the settings with which `connect` begins, whatever has bent them since."""
+    _configure(connection, {**PINNED, **_OVERRIDDEN, "client_encoding": "UTF8", **(settings or {})})
 
 
 def _configure(connection: Connection, settings: Mapping[str, str]) -> None:
@@ -153,6 +159,7 @@ def hint_for(error: psycopg.Error) -> str:
         "Connection refused": "Start the server, or the tunnel to it; check host and port.",
         "could not translate host name": "Check the host; in a URL an @ in the password is written %40.",
         "failed to resolve host": "Check the host; in a URL an @ in the password is written %40.",
+        "not currently accepting connections": "If a restore died here, run `invoke restore.abort`: it opens it again.",
         "FATAL:  database": "List the names with `psql -l`, or check the URL.",
         "max_locks_per_transaction": "Raise max_locks_per_transaction on the server and restart it.",
         "No space left": "Free space on the server's disk.",

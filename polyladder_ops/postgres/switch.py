@@ -42,7 +42,8 @@ _TRIES = 4
 _EACH_S = 3.0  # that the app is kept out at a time, before it is let in again and another try is made
 _PAUSE_S = 1.0
 _LOOK_S = 0.005
-_IN_USE = (errors.ObjectInUse, errors.LockNotAvailable)
+_RENAME_S = 2  # the server itself would wait five seconds for a session or a prepared transaction that stays
+_IN_USE = (errors.ObjectInUse, errors.LockNotAvailable, errors.QueryCanceled)
 
 
 @dataclass(frozen=True)
@@ -165,12 +166,21 @@ def _exchange_once(connection: Connection, ready: str, comment: str, fence: Mark
     for name in (live, ready):
         end_sessions(connection, name, until=began + _EACH_S)
     with connection.transaction():
-        connection.execute("SELECT pg_catalog.set_config('lock_timeout', '2s', true)")
+        _give_up_after(connection, _RENAME_S)
         _rename(connection, live, aside)
         connection.execute(marks.comment(aside, fence.model_copy(update={"kind": "aside"}).text))
         _rename(connection, ready, live)
         _open(connection, live, comment)
+        _give_up_after(connection, 0)  # a COMMIT that waits for a synchronous standby must not be cut short
     return Switched(live, aside, time.monotonic() - began, datetime.now(UTC))
+
+
+def _give_up_after(connection: Connection, seconds: int) -> None:
+    """Let no statement of this transaction from the next one on take longer; 0 lifts that."""
+    connection.execute(
+        "SELECT pg_catalog.set_config(name, %s, true) FROM unnest(ARRAY['lock_timeout', 'statement_timeout']) name",
+        [f"{seconds}s"],
+    )
 
 
 def end_sessions(connection: Connection, name: str, *, until: float) -> None:

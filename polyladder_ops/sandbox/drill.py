@@ -1,4 +1,4 @@
-"""The whole way once, on the sandbox: back up under a writer, verify, restore into a second database, prove.
+"""The whole way once, on the sandbox: back up under a writer, verify, restore into a second database, prove, ask.
 
 A drill must be able to fail: it demands that rows changed while the dump ran, and that the proof tells the live
 database, which went on, from the restored one, which did not.
@@ -7,12 +7,12 @@ database, which went on, from the restored one, which did not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from polyladder_ops import backups, restoring, verification
+from polyladder_ops import backups, checks, restoring, verification
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases, proof, session
 from polyladder_ops.sandbox.writer import Writer
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from polyladder_ops.catalog import Backup
+    from polyladder_ops.checks import Check
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.snapshot import Snapshot
 
@@ -67,12 +68,14 @@ def run(
     *,
     site: str,
     say: Say,
+    questions: Sequence[Check] = (),
     before_proof: Callable[[Target], None] | None = None,
 ) -> Result:
     """Return what came of a drill on this database, which must be the sandbox's.
 
-    `say` is told each step as it begins. The restored database stays as `RESTORED` until the next drill. Raise OpsError
-    if a step could not be done at all. `before_proof` gets the restored database before it is proved.
+    `say` is told each step as it begins. The restored database stays as `RESTORED` until the next drill, and is asked the
+    questions, if there are any. Raise OpsError if a step could not be done at all. `before_proof` gets the restored
+    database before it is proved.
     """
     result = Result()
     restored = live.with_database(RESTORED)
@@ -108,6 +111,13 @@ def run(
             f"{len(manifest.tables)} tables, {len(manifest.objects)} objects, {len(manifest.sequences)} sequences equal"
         )
         report(said, not result.differences)
+
+    if questions:
+        say("asking it your questions")
+        with _timed(result, "checks") as report:
+            wrong = [answer for answer in checks.run(restored, questions) if not answer.ok]
+            said = "; ".join(f"{answer.check.name}: {answer.said}" for answer in wrong[:3])
+            report(said or f"{len(questions)} answers as expected", not wrong)
 
     say("telling the live database from it")
     with _timed(result, "live is told apart") as report:

@@ -30,7 +30,7 @@ ASIDE = "The set-aside database that is meant (default: the newest; `invoke rest
     },
 )
 def undo(
-    c: Context, database: str = "", accept: Any = (), force: bool = False, site: str = "", json: bool = False
+    c: Context, database: str = "", accept: Any = None, force: bool = False, site: str = "", json: bool = False
 ) -> None:
     """Bring back what the last restore set aside.
 

@@ -163,14 +163,14 @@ def refuse_flags_as_values(values: Mapping[str, object]) -> None:
                 )
 
 
-def split_items(given: Iterable[str]) -> frozenset[str]:
+def split_items(given: Iterable[str] | None) -> frozenset[str]:
     """Return the items of a repeatable flag: commas part them, but not inside parentheses or double quotes.
 
     Names hold commas too: `function:public.add(integer, integer)`.
     """
     pieces = (
         piece.strip()
-        for text in given
+        for text in given or ()
         for piece in re.findall(r'(?:"[^"]*"|\([^()]*\)|[^,"()]|["()])+', text)
     )
     return frozenset(piece for piece in pieces if piece)

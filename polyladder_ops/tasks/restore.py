@@ -12,6 +12,8 @@ from polyladder_ops.errors import Mismatch, Refused, UsageError
 from polyladder_ops.tasks import aside
 from polyladder_ops.tasks.backup import JSON, SITE, choose, open_site, print_json
 from polyladder_ops.tasks.boundary import confirm, is_dry, split_items, task
+from polyladder_ops.tasks.checks import check
+from polyladder_ops.tasks.inplace import run_in_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +61,7 @@ def restore(
     in_place: bool = False,
     without_backup: bool = False,
     create_roles: bool = False,
-    accept: Any = (),
+    accept: Any = None,
     allow_cross: str = "",
     force: bool = False,
     site: str = "",
@@ -76,40 +78,47 @@ def restore(
         invoke restore --backup=2026-01-05T02:00Z --into=yesterday
         invoke restore --backup=latest --force --accept=slot:reporting
     """
-    from polyladder_ops import replacement, restore_report
+    from polyladder_ops import checks, replacement, restore_report
 
     place = open_site(c, site)
     if list:
         print(_choices(place, None) or f"no backup of site {place.name} in {place.folder}")
         return
-    if latest and backup:
-        raise UsageError("--latest and --backup name two backups", hint="Write one of them.")
-    if replace and not into:
-        raise UsageError("--replace goes with --into", hint="Without --into the live database is replaced.")
+    _refuse_contradictions(
+        latest and backup, replace and not into, in_place and into, without_backup and not in_place
+    )
     target = place.target()
     if into == target.database:
         raise UsageError(f"{into} is the live database", hint="Leave --into out to replace it.")
     chosen, keys = chosen_file(place, "latest" if latest else backup, target)
     _refuse_other_site(chosen, place, allow_cross)
-    if in_place:
-        from polyladder_ops.tasks.inplace import run_in_place
-
-        run_in_place(
-            c, place, chosen, keys, accept=split_items(accept), force=force, without_backup=without_backup
-        )
-        return
     with _Bars() as bars:
         options = replacement.Options(
             name=into or target.database,
             replaces=replace or not into,
             accept=split_items(accept),
             create_roles=create_roles,
+            checks=checks.read(place.settings.checks) if place.settings.checks else (),
             progress=bars.begin,
         )
-        if is_dry(c):
+        if is_dry(c) and not in_place:
             _preview(target, chosen, options)
             return
-        _verify(chosen, keys, bars)
+        if not is_dry(c):
+            _verify(chosen, keys, bars)
+        if in_place:
+            run_in_place(
+                c,
+                place,
+                chosen,
+                keys,
+                options,
+                say=_say(bars),
+                force=force,
+                without_backup=without_backup,
+                json=json,
+            )
+            return
         shown: dict[str, Plan] = {}
 
         def ask(plan: Plan) -> None:
@@ -124,6 +133,20 @@ def restore(
     _tell(shown["plan"], result, as_json=json)
 
 
+def _refuse_contradictions(two: object, replace: object, both: object, without: object) -> None:
+    """Raise UsageError if flags contradict each other."""
+    if two:
+        raise UsageError("--latest and --backup name two backups", hint="Write one of them.")
+    if replace:
+        raise UsageError("--replace goes with --into", hint="Without --into the live database is replaced.")
+    if both:
+        raise UsageError("--in-place and --into exclude each other", hint="Write one of them.")
+    if without:
+        raise UsageError(
+            "--without-backup goes with --in-place", hint="Else the old database is kept anyway."
+        )
+
+
 def chosen_file(place: Site, wanted: str, target: Any) -> tuple[Backup, Any]:
     """Return the backup that is meant and the keys for it; a bare file of the old scripts is described first."""
     from pathlib import Path
@@ -134,7 +157,7 @@ def chosen_file(place: Site, wanted: str, target: Any) -> tuple[Backup, Any]:
         keys = place.keys(encrypted=wanted.endswith(".age"))
         found = _described(place, Path(wanted), keys, target)
         for sentence in oldfiles.limits(found):
-            print(f"note: {sentence}", file=sys.stderr)
+            print(f"can't be proved of this file: {sentence}", file=sys.stderr)
         return found, keys
     chosen = choose(place, wanted, task="restore")
     return chosen, place.keys(encrypted=chosen.manifest.encrypted)
@@ -264,6 +287,7 @@ def _say(bars: _Bars) -> Callable[[str], None]:
 
 collection = Collection("restore")
 collection.add_task(restore, name="restore", default=True)
+collection.add_task(check, name="check")
 collection.add_task(aside.undo, name="undo")
 collection.add_task(aside.abort, name="abort")
 collection.add_task(aside.discard, name="discard")

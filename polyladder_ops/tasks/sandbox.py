@@ -130,8 +130,9 @@ def break_(c: Context, force: bool = False) -> None:
 def drill(c: Context, scale: str = "1", spoil: str = "", json: bool = False) -> None:
     """Back up, verify, restore and prove, once.
 
-    A backup is taken while a writer changes rows, verified, restored into a second database, and proved equal to what
-    was dumped. Exits 0 only if all of it holds; with --spoil it must exit 3 and name what was changed.
+    A backup is taken while a writer changes rows, verified, restored into a second database, proved equal to what was
+    dumped, and asked POLYLADDER_CHECKS. Exits 0 only if all of it holds; with --spoil it must exit 3 and name what was
+    changed.
 
     Examples:
         invoke sandbox.drill
@@ -139,7 +140,7 @@ def drill(c: Context, scale: str = "1", spoil: str = "", json: bool = False) -> 
         invoke sandbox.drill --scale=0.1 --json
     """
     refuse_dry(c)
-    from polyladder_ops import terminal
+    from polyladder_ops import checks, terminal
     from polyladder_ops.sandbox import damage, seed
     from polyladder_ops.sandbox import drill as drills
     from polyladder_ops.site import Site
@@ -147,6 +148,7 @@ def drill(c: Context, scale: str = "1", spoil: str = "", json: bool = False) -> 
     if spoil and spoil not in damage.SPOILS:
         raise UsageError(f"there is no --spoil={spoil}", hint=f"Write one of {', '.join(damage.SPOILS)}.")
     settings = open_settings(c, site="sandbox")
+    questions = checks.read(settings.checks) if settings.checks else ()
     place = Site(settings)
     opened = bring_up(settings, _number(scale))
     result = drills.run(
@@ -155,6 +157,7 @@ def drill(c: Context, scale: str = "1", spoil: str = "", json: bool = False) -> 
         place.private,
         site=place.name,
         say=lambda text: _say(f"{text} …"),
+        questions=questions,
         before_proof=(lambda restored: damage.spoil(restored, spoil)) if spoil else None,
     )
     steps = [(s.name, s.ok, terminal.duration(s.seconds), s.seen) for s in result.steps]

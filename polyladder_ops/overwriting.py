@@ -1,0 +1,90 @@
+"""Restoring into the live database itself, for a server that gives no room or no right for a second one.
+
+There is no way back but a backup of what was there, so one is taken first. What is done is one transaction (`inplace.py`);
+everybody who wants a table waits for it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from polyladder_ops import checks, inplace, setaside
+from polyladder_ops.errors import Mismatch, Refused
+from polyladder_ops.postgres import leftovers, locks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from polyladder_ops.backups import Options as BackupOptions
+    from polyladder_ops.catalog import Backup
+    from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.replacement import Options
+    from polyladder_ops.site import Site
+
+__all__ = ["Overwritten", "overwrite"]
+
+
+@dataclass(frozen=True)
+class Overwritten:
+    """What was done: the backup of what was there before, what was let through, how long everybody waited."""
+
+    kept: Backup | None
+    accepted: tuple[str, ...]
+    seconds: float
+
+
+def overwrite(
+    target: Target,
+    backup: Backup,
+    keys: Sequence[Any],
+    options: Options,
+    *,
+    site: Site,
+    before: BackupOptions | None,
+    say: Callable[[str], None],
+    confirm: Callable[[float], None],
+) -> Overwritten:
+    """Make the target hold what the backup holds, proved, in one transaction.
+
+    `before` says how to back up what is there now, None not to. `confirm` gets the seconds for which the app will wait.
+    Raise Refused if it can't be done so, Mismatch if what comes back is not what was dumped, or if a check fails after
+    it was; OpsError if the server fails. But for a failed check the database is as it was then.
+    """
+    server = locks.maintenance(target)
+    with locks.exclusive(server, target.database, doing="restore in place") as connection:
+        for sentence in leftovers.settle(connection, server, target.database):
+            say(sentence)
+        if reasons := inplace.obstacles(target, backup.manifest):
+            raise Refused(
+                f"{target.database} can't be restored in place",
+                detail="\n        ".join(f"{reason}." for reason in reasons),
+                hint="Nothing was touched. Cure this, or restore beside it, with a role that has CREATEDB.",
+            )
+        confirm(inplace.estimate_s(backup.manifest))
+        kept = setaside.back_up(target, site, before) if before else None
+        if kept:
+            say(f"kept what is there now as {kept.id} (site {kept.manifest.site})")
+        locks.check(connection, target.database)
+        began = time.monotonic()
+        progress = options.progress("restore in place") if options.progress else None
+        try:
+            done = inplace.restore(target, backup, keys, accept=options.accept, progress=progress)
+        except inplace.Differs as error:
+            raise Mismatch(error.message, detail=error.detail, hint=error.hint) from error
+        accepted = [f"{a.item}: {a.why}" for a in done.accepted] + [str(d) for d in done.differences]
+        accepted += _ask(target, options)
+    return Overwritten(kept, tuple(accepted), time.monotonic() - began)
+
+
+def _ask(target: Target, options: Options) -> list[str]:
+    """Return the failed checks that are accepted. Raise Mismatch if others failed."""
+    wrong = {f"check:{a.check.name}": a.said for a in checks.run(target, options.checks) if not a.ok}
+    if others := [f"{item}: {said}" for item, said in wrong.items() if item not in options.accept]:
+        raise Mismatch(
+            f"{target.database} was restored, and {len(others)} of your checks fail on it",
+            detail="\n        ".join(others),
+            hint="Look at POLYLADDER_CHECKS; what was there before is in the backup that was just taken.",
+        )
+    return [f"{item}: {said}" for item, said in wrong.items()]

@@ -1,0 +1,60 @@
+"""Asking a database one question that changes nothing, whatever it says, and hearing an answer or why there is none."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors
+
+from polyladder_ops.postgres.session import connect
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from polyladder_ops.postgres.conninfo import Target
+
+__all__ = ["Reply", "ask"]
+
+_NAMELESS = (errors.UndefinedTable, errors.UndefinedFunction, errors.UndefinedObject)
+_UNQUALIFIED = "; names need their schema here, as in public.users"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The rows as Python values, the server's clock when it was asked, and what failed (empty: nothing)."""
+
+    rows: tuple[tuple[Any, ...], ...]
+    at: datetime
+    failure: str = ""
+
+
+def ask(target: Target, question: str, *, timeout_s: float, rows: int) -> Reply:
+    """Return what the server answers, `rows` and one more at most, from a read-only transaction that is rolled back.
+
+    The search path is empty: what anybody put into the schema public is not called by accident. Raise OpsError only if
+    the server can't be reached.
+    """
+    limit = {"statement_timeout": str(max(1, round(timeout_s * 1000)))}
+    with closing(connect(target, settings=limit)) as connection:
+        connection.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        row = connection.execute("SELECT pg_catalog.clock_timestamp()").fetchone()
+        assert row is not None
+        try:
+            # `stream` sends one statement only, whatever the text holds, and fetches no more than it is asked for.
+            return Reply(tuple(islice(connection.cursor().stream(question.encode()), rows + 1)), row[0])
+        except psycopg.Error as error:
+            return Reply((), row[0], _said(error))
+
+
+def _said(error: psycopg.Error) -> str:
+    """Return the server's message without values: those of rows are nobody's business here."""
+    message = error.diag.message_primary or str(error)
+    if (error.sqlstate or "").startswith("22"):
+        message = re.sub(r'".*"', '"…"', message, flags=re.DOTALL)
+    hint = _UNQUALIFIED if isinstance(error, _NAMELESS) else ""
+    return " ".join(message.split()).rstrip(".") + hint

@@ -1,0 +1,140 @@
+"""One transaction that has a database for itself: begun by locking everybody out, ended with its outcome known."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import errors, pq, sql
+
+from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import clearing_facts, session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.session import Connection, Identity
+
+__all__ = ["LOCK_WAIT_S", "lock_out", "transaction"]
+
+LOCK_WAIT_S = 30.0
+_BATCH = 500
+_ENDING_S = 10.0
+_OPEN = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
+_TABLES = """
+SELECT pg_catalog.format('ONLY %I.%I', s.nspname, c.relname)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND s.nspname !~ '^pg_' AND s.nspname <> 'information_schema'
+  AND pg_catalog.pg_has_role(c.relowner, 'USAGE')
+ORDER BY c.oid
+"""
+
+
+@contextlib.contextmanager
+def transaction(connection: Connection, target: Target) -> Iterator[None]:
+    """Within the block a transaction; it is committed at the end, rolled back if the block fails.
+
+    When it returns the server has been asked again, on a new connection, whether the transaction is committed: an
+    answer that was lost, or a Ctrl-C that came too late, changes nothing. Raise OpsError if that can't be known.
+    """
+    identity = session.identify(connection)
+    connection.execute("BEGIN")
+    ((xid,),) = connection.execute("SELECT pg_catalog.pg_current_xact_id()::text").fetchall()
+    try:
+        yield
+    except BaseException:
+        _roll_back(connection, target)
+        raise
+    failure: BaseException | None = None
+    try:
+        connection.execute("COMMIT")
+    except BaseException as error:
+        failure = error
+    outcome = _outcome(target, xid, identity)
+    if outcome == "committed":
+        return
+    if failure is not None and outcome == "aborted":
+        raise failure
+    raise OpsError(
+        "it is not known whether the restore is committed",
+        detail=f"The server says {outcome or 'nothing'} of transaction {xid}.",
+        hint="Look at the database before you try again: it holds all of the old state or all of the new.",
+    ) from failure
+
+
+def _roll_back(connection: Connection, target: Target) -> None:
+    """End the transaction now: what is asked of the database afterwards sees it as it was."""
+    pid = connection.info.backend_pid
+    with contextlib.suppress(psycopg.Error):
+        if connection.info.transaction_status in _OPEN:
+            connection.execute("ROLLBACK")
+            return
+        connection.cancel_safe()
+    # Among rows, or amid a statement: the server ends the transaction when it misses us.
+    connection.close()
+    deadline = time.monotonic() + _ENDING_S
+    with contextlib.suppress(OpsError, psycopg.Error), closing(session.connect(target)) as other:
+        while _is_there(other, pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _is_there(connection: Connection, pid: int) -> bool:
+    return (
+        connection.execute("SELECT FROM pg_catalog.pg_stat_activity WHERE pid = %s", [pid]).fetchone()
+        is not None
+    )
+
+
+def _outcome(target: Target, xid: str, identity: Identity) -> str:
+    """Return what the same server says of a transaction: committed, aborted, in progress; empty if it can't be asked."""
+    deadline = time.monotonic() + _ENDING_S
+    outcome = ""
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OpsError, psycopg.Error), closing(session.connect(target)) as connection:
+            if session.identify(connection).system_identifier != identity.system_identifier:
+                return ""
+            ((outcome,),) = connection.execute("SELECT pg_catalog.pg_xact_status(%s::xid8)", [xid]).fetchall()
+            if outcome != "in progress":
+                return str(outcome)
+        time.sleep(0.2)
+    return outcome
+
+
+@contextlib.contextmanager
+def lock_out(connection: Connection, target: Target, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+    """Lock all tables against everybody; within the block no other lock is waited for longer than `wait_s` either.
+
+    Nobody is ended for it. Raise OpsError, with who holds what, if something is not to be had in that time.
+    """
+    wait = sql.Literal(f"{max(1, int(wait_s * 1000))}ms")
+    try:
+        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(wait))
+        connection.execute(
+            sql.SQL("SET LOCAL statement_timeout = {}").format(wait)
+        )  # many locks in one statement
+        tables = [name for (name,) in connection.execute(_TABLES).fetchall()]
+        for begin in range(0, len(tables), _BATCH):
+            names = ", ".join(tables[begin : begin + _BATCH])
+            connection.execute(
+                f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE".encode(connection.info.encoding)
+            )
+        connection.execute("SET LOCAL statement_timeout = 0")
+        yield
+    except (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetected) as error:
+        raise OpsError(
+            "somebody else uses the database",
+            detail=f"Waited {wait_s:g} s. {_who(target)}",
+            hint="Stop the app, or end that session, then try again.",
+        ) from error
+    connection.execute("SET LOCAL lock_timeout = 0")
+
+
+def _who(target: Target) -> str:
+    with contextlib.suppress(OpsError, psycopg.Error), closing(session.connect(target)) as connection:
+        found = clearing_facts.holders(connection)
+        return "; ".join(map(str, found[:5])) + "." if found else "Who it was has gone meanwhile."
+    return "Who it is could not be asked."

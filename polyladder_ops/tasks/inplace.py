@@ -1,0 +1,105 @@
+"""What `invoke restore --in-place` does: the same question and answer, around one transaction in the live database."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from polyladder_ops.errors import Mismatch
+from polyladder_ops.tasks.backup import print_json
+from polyladder_ops.tasks.boundary import confirm, is_dry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from invoke.context import Context
+
+    from polyladder_ops.catalog import Backup
+    from polyladder_ops.overwriting import Overwritten
+    from polyladder_ops.replacement import Options
+    from polyladder_ops.site import Site
+
+__all__ = ["run_in_place"]
+
+
+def run_in_place(
+    c: Context,
+    place: Site,
+    chosen: Backup,
+    keys: Any,
+    options: Options,
+    *,
+    say: Callable[[str], None],
+    force: bool,
+    without_backup: bool,
+    json: bool,
+) -> None:
+    """Restore into the live database and tell how it went. Raise Mismatch if something was let through."""
+    from polyladder_ops import backups, overwriting
+    from polyladder_ops.terminal import duration
+
+    target = place.target()
+    if is_dry(c):
+        _preview(target, chosen)
+        return
+    before = backups.Options(recipients=place.settings.backup_age_recipients, new_source=True)
+
+    def ask(seconds: float) -> None:
+        kept = (
+            "with no backup of what is there now" if without_backup else "after a backup of what is there now"
+        )
+        print(
+            f"In place: the app will wait about {duration(seconds)} for its tables, and no undo brings this back.",
+            file=sys.stderr,
+        )
+        confirm(f"This overwrites {target} by {chosen.id}, {kept}.", target.database, force=force)
+
+    result = overwriting.overwrite(
+        target,
+        chosen,
+        keys,
+        options,
+        site=place,
+        before=None if without_backup else before,
+        say=say,
+        confirm=ask,
+    )
+    _tell(target, chosen, result, as_json=json)
+    if result.accepted:
+        raise Mismatch(
+            f"{target.database} was restored, but not all of it is proved",
+            detail=f"Let through: {'; '.join(result.accepted)}.",
+            hint="Look at each.",
+        )
+
+
+def _preview(target: Any, chosen: Backup) -> None:
+    from polyladder_ops import inplace
+    from polyladder_ops.terminal import duration
+
+    print(
+        f"would overwrite {target} by {chosen.id}; the app would wait about {duration(inplace.estimate_s(chosen.manifest))}"
+    )
+    if reasons := inplace.obstacles(target, chosen.manifest):
+        raise Mismatch("it can't be done in place", detail="; ".join(reasons))
+
+
+def _tell(target: Any, chosen: Backup, result: Overwritten, *, as_json: bool) -> None:
+    from polyladder_ops.terminal import duration, plain
+
+    if as_json:
+        print_json(
+            {
+                "backup": chosen.id,
+                "database": target.database,
+                "kept": result.kept.id if result.kept else None,
+                "accepted": list(result.accepted),
+                "seconds": round(result.seconds, 3),
+                "proved": not result.accepted,
+            }
+        )
+        return
+    how = "but for what was accepted" if result.accepted else "proved equal"
+    print(f"{plain(target.database)} is {plain(chosen.id)} now, {how}, in {duration(result.seconds)}")
+    if result.kept:
+        print(f"what it was is the backup {plain(result.kept.id)} of site {plain(result.kept.manifest.site)}")
