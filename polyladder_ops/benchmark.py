@@ -36,7 +36,7 @@ from polyladder_ops.sandbox import place, seed, server
 if TYPE_CHECKING:
     from polyladder_ops.postgres.conninfo import Target
 
-__all__ = ["COMPARED", "Plan", "Report", "Way", "parse", "run"]
+__all__ = ["COMPARED", "Plan", "Report", "Way", "folders", "load", "parse", "run"]
 
 SITE = "bench"
 _PREFIX = "polyladder-bench-"
@@ -206,8 +206,8 @@ def run(plan: Plan, *, say: Say) -> Report:
     """
     began_at = datetime.now(UTC)
     machine = _programs()
-    before = _load()
-    with _folders() as (home, folder):
+    before = load()
+    with folders() as (home, folder):
         say("making a PostgreSQL of our own …")
         target = server.create(home).target(seed.DATABASE)
         say(f"filling it at scale {plan.scale:g} …")
@@ -219,7 +219,7 @@ def run(plan: Plan, *, say: Say) -> Report:
         for number in range(1, plan.pairs + 1):
             say(f"pair {number} of {plan.pairs} …")
             rounds.append(bench.round())
-    machine |= {"cores": str(os.cpu_count()), "load before, after": f"{before}; {_load()}"}
+    machine |= {"cores": str(os.cpu_count()), "load before, after": f"{before}; {load()}"}
     ways = tuple(Way(name, tuple(done[name] for done in rounds)) for name in rounds[0])
     return Report(plan, began_at, bench.plain_bytes, ways, machine)
 
@@ -238,13 +238,14 @@ def _programs() -> dict[str, str]:
     return {"gzip": (said.stdout or said.stderr).decode(errors="replace").split("\n", 1)[0]}
 
 
-def _load() -> str:
-    load = portable.load_average()
-    return "unknown" if load is None else " ".join(f"{number:.2f}" for number in load)
+def load() -> str:
+    """Return the machine's load averages as a text."""
+    averages = portable.load_average()
+    return "unknown" if averages is None else " ".join(f"{number:.2f}" for number in averages)
 
 
 @contextlib.contextmanager
-def _folders() -> Iterator[tuple[Path, Path]]:
+def folders() -> Iterator[tuple[Path, Path]]:
     """Within the block a place for the server and a private folder for all else; gone afterwards, the server too."""
     _sweep()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))

@@ -93,10 +93,8 @@ def done(shown: Plan, result: Result) -> str:
     how = "proved equal" if manifest.knows_objects else "proved to hold what the file says"
     verdict = "but for what was accepted" if result.accepted else how
     seconds, outage_ms = sum(result.seconds.values()), round(switched.outage_s * 1000)
-    lines = [
-        f"{plain(switched.live)} is {plain(shown.backup.id)} now, {verdict} ({', '.join(held)})"
-        f" in {duration(seconds)}; nobody got in for {outage_ms} ms"
-    ]
+    head = f"{plain(switched.live)} is {plain(shown.backup.id)} now, {verdict} ({', '.join(held)})"
+    lines = [f"{head} in {duration(seconds)}; nobody got in for {outage_ms} ms"]
     lines += [f"  accepted: {plain(item)}" for item in result.accepted]
     if switched.aside:
         lines.append(

@@ -103,3 +103,13 @@ def test_a_flag_of_a_task_is_a_text_a_yes_or_a_list(name: str) -> None:
         assert argument.kind in (str, bool, list), (
             f"--{argument.name} of {name} is a {argument.kind.__name__}"
         )
+
+
+def test_each_task_that_replaces_an_old_script_is_there_with_its_flags() -> None:
+    calls = re.findall(r"`invoke ([^`]+)`", block("old scripts"))
+    assert len(calls) >= 10
+    for call in calls:
+        task, *flags = call.split()
+        names = {name for argument in ns[task].get_arguments() for name in argument.names}
+        unknown = [flag for flag in flags if flag.removeprefix("--").partition("=")[0] not in names]
+        assert not unknown, f"`invoke {call}` in README.md: the task has no {unknown}"

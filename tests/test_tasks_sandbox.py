@@ -77,6 +77,7 @@ def test_the_drill_passes_and_says_so_for_programs(call: Callable[..., Any]) -> 
         "verify",
         "restore",
         "proof",
+        "checks",
         "live is told apart",
     ]
     assert all(step["ok"] for step in told["steps"])

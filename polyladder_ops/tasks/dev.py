@@ -1,4 +1,4 @@
-"""Tasks for those who change this project: the checks that CI runs, and the benchmark."""
+"""Tasks for those who change this project: the checks that CI runs, and the benchmarks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from invoke.collection import Collection
 
-from polyladder_ops.errors import Mismatch
+from polyladder_ops.errors import Mismatch, UsageError
 from polyladder_ops.tasks.backup import JSON
 from polyladder_ops.tasks.boundary import project_root, refuse_dry, task
 
 if TYPE_CHECKING:
     from invoke.context import Context
+
+    from polyladder_ops.outage import Report
 
 __all__ = ["collection"]
 
@@ -41,27 +43,66 @@ def check(c: Context, tests: bool = True) -> None:
 
 @task(
     help={
-        "scale": "Size of the data: 1 is 50 MB of plain SQL (default: 12, 600 MB).",
+        "swap": "Measure instead how long clients are kept out while restores and undos switch the database.",
+        "scale": "Size of the data: 1 is 50 MB of plain SQL (default: 12, 600 MB; with --swap 0.02).",
         "pairs": "Rounds in which each way runs once, in turn (default: 5).",
+        "switches": "With --swap: how often it is switched (default: 10).",
+        "clients": "With --swap: how many hammer it (default: 8).",
         "json": JSON,
     }
 )
-def bench(c: Context, scale: str = "12", pairs: str = "5", json: bool = False) -> None:
-    """Time us against the old scripts' way.
+def bench(
+    c: Context,
+    swap: bool = False,
+    scale: str = "",
+    pairs: str = "",
+    switches: str = "",
+    clients: str = "",
+    json: bool = False,
+) -> None:
+    """Time us against the old scripts' way, or a switch by those it keeps out.
 
     Runs on a throw-away server with data of this scale and a fixed seed. Prints medians of wall clock and CPU, ratios,
-    peak memory, versions and cores; changes nothing else.
+    peak memory, versions and cores; changes nothing else. With --swap, exits 3 if a client was kept out for more than
+    half a second or ever saw the old database after the new one.
 
     Examples:
         invoke dev.bench
         invoke dev.bench --scale=2 --pairs=3
+        invoke dev.bench --swap --switches=20
     """
     refuse_dry(c)
-    from polyladder_ops import benchmark
+    from polyladder_ops import benchmark, outage
 
-    plan = benchmark.parse(scale=scale, pairs=pairs)
-    report = benchmark.run(plan, say=lambda text: print(text, file=sys.stderr, flush=True))
+    if swap and pairs:
+        raise UsageError("--pairs goes without --swap", hint="Write --switches=10.")
+    if not swap and (switches or clients):
+        raise UsageError("--switches and --clients go with --swap", hint="Add --swap.")
+    report: benchmark.Report | outage.Report
+    if swap:
+        report = outage.run(
+            outage.parse(scale=scale or "0.02", switches=switches or "10", clients=clients or "8"), say=_say
+        )
+    else:
+        report = benchmark.run(benchmark.parse(scale=scale or "12", pairs=pairs or "5"), say=_say)
     print(json_.dumps(report.as_json(), indent=1) if json else report.as_text())
+    if isinstance(report, outage.Report):
+        _judge(report)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _judge(report: Report) -> None:
+    from polyladder_ops.outage import TARGET_S
+
+    if report.went_back:
+        raise Mismatch("a client saw the old database after the new one")
+    if report.longest_s > TARGET_S:
+        raise Mismatch(
+            f"a client was kept out for {report.longest_s:.3f} s", detail=f"At most {TARGET_S} s is the aim."
+        )
 
 
 def _run(*argv: str) -> None:
