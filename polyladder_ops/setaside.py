@@ -114,16 +114,22 @@ def undo(
     accept: frozenset[str],
     say: Say,
     confirm: Callable[[Undoing], None],
-) -> Switched:
+) -> tuple[Switched, tuple[str, ...]]:
     """Give the live name back to a database that was set aside; the one that is live now is set aside in its place.
 
-    `name` says which, empty means the newest. Raise OpsError if it is gone, Refused if migrations were made since that
+    Return the switch, and in sentences what `accept` let through. `name` says which, empty means the newest. Raise OpsError if it is gone, Refused if migrations were made since that
     it has not seen (`--accept=migrations` lets that through), or if sessions don't end.
     """
     with _locked(target, name, "undo", say) as chosen:
         connection, live, aside = chosen.connection, chosen.live, chosen.aside
         now = facts.read_live(live)
-        _refuse_older_release(aside, now.migration_head, accept)
+        behind = _older_release(aside, now.migration_head)
+        if behind and "migrations" not in accept:
+            raise Refused(
+                f"{aside.name} is behind the release",
+                detail=behind,
+                hint="Go back to the app's older release first, then add --accept=migrations; or stay.",
+            )
         confirm(Undoing(live, aside, now.migration_head, _writes(live, aside, site)))
         fence = switch.fence_of(
             connection, live.database, by_whom(), f"undo:{aside.name}", now.migration_head
@@ -133,7 +139,7 @@ def undo(
             switched = switch.exchange(connection, aside.name, aside.mark.comment, fence, kept)
         with after_switch(live.database, switched):
             _look_again(connection, live, aside.oid)
-    return switched
+    return switched, (f"migrations: {behind}",) if behind else ()
 
 
 def pick(found: Sequence[Marked], name: str, live: str) -> Marked:
@@ -149,15 +155,12 @@ def pick(found: Sequence[Marked], name: str, live: str) -> Marked:
     )
 
 
-def _refuse_older_release(aside: Marked, head: str | None, accept: frozenset[str]) -> None:
+def _older_release(aside: Marked, head: str | None) -> str:
+    """Return in a sentence which migrations the set-aside database has not seen; empty if it has seen all."""
     old = aside.mark.migration_head
-    if "migrations" in accept or head is None or (old is not None and head <= old):
-        return
-    raise Refused(
-        f"{aside.name} is behind the release",
-        detail=f"The live database has the migration {head}, that one stands at {old or 'none'}.",
-        hint="Go back to the app's older release first, then add --accept=migrations; or stay.",
-    )
+    if head is None or (old is not None and head <= old):
+        return ""
+    return f"The live database has the migration {head}, that one stands at {old or 'none'}."
 
 
 def _writes(live: Target, aside: Marked, site: Site) -> tuple[Difference, ...] | None:
@@ -195,10 +198,10 @@ def discard(
     without_backup: bool,
     say: Say,
     confirm: Callable[[Marked, Backup | None], None],
-) -> Marked:
+) -> tuple[Marked, Backup | None]:
     """Drop a set-aside database for good, after a verified backup of it exists; one is taken if there is none yet.
 
-    Raise OpsError if there is no such database or it can't be dumped (a corrupt page): it stays then. Raise Mismatch
+    Return it and its backup. Raise OpsError if there is no such database or it can't be dumped (a corrupt page): it stays then. Raise Mismatch
     if its backup does not verify.
     """
     with _locked(target, name, "discard", say) as chosen:
@@ -207,12 +210,12 @@ def discard(
         confirm(aside, kept)
         if not without_backup and kept is None:
             say(f"backing up {aside.name} first")
-            _keep(connection, chosen.server, aside, site, options)
+            kept = _keep(connection, chosen.server, aside, site, options)
         locks.check(connection, chosen.live.database)
         if switch.oid_of(connection, aside.name) != aside.oid:
             raise OpsError(f"{aside.name} is another database now", hint="Look with `invoke restore.status`.")
         _drop(connection, chosen.server, aside)
-    return aside
+    return aside, kept
 
 
 def _drop(connection: Connection, server: Target, aside: Marked) -> None:

@@ -17,6 +17,7 @@ from polyladder_ops.postgres import proof
 from polyladder_ops.postgres.contents import ALGORITHM, Ledger
 from polyladder_ops.postgres.databases import LocaleMissing
 from polyladder_ops.postgres.lexer import DumpError, Lexer
+from polyladder_ops.postgres.permitted import OnlyPermitted
 from polyladder_ops.postgres.load import LoadError
 from polyladder_ops.records import Record
 from polyladder_ops.storage import Damaged, Stored
@@ -69,7 +70,7 @@ def _flaws(backup: Backup, keys: Sequence[Any], progress: Progress) -> list[str]
     if manifest.digest_algorithm != ALGORITHM:
         return [f"its digests are {manifest.digest_algorithm!a}, this version knows {ALGORITHM}"]
     ledger = Ledger()
-    lexer = Lexer(ledger)
+    lexer = Lexer(OnlyPermitted(ledger))
 
     def sink(block: bytes) -> None:
         lexer.feed(block)

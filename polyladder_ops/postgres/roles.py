@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from polyladder_ops.postgres import alterations, properties
+from polyladder_ops.postgres.alterations import NotApplied
 from polyladder_ops.postgres.session import translated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
 
-    from polyladder_ops.postgres.alterations import NotApplied
     from polyladder_ops.postgres.properties import Membership, Role
     from polyladder_ops.postgres.session import Connection
 
@@ -27,9 +27,9 @@ def create_missing(
 ) -> tuple[tuple[str, ...], tuple[NotApplied, ...]]:
     """Make those of the roles that the server has not got, all or none, with attributes, settings and memberships.
 
-    Return their names, and what of them could not be given. They have no password, so nobody can log in by one. What
-    only a superuser may give (SUPERUSER, REPLICATION, BYPASSRLS) is left out if we are none. Raise OpsError if the
-    server refuses.
+    Return their names, and what of them could not be given: what only a superuser may give (SUPERUSER, REPLICATION,
+    BYPASSRLS) if we are none, and memberships of roles that are there, which are not touched. They have no password, so
+    nobody can log in by one. Raise OpsError if the server refuses.
     """
     with translated("could not make the missing roles"), connection.transaction():
         there = {name for (name,) in connection.execute("SELECT rolname FROM pg_catalog.pg_roles").fetchall()}
@@ -39,9 +39,14 @@ def create_missing(
         missing = [role for role in wanted if role.name not in there]
         for role in missing:
             connection.execute(_creation(role, as_superuser=row == (True,)))
-        there |= {role.name for role in missing}
-        tried = [result for role in missing for result in _rest(connection, role, there)]
-    return tuple(role.name for role in missing), tuple(filter(None, tried))
+        made = {role.name for role in missing}
+        tried = [result for role in missing for result in _rest(connection, role, there | made)]
+    lacking = [
+        *(what for role in missing if row != (True,) for what in _withheld(role)),
+        *filter(None, tried),
+        *(what for role in wanted if role.name in there for what in _untouched(role, made)),
+    ]
+    return tuple(role.name for role in missing), tuple(lacking)
 
 
 def _creation(role: Role, *, as_superuser: bool) -> sql.Composed:
@@ -55,7 +60,22 @@ def _creation(role: Role, *, as_superuser: bool) -> sql.Composed:
     )
 
 
-def _rest(connection: Connection, role: Role, there: Iterable[str]) -> Iterator[NotApplied | None]:
+def _withheld(role: Role) -> Iterator[NotApplied]:
+    for attribute, word in _BY_SUPERUSERS.items():
+        if getattr(role, attribute):
+            yield NotApplied(f"{word} of role {role.name}", "only a superuser can give it")
+
+
+def _untouched(role: Role, made: Container[str]) -> Iterator[NotApplied]:
+    for membership in role.memberships:
+        if membership.role in made:
+            yield NotApplied(
+                f"the membership of {role.name} in {membership.role}",
+                f"{role.name} was there already and is left as it is",
+            )
+
+
+def _rest(connection: Connection, role: Role, there: Container[str]) -> Iterator[NotApplied | None]:
     """Give a new role its comment, memberships and settings; each that is refused is a result, not an end."""
 
     def stored() -> dict[tuple[str, str], str]:
@@ -71,7 +91,7 @@ def _rest(connection: Connection, role: Role, there: Iterable[str]) -> Iterator[
     yield from alterations.role_settings(connection, role.name, role.settings, stored)
 
 
-def _memberships(role: Role, there: Iterable[str], major: int) -> Iterator[sql.Composed]:
+def _memberships(role: Role, there: Container[str], major: int) -> Iterator[sql.Composed]:
     for membership in role.memberships:
         if membership.role in there or membership.role.startswith("pg_"):
             grant = sql.SQL("GRANT {} TO {}").format(

@@ -178,6 +178,14 @@ def database_size(target: Target) -> int:
     return int(row[0])
 
 
+def setting(target: Target, name: str) -> str:
+    """Return a setting as a new session of this database has it, empty if the database lets us not in or has none."""
+    with contextlib.suppress(OpsError), connect(target) as connection:
+        row = connection.execute("SELECT pg_catalog.current_setting(%s, true)", [name]).fetchone()
+        return (row and row[0]) or ""
+    return ""
+
+
 def database_sizes(target: Target) -> dict[str, int]:
     """Return the server's databases, templates left out, with the bytes that each takes."""
     with connect(target) as connection, translated("could not list the databases"):

@@ -143,8 +143,9 @@ def exchange(connection: Connection, ready: str, comment: str, fence: Mark, asid
         locks.check(connection, fence.live)
         try:
             return _exchange_once(connection, ready, comment, fence, aside)
-        except _IN_USE:
-            still = _sessions(connection, fence.live)
+        except _IN_USE as error:
+            why = " ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
+            still = _sessions(connection, fence.live) or [why]
             reopen(connection, fence.live, fence)
         except errors.InsufficientPrivilege as error:
             still = [f"{error.diag.message_primary}, {error.diag.message_detail}"]
@@ -152,7 +153,7 @@ def exchange(connection: Connection, ready: str, comment: str, fence: Mark, asid
             break
     raise Refused(
         f"the sessions on {fence.live} did not end, so it was left as it was",
-        detail=f"Still there: {'; '.join(still) or 'sessions that come and go'}.",
+        detail=f"Still there: {'; '.join(filter(None, still)) or 'sessions that come and go'}.",
         hint="End them where they run (stop the app), then try again.",
     )
 

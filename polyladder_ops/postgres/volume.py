@@ -52,7 +52,7 @@ def _near(connection: Connection) -> Volume | None:
         usage = shutil.disk_usage(folder)
     except (psycopg.Error, OSError):
         return None
-    return Volume(usage.total, usage.free)
+    return Volume(usage.used + usage.free, usage.free)  # as df counts: what is kept for root is nobody's
 
 
 def _far(connection: Connection) -> Volume | None:

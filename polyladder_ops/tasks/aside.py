@@ -30,7 +30,12 @@ ASIDE = "The set-aside database that is meant (default: the newest; `invoke rest
     },
 )
 def undo(
-    c: Context, database: str = "", accept: Any = None, force: bool = False, site: str = "", json: bool = False
+    c: Context,
+    database: str = "",
+    accept: Any = None,
+    force: bool = False,
+    site: str = "",
+    json: bool = False,
 ) -> None:
     """Bring back what the last restore set aside.
 
@@ -55,7 +60,7 @@ def undo(
         )
 
     try:
-        switched = setaside.undo(
+        switched, accepted = setaside.undo(
             place.target(), database, site=place, accept=split_items(accept), say=_to_stderr, confirm=ask
         )
     except _DryRun:
@@ -63,13 +68,20 @@ def undo(
         return
     if json:
         print_json(
-            {"database": switched.live, "aside": switched.aside, "outage_s": round(switched.outage_s, 3)}
+            {
+                "database": switched.live,
+                "aside": switched.aside,
+                "outage_s": round(switched.outage_s, 3),
+                "accepted": list(accepted),
+            }
         )
     else:
         print(
             f"{plain(switched.live)} is what it was; what was live is kept as {plain(switched.aside)}"
             f" (nobody got in for {round(switched.outage_s * 1000)} ms)"
         )
+    if accepted:
+        raise Mismatch(f"{switched.live} is back, with what was accepted", detail=" ".join(accepted))
 
 
 class _DryRun(Exception):  # noqa: N818 - an answer, not an accident
@@ -132,7 +144,7 @@ def discard(
         confirm(f"This drops {aside.name} for good, {backed}.", aside.name, force=force)
 
     try:
-        dropped = setaside.discard(
+        dropped, kept = setaside.discard(
             place.target(),
             database,
             site=place,
@@ -143,7 +155,10 @@ def discard(
         )
     except _DryRun:
         return
-    print(f"{plain(dropped.name)} is dropped")
+    backed = (
+        f"it is kept as backup {kept.id} of site {kept.manifest.site}" if kept else "there is no backup of it"
+    )
+    print(plain(f"{dropped.name} is dropped; {backed}"))
 
 
 @task(help={"site": SITE, "json": JSON})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from invoke.collection import Collection
 
 from polyladder_ops.errors import Mismatch, Refused, UsageError
-from polyladder_ops.tasks import aside
+from polyladder_ops.tasks import aside, extract
 from polyladder_ops.tasks.backup import JSON, SITE, choose, open_site, print_json
 from polyladder_ops.tasks.boundary import confirm, is_dry, split_items, task
 from polyladder_ops.tasks.checks import check
@@ -173,7 +173,10 @@ def _described(place: Site, path: Path, keys: Any, target: Any) -> Backup:
     with closing(session.connect(locks.maintenance(target))) as connection:
         there = switch.oid_of(connection, target.database) is not None
         like = properties.read(connection, target.database if there else "template1")
-    return oldfiles.describe(path, keys, site=place.name, like=like)
+        money = session.setting(target, "lc_monetary") if there else ""
+    return oldfiles.describe(
+        path, keys, site=place.name, like=like, session={"lc_monetary": money} if money else None
+    )
 
 
 def _refuse_other_site(chosen: Backup, place: Site, allowed: str) -> None:
@@ -288,6 +291,7 @@ def _say(bars: _Bars) -> Callable[[str], None]:
 collection = Collection("restore")
 collection.add_task(restore, name="restore", default=True)
 collection.add_task(check, name="check")
+collection.add_task(extract.extract, name="extract")
 collection.add_task(aside.undo, name="undo")
 collection.add_task(aside.abort, name="abort")
 collection.add_task(aside.discard, name="discard")
