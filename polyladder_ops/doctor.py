@@ -88,7 +88,7 @@ def examine(settings: Settings) -> list[Check]:
         try_recipients(settings),
         try_identity(settings),
         _attempt("proof by restore", "", lambda: _proof(settings, clients, known)),
-        *_restores(target if known else None),
+        *_restores(target, is_known=known is not None),
     ]
 
 
@@ -103,12 +103,14 @@ def _attempt(name: str, blocks: Stops, look: Callable[[], T]) -> T | Check:
         return Check(name, False, detail, error.hint, blocks)
 
 
-def _restores(target: Target | Check | None) -> list[Check]:
-    """Return what restores have left on the server, if it answers."""
+def _restores(target: Target | Check, *, is_known: bool) -> list[Check]:
+    """Return what restores have left on the server, even if the database itself takes no session: one may have closed it."""
     if not isinstance(target, Target):
         return []
     found = _attempt("restores", "", lambda: setaside.status(target))
-    return [found] if isinstance(found, Check) else judge_restores(found, datetime.now(UTC))
+    if isinstance(found, Check):
+        return [found] if is_known else []  # else the server's own check says the same
+    return judge_restores(found, datetime.now(UTC))
 
 
 def judge_restores(found: setaside.Status, now: datetime) -> list[Check]:

@@ -17,8 +17,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-
 from polyladder_ops import restoring
 from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.postgres import (
@@ -31,7 +29,9 @@ from polyladder_ops.postgres import (
     takeover,
     zones,
 )
+from polyladder_ops.preflight import needed_bytes
 from polyladder_ops.restoring import Found
+from polyladder_ops.terminal import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -106,6 +106,12 @@ def _obstacles(facts: Facts, manifest: Manifest) -> Iterator[str]:
     yield from _not_ours(facts)
     yield from _not_to_be_made(facts, manifest)
     yield from _other_letters(facts, manifest)
+    needed = needed_bytes(0, manifest)
+    if facts.volume and facts.volume.free_bytes < needed:
+        yield (
+            f"the old rows stay until the end, so it needs up to {size(needed)} more,"
+            f" and the server's disk has {size(facts.volume.free_bytes)} free"
+        )
     wanted = facts.locks + _locks_to_come(manifest)
     if wanted > facts.capacity:
         yield (
@@ -288,7 +294,7 @@ class _Work:
         There are none if the server fails at it (it may not have the locks to do everything twice): what only they could
         have settled stays a difference then, and has a name.
         """
-        with contextlib.suppress(OpsError, psycopg.OperationalError), self._aside():
+        with contextlib.suppress(OpsError), session.translated("could not replay the dump"), self._aside():
             clearing.clear(self.connection)
             self._fed(schema_only=True)
             session.pin(self.connection)

@@ -1,7 +1,7 @@
-"""Restoring into the live database itself, for a server that gives no room or no right for a second one.
+"""Restoring into the live database itself, for a role that may not make a second one.
 
-There is no way back but a backup of what was there, so one is taken first. What is done is one transaction (`inplace.py`);
-everybody who wants a table waits for it.
+It saves no space: the server keeps the old rows until the COMMIT. There is no way back but a backup of what was there, so
+one is taken first. What is done is one transaction (`inplace.py`); everybody who wants a table waits for it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import checks, inplace, setaside
+from polyladder_ops import checks, inplace, restoring, setaside
 from polyladder_ops.errors import Mismatch, Refused
 from polyladder_ops.postgres import leftovers, locks
 
@@ -74,6 +74,7 @@ def overwrite(
         except inplace.Differs as error:
             raise Mismatch(error.message, detail=error.detail, hint=error.hint) from error
         accepted = [f"{a.item}: {a.why}" for a in done.accepted] + [str(d) for d in done.differences]
+        restoring.analyze(target)
         accepted += _ask(target, options)
     return Overwritten(kept, tuple(accepted), time.monotonic() - began)
 

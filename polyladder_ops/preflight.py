@@ -102,7 +102,7 @@ def _space(volume: Volume | None, live_bytes: int, manifest: Manifest) -> Obstac
         "space",
         f"a second copy needs up to {size(needed)} and {size(reserve)} should stay free,"
         f" but only {size(volume.free_bytes)} of {size(volume.total_bytes)} are",
-        "Enlarge the server's volume, drop what `invoke restore.status` lists, or restore with --in-place.",
+        "Enlarge the server's volume, or discard what `invoke restore.status` lists.",
         acceptable=True,
     )
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import preflight, restoring
-from polyladder_ops.errors import Mismatch, OpsError, Refused
+from polyladder_ops.errors import Mismatch, OpsError, Refused, UsageError
 from polyladder_ops.portable import by_whom
 from polyladder_ops.postgres import (
     databases,
@@ -101,7 +101,7 @@ def replace(
     stands in the way, Mismatch if the copy is not what was dumped, OpsError if the server fails: each time the live
     database is as it was, and the copy is gone.
     """
-    server = locks.maintenance(target.with_database(options.name))
+    server = _maintenance(target, options.name)
     with locks.exclusive(server, options.name, doing="restore") as connection:
         for sentence in leftovers.settle(connection, server, options.name):
             say(sentence)
@@ -130,9 +130,19 @@ def look(connection: Connection, server: Target, target: Target, backup: Backup,
 
 def preview(target: Target, backup: Backup, options: Options) -> Plan:
     """Return the plan of now without touching anything, not even a lock. Raise OpsError if the server fails."""
-    server = locks.maintenance(target.with_database(options.name))
+    server = _maintenance(target, options.name)
     with closing(session.connect(server)) as connection:
         return look(connection, server, target.with_database(options.name), backup, options)
+
+
+def _maintenance(target: Target, name: str) -> Target:
+    if (size := len(name.encode())) > marks.NAME_BYTES:
+        raise UsageError(
+            f"the name {name} is too long for a database",
+            detail=f"It has {size} bytes; the server would cut it to {marks.NAME_BYTES}, perhaps to another one's name.",
+            hint="Choose a shorter one.",
+        )
+    return locks.maintenance(target.with_database(name))
 
 
 def _refuse(plan: Plan, options: Options) -> None:
@@ -144,7 +154,7 @@ def _refuse(plan: Plan, options: Options) -> None:
         )
     if plan.obstacles:
         acceptable = [o.item for o in plan.obstacles if o.acceptable]
-        accept = f" To let one through: --accept={acceptable[0]}" if acceptable else ""
+        accept = f" To let one through: --accept='{acceptable[0]}'" if acceptable else ""
         raise Refused(
             f"{len(plan.obstacles)} {'thing stands' if len(plan.obstacles) == 1 else 'things stand'} in the way",
             detail="\n        ".join(f"{o}. {o.cure}" for o in plan.obstacles),
@@ -196,7 +206,7 @@ class _Run:
         with session.translated("could not lock the copy"):
             databases.hold(self.connection, ready)
         with restoring.undone(f"the database {ready}", partial(databases.drop, self.server, ready)):
-            restoring.make_database(self.server, ready, self.plan.backup.manifest)
+            restoring.make_database_by(self.connection, self.server, ready, self.plan.backup.manifest)
             yield ready
 
     def _build(self, ready: str) -> None:

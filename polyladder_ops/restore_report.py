@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _TABLES = 5  # of those that changed, a backup
+_WRITES = 20  # of the tables that were written to since a restore
 
 
 def plan(shown: Plan, now: datetime) -> str:
@@ -125,8 +126,8 @@ def undoing(shown: Undoing, now: datetime) -> str:
     """Return what would come back, and what would come aside for it."""
     aside = shown.aside
     lines = [
-        f"{plain(aside.name)}, set aside {age(aside.mark.at, now)} for {plain(aside.mark.backup)}, becomes {shown.live}",
-        f"migration: {shown.migration_head or 'none noted'} → {aside.mark.migration_head or 'none noted'}",
+        f"{plain(aside.name)}, set aside {age(aside.mark.at, now)} for {plain(aside.mark.backup)}, becomes {plain(str(shown.live))}",
+        f"migration: {plain(shown.migration_head or 'none noted')} → {plain(aside.mark.migration_head or 'none noted')}",
     ]
     if shown.writes is None:
         lines.append("note: what was written since can't be told; it is kept aside")
@@ -134,7 +135,9 @@ def undoing(shown: Undoing, now: datetime) -> str:
         lines.append("nothing was written since")
     else:
         lines.append(f"written since, and set aside with the database ({len(shown.writes)}):")
-        lines += [f"  {plain(str(difference))}" for difference in shown.writes[:20]]
+        lines += [f"  {plain(str(difference))}" for difference in shown.writes[:_WRITES]]
+        more = len(shown.writes) - _WRITES
+        lines += [f"  and {more} more"] if more > 0 else []
     return "\n".join(lines)
 
 

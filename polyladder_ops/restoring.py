@@ -40,6 +40,7 @@ __all__ = [
     "lacking",
     "load",
     "make_database",
+    "make_database_by",
     "obstacles",
     "prove",
     "temporary_database",
@@ -98,9 +99,18 @@ def make_database(server: Target, name: str, manifest: Manifest) -> None:
     provider; OpsError if it refuses.
     """
     with closing(session.connect(server)) as connection:
-        databases.create(connection, name, manifest.properties)
-        with _undone_if_failing(f"the database {name}", partial(databases.drop, server, name)):
-            properties.apply(connection, name, manifest.properties)
+        make_database_by(connection, server, name, manifest)
+
+
+def make_database_by(connection: Connection, server: Target, name: str, manifest: Manifest) -> None:
+    """Do so through the session that holds the database's lock.
+
+    When we are killed the server goes on creating. As long as it does, the session is there and the lock is held, so
+    that whoever cleans up after us comes after it.
+    """
+    databases.create(connection, name, manifest.properties)
+    with _undone_if_failing(f"the database {name}", partial(databases.drop, server, name)):
+        properties.apply(connection, name, manifest.properties)
 
 
 def lacking(target: Target, manifest: Manifest) -> tuple[str, ...]:
@@ -118,8 +128,8 @@ def temporary_database(server: Target, manifest: Manifest, *, purpose: str) -> I
     databases.drop_abandoned(server)
     name = databases.temporary_name(purpose)
     drop = partial(databases.drop, server, name)
-    with databases.locked(server, name), undone(f"the database {name}", drop):
-        make_database(server, name, manifest)
+    with databases.locked(server, name) as connection, undone(f"the database {name}", drop):
+        make_database_by(connection, server, name, manifest)
         yield server.with_database(name)
 
 

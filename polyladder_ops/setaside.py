@@ -6,24 +6,36 @@ A set-aside database is closed. To be dumped it is opened for that time; what is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from polyladder_ops import backups, catalog, verification
 from polyladder_ops.errors import Mismatch, OpsError, Refused
 from polyladder_ops.portable import by_whom
-from polyladder_ops.postgres import databases, facts, leftovers, locks, marks, proof, session, switch
+from polyladder_ops.postgres import (
+    databases,
+    facts,
+    inventory,
+    leftovers,
+    locks,
+    marks,
+    proof,
+    session,
+    switch,
+)
+from polyladder_ops.postgres.proof import Difference
 from polyladder_ops.settling import after_switch, settled
 
 if TYPE_CHECKING:
     from polyladder_ops.backups import Options
     from polyladder_ops.catalog import Backup
+    from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.inventory import CatalogEntry
     from polyladder_ops.postgres.leftovers import Leftover
     from polyladder_ops.postgres.marks import Marked
-    from polyladder_ops.postgres.proof import Difference
     from polyladder_ops.postgres.session import Connection
     from polyladder_ops.postgres.switch import Switched
     from polyladder_ops.site import Site
@@ -117,8 +129,9 @@ def undo(
 ) -> tuple[Switched, tuple[str, ...]]:
     """Give the live name back to a database that was set aside; the one that is live now is set aside in its place.
 
-    Return the switch, and in sentences what `accept` let through. `name` says which, empty means the newest. Raise OpsError if it is gone, Refused if migrations were made since that
-    it has not seen (`--accept=migrations` lets that through), or if sessions don't end.
+    Return the switch, and in sentences what `accept` let through. `name` says which, empty means the newest; where the live
+    one was dropped, nothing is set aside. Raise OpsError if it is gone, Refused if migrations were made since that it has
+    not seen (`--accept=migrations` lets that through), or if sessions don't end.
     """
     with _locked(target, name, "undo", say) as chosen:
         connection, live, aside = chosen.connection, chosen.live, chosen.aside
@@ -131,15 +144,19 @@ def undo(
                 hint="Go back to the app's older release first, then add --accept=migrations; or stay.",
             )
         confirm(Undoing(live, aside, now.migration_head, _writes(live, aside, site)))
-        fence = switch.fence_of(
-            connection, live.database, by_whom(), f"undo:{aside.name}", now.migration_head
-        )
-        kept = marks.name_aside(live.database, fence.at, switch.names(connection))
         with settled(connection, chosen.server, live.database, aside.oid):
-            switched = switch.exchange(connection, aside.name, aside.mark.comment, fence, kept)
+            switched = _bring_back(connection, live.database, aside, now.migration_head)
         with after_switch(live.database, switched):
             _look_again(connection, live, aside.oid)
     return switched, (f"migrations: {behind}",) if behind else ()
+
+
+def _bring_back(connection: Connection, live: str, aside: Marked, migration_head: str | None) -> Switched:
+    if switch.oid_of(connection, live) is None:  # somebody dropped it
+        return switch.publish(connection, live, aside.name, aside.mark.comment)
+    fence = switch.fence_of(connection, live, by_whom(), f"undo:{aside.name}", migration_head)
+    kept = marks.name_aside(live, fence.at, switch.names(connection))
+    return switch.exchange(connection, aside.name, aside.mark.comment, fence, kept)
 
 
 def pick(found: Sequence[Marked], name: str, live: str) -> Marked:
@@ -164,13 +181,33 @@ def _older_release(aside: Marked, head: str | None) -> str:
 
 
 def _writes(live: Target, aside: Marked, site: Site) -> tuple[Difference, ...] | None:
-    """Return which tables of the live database are no longer as they were restored; None if that can't be known."""
+    """Return which tables of the live database are not as they were restored, or were made since; None if nobody can tell.
+
+    What can't be read, or is gone, must not keep anybody from going back.
+    """
     wanted = [b for b in catalog.scan(site.folder, site.name).backups if b.id == aside.mark.backup]
     if not wanted:
         return None
-    contents = wanted[0].manifest.contents
-    with closing(session.connect(live)) as connection:
-        return tuple(proof.compare_contents(contents, proof.read_contents(connection, contents)))
+    manifest = wanted[0].manifest
+    with (
+        suppress(OpsError),
+        closing(session.connect(live)) as connection,
+        session.translated("could not read the live database"),
+    ):
+        changed = proof.compare_contents(
+            manifest.contents, proof.read_contents(connection, manifest.contents)
+        )
+        return (*changed, *_made_since(inventory.entries(connection), manifest))
+    return None
+
+
+def _made_since(found: Iterable[CatalogEntry], manifest: Manifest) -> Iterator[Difference]:
+    known = {(entry.kind, entry.name) for entry in manifest.objects} | {
+        ("table", table.name) for table in manifest.tables
+    }
+    for entry in found:
+        if entry.kind == "table" and (entry.kind, entry.name) not in known:
+            yield Difference(entry.kind, entry.name, "it was made since")
 
 
 def _look_again(connection: Connection, live: Target, oid: int) -> None:

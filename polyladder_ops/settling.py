@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import Interrupted, OpsError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["after_switch", "settled"]
 
+_IMPATIENT = 5  # Ctrl-Cs that somebody may press while we put right what the first one stopped
 _AGAIN_S = 20.0  # that a server may take to notice that a session of ours is gone, or to start again
 
 
@@ -28,8 +29,7 @@ def settled(connection: Connection, server: Target, live: str, oid: int | None) 
         yield
     except BaseException as error:
         try:
-            with _lock_again(connection, server, live) as holding:
-                _find_out(holding, server, live, oid, error)
+            _settle(connection, server, live, oid, error)
         except OpsError as left:
             if left.__cause__ is error:
                 raise
@@ -44,15 +44,30 @@ def settled(connection: Connection, server: Target, live: str, oid: int | None) 
             raise
 
 
+def _settle(connection: Connection, server: Target, live: str, oid: int | None, error: BaseException) -> None:
+    """Find out what is true, and put it right, through more Ctrl-Cs too: the app waits before a closed database."""
+    for _ in range(_IMPATIENT):
+        with suppress(KeyboardInterrupt), _lock_again(connection, server, live) as holding:
+            _find_out(holding, server, live, oid, error)
+            return
+    raise OpsError("interrupted again and again")
+
+
 def _find_out(
     connection: Connection, server: Target, live: str, oid: int | None, error: BaseException
 ) -> None:
     """Ask which database has the live name. Raise OpsError if it is the new one; else make the old one live as it was."""
-    if switch.oid_of(connection, live) == oid:
+    with session.translated("could not ask which database is live"):
+        now = switch.oid_of(connection, live)
+    if now == oid:
+        hint = "Look with `invoke restore.status`; `invoke restore.undo` takes it back."
+        if isinstance(error, KeyboardInterrupt):
+            said = f"interrupted by {str(error) or 'Ctrl-C'}, but {live} was switched before"
+            raise Interrupted(said, detail="It is the new database now.", hint=hint) from error
         raise OpsError(
             f"{live} was switched, but what came after it failed",
-            detail=f"It is the new database now. {error}",
-            hint="Look with `invoke restore.status`; `invoke restore.undo` takes it back.",
+            detail=f"It is the new database now. {' '.join(str(error).split())}",
+            hint=hint,
         ) from error
     leftovers.settle(connection, server, live)
 
@@ -81,11 +96,15 @@ def _lock_again(connection: Connection, server: Target, live: str) -> Iterator[C
 
 @contextmanager
 def after_switch(live: str, switched: Switched) -> Iterator[None]:
-    """Within the block a Ctrl-C says that the switch is done."""
+    """Within the block whatever goes wrong, a Ctrl-C too, says that the switch is done."""
+    aside = f" What it was before is {switched.aside}." if switched.aside else ""
     try:
-        yield
+        with session.translated(f"{live} was switched, but the last look at it failed"):
+            yield
+    except OpsError as error:
+        error.detail = f"{error.detail} The switch itself was made.{aside}".strip()
+        raise
     except KeyboardInterrupt as error:
-        aside = f" What it was before is {switched.aside}." if switched.aside else ""
         raise Interrupted(
             f"interrupted after the switch: {live} is the restored database",
             detail=f"Its last look was not made.{aside}",

@@ -17,8 +17,8 @@ from polyladder_ops.postgres import proof
 from polyladder_ops.postgres.contents import ALGORITHM, Ledger
 from polyladder_ops.postgres.databases import LocaleMissing
 from polyladder_ops.postgres.lexer import DumpError, Lexer
-from polyladder_ops.postgres.permitted import OnlyPermitted
 from polyladder_ops.postgres.load import LoadError
+from polyladder_ops.postgres.permitted import OnlyPermitted
 from polyladder_ops.records import Record
 from polyladder_ops.storage import Damaged, Stored
 from polyladder_ops.workspace import folder_lock

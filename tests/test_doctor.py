@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +22,13 @@ import pytest
 from polyladder_ops import doctor
 from polyladder_ops.doctor import Answer, Check, examine, stopping
 from polyladder_ops.errors import Interrupted, OpsError
+from polyladder_ops.postgres import databases, locks, marks, switch
 from polyladder_ops.postgres.clients import Client
+from polyladder_ops.postgres.marks import Mark
 from polyladder_ops.postgres.session import Identity, connect
 from polyladder_ops.sandbox.server import Server, create
 from polyladder_ops.settings import Settings, load
+from tests.conftest import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -153,6 +159,72 @@ def test_a_wrong_password_stops_a_backup_and_is_not_repeated(state: Path, tmp_pa
     assert checks["server"].ok is False
     assert "password authentication failed" in checks["server"].detail
     assert "canary-80" not in str(checks)
+
+
+def test_what_a_dead_restore_left_exits_3_and_the_next_look_is_fine(state: Path, tmp_path: Path) -> None:
+    server = Server(state / "sandbox" / "server").target()
+    half_made = databases.temporary_name("beside")
+    run(server, "CREATE DATABASE %I TEMPLATE template0", half_made)
+    environ = {"DATABASE_URL": url(state), "POLYLADDER_STATE_DIR": str(tmp_path / "state")}
+    code, out, err = invoke(tmp_path, **environ)
+    databases.drop(server, half_made)
+    assert code == 3
+    assert err.splitlines() == [
+        "error: restore would not work here",
+        f"detail: restores: {half_made}: a half-made copy.",
+        "hint: Run `invoke restore.abort`.",
+    ]
+    assert re.search(r"^restores +stops restore ", out, re.MULTILINE)
+    assert by_name(examine(settings(tmp_path, **environ)))["restores"].ok
+
+
+def test_a_database_that_a_dead_switch_closed_is_told_from_one_that_is_not_there(
+    state: Path, tmp_path: Path
+) -> None:
+    server = Server(state / "sandbox" / "server").target()
+    with closing(connect(server)) as connection:
+        fence = switch.fence_of(connection, "polyladder", "x", "b", None)
+        connection.execute(marks.comment("polyladder", fence.text))
+        switch.close(connection, "polyladder")
+        checks = by_name(examine(settings(tmp_path, DATABASE_URL=url(state))))
+        absent = by_name(examine(settings(tmp_path, DATABASE_URL=url(state, "absent"))))
+        switch.reopen(connection, "polyladder", fence)
+    assert checks["server"].ok is False
+    assert checks["server"].hint == "If a restore died here, run `invoke restore.abort`: it opens it again."
+    assert checks["restores"].detail == "polyladder: closed by a switch that did not come to its end."
+    assert absent["server"].ok is False
+    assert "does not exist" in absent["server"].detail
+    down = by_name(examine(settings(tmp_path, DATABASE_URL="postgres://app:x@127.0.0.1:1/db")))
+    assert "restores" not in down
+
+
+def test_what_restores_set_aside_is_shown_with_age_and_size_and_stops_nothing(
+    state: Path, tmp_path: Path
+) -> None:
+    server, name = Server(state / "sandbox" / "server").target(), "polyladder_aside_20260105_020311"
+    run(server, "CREATE DATABASE %I TEMPLATE template0", name)
+    mark = Mark(kind="aside", live="polyladder", at=datetime.now(UTC) - timedelta(days=3), by="x", backup="b")
+    with closing(connect(server)) as connection:
+        connection.execute(marks.comment(name, mark.text))
+        switch.close(connection, name)
+    checks = examine(settings(tmp_path, DATABASE_URL=url(state)))
+    (aside,) = [check for check in checks if check.name.startswith("set aside")]
+    with locks.exclusive(server, "polyladder", doing="restore"):
+        busy = by_name(examine(settings(tmp_path, DATABASE_URL=url(state))))["restores"]
+    databases.drop(server, name)
+    assert aside.ok is None
+    assert re.search(rf"{name}.*3 d ago, \d\.\d MiB", aside.detail)
+    assert [check for check in stopping(checks) if check.name == "restores"] == []
+    assert busy.ok
+    assert busy.detail.startswith("It is restore ")
+
+
+def test_an_app_that_lives_in_the_maintenance_database_is_looked_at_from_another(
+    state: Path, tmp_path: Path
+) -> None:
+    on_postgres = by_name(examine(settings(tmp_path, DATABASE_URL=url(state, "postgres"))))
+    assert on_postgres["restores"].ok  # template1 will do
+    assert on_postgres["identity"].ok
 
 
 def test_a_standby_stops_a_backup() -> None:

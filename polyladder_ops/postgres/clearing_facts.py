@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from polyladder_ops.postgres import inventory, properties, queries
+from polyladder_ops.postgres import inventory, properties, queries, volume
 from polyladder_ops.postgres.session import identify, translated
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.inventory import CatalogEntry
     from polyladder_ops.postgres.properties import DatabaseProperties
     from polyladder_ops.postgres.session import Connection
+    from polyladder_ops.postgres.volume import Volume
 
 __all__ = ["Facts", "Holder", "holders", "read"]
 
@@ -40,6 +41,7 @@ class Facts:
     fixed: tuple[tuple[str, str], ...]
     objects: tuple[CatalogEntry, ...]
     properties: DatabaseProperties
+    volume: Volume | None
 
 
 # Whatever is dropped is locked, each part by itself: a table's types, its constraints, its TOAST table.
@@ -93,6 +95,7 @@ def read(connection: Connection) -> Facts:
             fixed=tuple((name, owner) for name, owner in queries.rows(connection, _FIXED)),
             objects=inventory.entries(connection),
             properties=properties.read(connection),
+            volume=volume.measure(connection),
         )
 
 

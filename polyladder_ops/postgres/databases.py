@@ -173,11 +173,11 @@ def _seal(begun: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(server: Target, name: str) -> Iterator[None]:
-    """Within the block this database counts as in use, until the block ends or our process does."""
+def locked(server: Target, name: str) -> Iterator[Connection]:
+    """Within the block this database counts as in use, until the block ends or our process does; yields what holds it."""
     with closing(connect(server)) as connection:
         hold(connection, name)
-        yield
+        yield connection
 
 
 def hold(connection: Connection, name: str) -> None:

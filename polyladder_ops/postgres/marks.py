@@ -18,12 +18,11 @@ from polyladder_ops.postgres.session import translated
 if TYPE_CHECKING:
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["Mark", "Marked", "comment", "find", "inner", "name_aside", "parse"]
+__all__ = ["NAME_BYTES", "Mark", "Marked", "comment", "find", "inner", "name_aside", "parse"]
 
 _PREFIX = "polyladder-ops "
-_NAME_BYTES = (
-    63  # NAMEDATALEN - 1; the server cuts a longer name in silence, perhaps to that of another database
-)
+NAME_BYTES = 63
+"""NAMEDATALEN - 1: the server cuts a longer name in silence, perhaps to that of another database."""
 
 
 class Mark(BaseModel):
@@ -113,7 +112,7 @@ def name_aside(live: str, at: datetime, taken: frozenset[str]) -> str:
     stamp = at.astimezone(UTC).strftime("%Y%m%d_%H%M%S")
     for number in range(1, len(taken) + 2):
         ending = f"_aside_{stamp}" + (f"_{number}" if number > 1 else "")
-        head = live.encode()[: _NAME_BYTES - len(ending)].decode(errors="ignore")
+        head = live.encode()[: NAME_BYTES - len(ending)].decode(errors="ignore")
         if (name := head + ending) not in taken:
             return name
     raise AssertionError("more names tried than there are databases")

@@ -200,19 +200,18 @@ class Picker:
 
     def _belongs(self, entry: Entry) -> bool:
         """Whether an entry behind the definitions is one of the wanted tables'."""
-        if index := toc.index_of(entry):
-            return index in self._indexes
-        if entry.kind == "COMMENT":
-            return self._comments[entry.place] in self._handed
-        if entry.kind == "SEQUENCE SET":
-            return self.definitions.is_taken(toc.sequence_set(entry))
-        if entry.kind == "INDEX ATTACH":
+        kind, is_ours = entry.kind, entry.table in self._wanted
+        if kind == "COMMENT":
+            index = toc.index_of(entry)
+            return index in self._indexes if index else self._comments[entry.place] in self._handed
+        if kind == "INDEX ATTACH":
             return set(toc.attached(entry)) <= self._indexes
-        if entry.kind == "FK CONSTRAINT":
-            return entry.table in self._wanted and self._keeps(entry)
-        if entry.kind == "CHECK CONSTRAINT" and not entry.table:
-            return self.definitions.is_taken(toc.domain(entry))
-        return entry.kind in _ON_ROWS and entry.table in self._wanted
+        if kind == "FK CONSTRAINT":
+            return is_ours and self._keeps(entry)
+        is_part = self.definitions.is_taken(toc.sequence_set(entry)) or self.definitions.is_taken(
+            toc.domain(entry)
+        )
+        return is_part or (is_ours and kind in _ON_ROWS)
 
     def _keeps(self, foreign_key: Entry) -> bool:
         """Whether the table that it refers to is there too; if not, it is noted as left out."""

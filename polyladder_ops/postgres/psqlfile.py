@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["PsqlFile", "recipe"]
 
 # Of the dump's first statements these change what the others mean; the rest are time limits, some of them too new.
-_OPENING = re.compile(
+_MEANING = re.compile(
     rb"SET (client_encoding|standard_conforming_strings|check_function_bodies|xmloption|client_min_messages|row_security) "
     rb"|SELECT pg_catalog\.set_config\('search_path', '', false\)\Z"
 )
 _SEQUENCE = re.compile(rb"CREATE (?:UNLOGGED )?SEQUENCE (%b)" % toc.QUALIFIED)
 _LINE_BREAKS = re.compile(r"[^\x20-\x7e\xa0-\U0010ffff]|[\x85\u2028\u2029]")
 
-OPENING = rb"""\set ON_ERROR_STOP on
+_OPENING = rb"""\set ON_ERROR_STOP on
 \if :{?schema}
 \else
 \set schema %b
@@ -48,26 +48,30 @@ class PsqlFile:
         self.ledger = Ledger()
         self._write = write
         self._schema = schema.encode("ascii")
+        self._first: list[bytes] = []
         self._numbers: dict[bytes, int] = {}  # of relations, which psql is asked about by name
         self._index_tables: dict[tuple[bytes, ...], bytes] = {}
         self._filled: dict[bytes, int] = {}  # tables whose rows were written, with their number
         self._settings: dict[bytes, bytes] = {}
+        self._last_relation = b""
 
     def head(self, sentences: Iterable[str], encoding: str) -> None:
         """Write comments for whoever opens the file, and what begins the transaction."""
         for sentence in sentences:
             self._write((b"-- " + _in_comment(sentence, encoding)).rstrip() + b"\n")
-        self._write(OPENING % self._schema)
+        self._write(_OPENING % self._schema)
+        for statement in self._first:
+            self._statement(statement)
 
     def comment(self, text: bytes) -> None:
         """Pass a comment to the ledger; the file has its own."""
         self.ledger.comment(text)
 
     def statement(self, text: bytes) -> None:
-        """Write one of the dump's first statements, if others depend on it."""
+        """Keep one of the dump's first statements, if others depend on it, to be written behind the head."""
         self.ledger.statement(text)
-        if _OPENING.match(text):
-            self._statement(text)
+        if _MEANING.match(text):
+            self._first.append(text)
 
     def entry(self, entry: Entry) -> None:
         """Write an entry, so that it is done only where it is missing."""
@@ -93,7 +97,10 @@ class PsqlFile:
             self._filled[table] = number
             self._write(b"\\if :pl_missing_%d\n\\else\n" % number)
             self._statement(b'CREATE SCHEMA IF NOT EXISTS :"schema"')
-            self._statement(b"CREATE TABLE :pl_rows_%d (LIKE %b)" % (number, table))
+            like = (
+                b"LIKE " + table if columns else b""
+            )  # all its columns may be generated, so that none is dumped
+            self._statement(b"CREATE TABLE :pl_rows_%d (%b)" % (number, like))
             self._write(b"\\endif\n")
         self._statement(b"COPY :pl_rows_%d %b FROM stdin" % (number, columns), end=b";\n")
 
@@ -137,8 +144,6 @@ class PsqlFile:
                 self._numbers.setdefault(name, self._numbers[relation])
         self._last_relation = relation if relation in self._numbers else b""
         return self._last_relation
-
-    _last_relation = b""
 
     def _number(self, relation: bytes) -> int:
         """Return the number of a relation; at its first mention psql is told to look whether it is there."""

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import threading
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,7 +103,7 @@ def connect(target: Target, *, settings: Mapping[str, str] | None = None, timeou
     }
     with translated(f"could not connect to {target}"):
         with _without_pg_variables():
-            connection = _Session.connect(**parameters, autocommit=True)  # type: ignore[arg-type]
+            connection = _opened(parameters)
         try:
             pin(connection, settings)
         except BaseException:
@@ -114,6 +115,19 @@ def connect(target: Target, *, settings: Mapping[str, str] | None = None, timeou
 def pin(connection: Connection, settings: Mapping[str, str] | None = None) -> None:
     """Give the session the settings with which `connect` begins, whatever has bent them since."""
     _configure(connection, {**PINNED, **_OVERRIDDEN, "client_encoding": "UTF8", **(settings or {})})
+
+
+def _opened(parameters: Mapping[str, str]) -> Connection:
+    """Return a connection, or leave none behind.
+
+    An interrupt keeps a half-open one alive in its traceback. The server would wait a minute for that one's password, and every
+    DROP DATABASE would wait for the server's process that does.
+    """
+    try:
+        return _Session.connect(**parameters, autocommit=True)  # type: ignore[arg-type]
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 def _configure(connection: Connection, settings: Mapping[str, str]) -> None:

@@ -209,7 +209,13 @@ def _sessions(connection: Connection, name: str) -> list[str]:
         " FROM pg_catalog.pg_stat_activity WHERE datname = %s ORDER BY backend_start LIMIT 5",
         [name],
     ).fetchall()
-    return [f"process {pid} of {user} ({what})" for pid, user, what in rows]
+    prepared = connection.execute(
+        "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = %s ORDER BY prepared LIMIT 5", [name]
+    ).fetchall()
+    return [
+        *(f"process {pid} of {user} ({what})" for pid, user, what in rows),
+        *(f"the prepared transaction {gid}" for (gid,) in prepared),
+    ]
 
 
 def reopen(connection: Connection, name: str, mark: Mark) -> None:

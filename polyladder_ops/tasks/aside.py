@@ -70,14 +70,17 @@ def undo(
         print_json(
             {
                 "database": switched.live,
-                "aside": switched.aside,
+                "aside": switched.aside or None,
                 "outage_s": round(switched.outage_s, 3),
                 "accepted": list(accepted),
             }
         )
     else:
+        kept = (
+            f"what was live is kept as {plain(switched.aside)}" if switched.aside else "there was no live one"
+        )
         print(
-            f"{plain(switched.live)} is what it was; what was live is kept as {plain(switched.aside)}"
+            f"{plain(switched.live)} is what it was; {kept}"
             f" (nobody got in for {round(switched.outage_s * 1000)} ms)"
         )
     if accepted:

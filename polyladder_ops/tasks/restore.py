@@ -41,7 +41,7 @@ _SHOWN = 7
         "list": "Show the last 7 backups with what changed in each, and do nothing.",
         "into": "Make a database of this name instead of replacing the live one.",
         "replace": "With --into: set a database of that name aside if there is one.",
-        "in-place": "Replace the contents in one transaction, for servers without CREATEDB or space.",
+        "in-place": "Replace the contents in one transaction, for a role without CREATEDB; the app waits for all of it.",
         "without-backup": "With --in-place: take no backup of what is there now.",
         "create-roles": "Make missing roles as the backup describes them, without passwords.",
         "accept": ACCEPT,
