@@ -108,8 +108,12 @@ def make_database_by(connection: Connection, server: Target, name: str, manifest
     When we are killed the server goes on creating. As long as it does, the session is there and the lock is held, so
     that whoever cleans up after us comes after it.
     """
-    databases.create(connection, name, manifest.properties)
-    with _undone_if_failing(f"the database {name}", partial(databases.drop, server, name)):
+    with databases.ended_if_left(server, connection):
+        databases.create(connection, name, manifest.properties)
+    with (
+        _undone_if_failing(f"the database {name}", partial(databases.drop, server, name)),
+        session.released(connection),
+    ):
         properties.apply(connection, name, manifest.properties)
 
 

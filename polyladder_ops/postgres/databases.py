@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import secrets
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import psycopg
-from psycopg import errors, sql
+from psycopg import errors, pq, sql
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.session import Connection, connect, translated
@@ -32,6 +33,7 @@ __all__ = [
     "drop",
     "drop_abandoned",
     "drop_roles",
+    "ended_if_left",
     "hold",
     "locked",
     "make_roles",
@@ -41,6 +43,7 @@ __all__ = [
 ]
 
 _FOR_A_PROOF = "made by polyladder-ops for a proof; it is dropped again"
+_ENDING_S = 10.0
 _CREATEDB = "The role needs CREATEDB (or superuser) on that server."
 _SINCE = {"icu": 15, "builtin": 17}
 """The major version that brought each locale provider as one for whole databases."""
@@ -108,6 +111,36 @@ def create(connection: Connection, name: str, like: DatabaseProperties) -> None:
         raise OpsError(
             f"could not create the database {name}", detail=f"{_text(error)}.", hint=_CREATEDB
         ) from error
+
+
+@contextlib.contextmanager
+def ended_if_left(server: Target, connection: Connection) -> Iterator[None]:
+    """Within the block this session is told something; when the block ends early, the server does not go on with it.
+
+    A Ctrl-C may come before the server has even heard, and psycopg does not always wait for the end.
+    """
+    pid = connection.info.backend_pid
+    try:
+        yield
+    except BaseException:
+        if connection.closed or connection.info.transaction_status != pq.TransactionStatus.IDLE:
+            connection.close()
+            with contextlib.suppress(OpsError):  # the server is gone, as who drops the database will say
+                _end_session(server, pid)
+        raise
+
+
+def _end_session(server: Target, pid: int) -> None:
+    deadline = time.monotonic() + _ENDING_S
+    with closing(connect(server, timeout_s=5)) as connection, translated("could not end a session of ours"):
+        while connection.execute(
+            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity"
+            " WHERE pid = %s AND application_name LIKE 'polyladder-ops%%'",
+            [pid],
+        ).fetchall():
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.02)
 
 
 def _locale_options(like: DatabaseProperties, major: int) -> list[tuple[str, str]]:

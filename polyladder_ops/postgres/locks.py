@@ -32,6 +32,11 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
   AND l.classid::int8 = (k.key >> 32) & 4294967295 AND l.objid::int8 = k.key & 4294967295
 ORDER BY a.pid = pg_catalog.pg_backend_pid() DESC, a.backend_start
 """
+# A switch that a crash of the server takes back would show the old rows after the new ones.
+_DURABLY = """
+SELECT pg_catalog.set_config(name, 'on', false) FROM pg_catalog.pg_settings
+WHERE name = 'synchronous_commit' AND setting = 'off'
+"""
 
 
 class Busy(Refused):
@@ -81,6 +86,8 @@ def exclusive(server: Target, database: str, *, doing: str) -> Iterator[Connecti
                 detail=f"{_named(*others[0]) if others else 'It has just ended'}.",
                 hint="Wait for it or end it where it runs; a run that died lets go by itself.",
             )
+        with translated("could not make sure that what is changed stays changed"):
+            connection.execute(_DURABLY)
         yield connection
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
-from psycopg import sql
+from psycopg import pq, sql
 from psycopg.rows import TupleRow
 
 from polyladder_ops.errors import OpsError
@@ -150,6 +150,20 @@ def _without_pg_variables() -> Iterator[None]:
             yield
         finally:
             os.environ.update(hidden)
+
+
+@contextlib.contextmanager
+def released(connection: Connection) -> Iterator[None]:
+    """Hang up if the block fails inside a transaction that could not be rolled back.
+
+    An interrupt can come so that even ROLLBACK fails; whoever cleans up then would wait for our own locks, for ever.
+    """
+    try:
+        yield
+    except BaseException:
+        if connection.info.transaction_status != pq.TransactionStatus.IDLE:
+            connection.close()
+        raise
 
 
 @contextlib.contextmanager

@@ -99,7 +99,7 @@ def follow(connection: Connection, server: Target, aside: str) -> tuple[tuple[st
 
 def _behind(connection: Connection) -> list[str]:
     """Return the standbys that have not replayed what is written now, after waiting for them."""
-    row = connection.execute("SELECT pg_catalog.pg_current_wal_flush_lsn()::text").fetchone()
+    row = connection.execute("SELECT pg_catalog.pg_current_wal_insert_lsn()::text").fetchone()
     deadline = time.monotonic() + _REPLAY_S
     while True:
         late = connection.execute(
