@@ -1,0 +1,70 @@
+-- Rows: how values look as text. Each shape has a schema of its own; lines marked `-- 14+` are for those majors.
+
+-- shape: rows of very different lengths, updated and deleted
+CREATE TABLE t (id int PRIMARY KEY, body text);
+INSERT INTO t SELECT g, repeat(md5(g::text), CASE WHEN g % 7 = 0 THEN 60 ELSE g % 5 END) FROM generate_series(1, 6000) g;
+UPDATE t SET body = body || repeat('x', id % 900) WHERE id % 3 = 0;
+DELETE FROM t WHERE id % 11 = 0;
+INSERT INTO t SELECT g, 'late' FROM generate_series(7000, 7300) g;
+
+-- shape: values whose text has many forms
+CREATE TABLE t (f4 real, f8 float8, n numeric, i interval, ts timestamptz, d date, b bytea, m money,
+                r tstzrange, x xid8, bits bit(5), net inet, j json, jb jsonb, a int[][], p point);
+INSERT INTO t VALUES
+    ('NaN', '-Infinity', 'NaN', '1 mon -2 days 03:04:05.6', '-infinity', '0044-03-15 BC', '\x00ff5c27', 1234.5,
+     '[2026-01-01,)', '18446744073709551615', B'10101', '::1/64', '{"a" :  1}', '{"b": [1, 2]}',
+     '{{1,2},{3,NULL}}', '(1e-300,2)'),
+    (3.4028235e38, 4.9406564584124654e-324, 1e-20, '-178000000 years', 'infinity', '5874897-12-31', '', -0.01,
+     'empty', '0', B'00000', '10.0.0.1', '[]', 'null', '{}', '(0,-0)'),
+    (0.1, 0.1, 0.10, '0', '2026-03-29 02:30:00+01', '2026-02-28', '\x0a0d09', 0, NULL, NULL, NULL, NULL,
+     NULL, NULL, NULL, NULL);
+CREATE TABLE more (n numeric, i interval, tt timetz, x xml, v tsvector, q tsquery, o oid, c "char", na name, bp char(5),
+                   vb varbit, mac macaddr8, bx box, u uuid, jp jsonpath, ls pg_lsn, tx text[]);
+INSERT INTO more VALUES
+    (1e-1000, '-00:00:00.000001', '24:00:00+15:59', NULL, 'a:1A b:2,3', '!a & (b:* | c:AB)', 4294967295, '\', 'x', 'a ',
+     B'', '08:00:2b:ff:fe:01:02:03', '(2,2),(0,0)', 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11', '$.a[*] ? (@ > 1)', 'F/1',
+     ARRAY['a"b', 'c\d', 'e,f', 'NULL', '', NULL, '{}', E'\n']),
+    (-0.000, '178000000 years', '00:00:00-15:59', NULL, '', '', 0, '', '', '     ', B'1', NULL, NULL, NULL, NULL, '0/0', '{}');
+CREATE TABLE spans (r int8multirange, d datemultirange); INSERT INTO spans VALUES ('{[1,3),[5,)}', '{}');  -- 14+
+INSERT INTO more (n, i) VALUES ('-Infinity', NULL);  -- 14+
+INSERT INTO more (i) VALUES ('-infinity');  -- 17+
+
+-- shape: text that looks like a dump
+CREATE TABLE t (id int, body text);
+INSERT INTO t VALUES (1, E'\\.'), (2, E'a\n\\.\nb'), (3, E'\r\n\\.\r\n'), (4, E'\t\b\f\v\\N'), (5, '\N'), (6, NULL),
+    (7, ''), (8, '-- PostgreSQL database dump complete'), (9, E'\\! touch /tmp/owned\n; DROP TABLE t; --'),
+    (10, E'$$ ; '' "'), (11, '\restrict x'), (12, E'COPY t FROM stdin;\n1\t2\n\\.\n'),
+    (13, E'--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict x\n\n');
+COMMENT ON TABLE t IS E'-- PostgreSQL database dump complete\n\\.\n';
+COMMENT ON COLUMN t.body IS E'\\! touch owned\n\\connect x\n/* '' */ $$ ;';
+CREATE TABLE one (body text);
+INSERT INTO one VALUES (E'\\.'), (''), (NULL), (E'\\'), (E'\n'), (E'\r'), (E'\r\n'), (E'x\\'), ('\N'), ('\\.'), (' \.'), (E'\t');
+ALTER TABLE one ADD with_default text DEFAULT E'\\.\n''\\;', ADD CHECK (body <> E'a\\''b;' OR body = $q$\.$q$);
+
+-- shape: tables without columns, rows without values
+CREATE TABLE nothing (); INSERT INTO nothing DEFAULT VALUES; INSERT INTO nothing DEFAULT VALUES;
+CREATE TABLE no_rows_no_columns ();
+CREATE TABLE all_gone (a int); INSERT INTO all_gone VALUES (1), (2), (3); ALTER TABLE all_gone DROP COLUMN a;
+CREATE TABLE generated (a int GENERATED ALWAYS AS (1) STORED); INSERT INTO generated DEFAULT VALUES;
+CREATE TABLE dropped (a int, b int, c int); ALTER TABLE dropped DROP COLUMN b;
+INSERT INTO dropped VALUES (1, 3); ALTER TABLE dropped ADD COLUMN d int DEFAULT 7;
+CREATE TABLE computed (a int, s int GENERATED ALWAYS AS (a * 2) STORED, b text DEFAULT 'x');
+INSERT INTO computed VALUES (1), (NULL); ALTER TABLE computed ADD t int GENERATED ALWAYS AS (a + 1) STORED, ADD u int;
+CREATE TABLE virtual (a int, v int GENERATED ALWAYS AS (a + 1) VIRTUAL, z int); INSERT INTO virtual VALUES (1, DEFAULT, 2);  -- 18+
+
+-- shape: 1600 columns
+DO $do$ BEGIN
+    EXECUTE 'CREATE TABLE wide (' || (SELECT string_agg('c' || g || ' smallint', ', ') FROM generate_series(0, 1599) g) || ')';
+END $do$;
+INSERT INTO wide (c0, c1599) VALUES (1, 2), (NULL, NULL), (3, NULL);
+
+-- shape: sequences in every state
+CREATE SEQUENCE never; CREATE SEQUENCE once; CREATE SEQUENCE set_only; CREATE SEQUENCE down INCREMENT -7 START -1;
+CREATE SEQUENCE little AS smallint MAXVALUE 3 CYCLE; CREATE SEQUENCE cached CACHE 50; CREATE UNLOGGED SEQUENCE unlogged;  -- 15+
+CREATE SEQUENCE little AS smallint MAXVALUE 3 CYCLE; CREATE SEQUENCE cached CACHE 50;  -- -14
+SELECT nextval('once'), setval('set_only', 99, false), nextval('down'), nextval('down'), nextval('cached');
+SELECT nextval('little') FROM generate_series(1, 5);
+SELECT setval('once', 9223372036854775807);
+CREATE TABLE ids (g int GENERATED ALWAYS AS IDENTITY (START 10 INCREMENT 5), s serial, b bigint GENERATED BY DEFAULT AS IDENTITY, t text);
+INSERT INTO ids (t) VALUES ('x'), ('y');
+INSERT INTO ids OVERRIDING SYSTEM VALUE VALUES (1, 2, 3, 'own');
