@@ -154,18 +154,18 @@ def _of_live(server: Server) -> Iterator[Obstacle]:
         who = (
             f"process {session.pid} of {session.role or 'another role'} ({session.application or 'no name'})"
         )
-        if session.application == "pg_dump" or session.application.startswith("polyladder-ops"):
+        if not session.can_be_ended:
+            yield Obstacle(
+                f"session:{session.pid}",
+                f"{who} can't be ended by {server.role}",
+                "End it, or use a superuser's login.",
+            )
+        elif session.application == "pg_dump" or session.application.startswith("polyladder-ops"):
             yield Obstacle(
                 f"session:{session.pid}",
                 f"a backup seems to run: {who}",
                 "Wait until it is done, or accept that it fails.",
                 acceptable=True,
-            )
-        elif not session.can_be_ended:
-            yield Obstacle(
-                f"session:{session.pid}",
-                f"{who} can't be ended by {server.role}",
-                "End it, or use a superuser's login.",
             )
     for slot in server.slots:
         yield Obstacle(

@@ -180,8 +180,10 @@ class _Run:
         made = self._make_roles()
         with self._beside() as ready:
             self._build(ready)
-            undo = self._announce()
-            switched, oid = self._switch(ready)
+            with session.translated(f"the server failed, so {self.name} was left as it was"):
+                locks.check(self.connection, self.name)
+                undo = self._announce()
+                switched, oid = self._switch(ready)
         self._look_again(switched, oid)
         return Result(switched, tuple(self.accepted), self.seconds, made, undo)
 
@@ -263,7 +265,6 @@ class _Run:
 
     def _switch(self, ready: str) -> tuple[Switched, int | None]:
         connection = self.connection
-        locks.check(connection, self.name)
         oid, comment = switch.oid_of(connection, ready), switch.comment_of(connection, ready)
         switch.close(connection, ready)
         with self._phase("switch"), settled(connection, self.server, self.name, oid):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["after_switch", "settled"]
 
-_IMPATIENT = 5  # Ctrl-Cs that somebody may press while we put right what the first one stopped
+_TRIES = 5  # to put right what a Ctrl-C or a cut stopped, while more of them come
 _AGAIN_S = 20.0  # that a server may take to notice that a session of ours is gone, or to start again
 
 
@@ -45,11 +45,16 @@ def settled(connection: Connection, server: Target, live: str, oid: int | None) 
 
 
 def _settle(connection: Connection, server: Target, live: str, oid: int | None, error: BaseException) -> None:
-    """Find out what is true, and put it right, through more Ctrl-Cs too: the app waits before a closed database."""
-    for _ in range(_IMPATIENT):
+    """Find out what is true, and put it right, through more Ctrl-Cs and cuts too: the app waits before a closed database."""
+    for _ in range(_TRIES):
         with suppress(KeyboardInterrupt), _lock_again(connection, server, live) as holding:
-            _find_out(holding, server, live, oid, error)
-            return
+            try:
+                _find_out(holding, server, live, oid, error)
+            except OpsError as left:
+                if left.__cause__ is error or not holding.broken:
+                    raise
+            else:
+                return
     raise OpsError("interrupted again and again")
 
 
