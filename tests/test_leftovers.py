@@ -1,0 +1,150 @@
+"""What a run that died left: found by asking the server, put right, and never what a living run has in hand."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import databases, leftovers, locks, marks, session, switch
+from polyladder_ops.postgres.leftovers import Leftover
+from tests.conftest import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.sandbox.server import Server
+
+COMMENT = "what it is for"
+
+
+def found(server: Server) -> set[Leftover]:
+    with closing(session.connect(server.target())) as connection:
+        return set(leftovers.find(connection))
+
+
+def settle(server: Server, live: str) -> tuple[str, ...]:
+    with locks.exclusive(server.target(), live, doing="abort") as connection:
+        return leftovers.settle(connection, server.target(), live)
+
+
+def looks(server: Server, name: str) -> tuple[str, bool] | None:
+    """Return a database's comment as it is stored, and whether it takes sessions."""
+    with closing(session.connect(server.target())) as connection:
+        row = connection.execute(
+            "SELECT coalesce(shobj_description(oid, 'pg_database'), ''), datallowconn FROM pg_database WHERE datname = %s",
+            [name],
+        ).fetchone()
+    return None if row is None else (row[0], row[1])
+
+
+def note(server: Server, database: Target, kind: str, live: str, *, is_open: bool) -> None:
+    """Do to a database what a run does to it before it dies."""
+    name = database.database
+    run(server.target(), "COMMENT ON DATABASE %I IS %L", name, COMMENT)
+    with closing(session.connect(server.target())) as connection:
+        mark = switch.fence_of(connection, name, "tests", "polyladder_20260105_020000", None)
+        connection.execute(marks.comment(name, mark.model_copy(update={"kind": kind, "live": live}).text))
+        (switch.let_in if is_open else switch.close)(connection, name)
+
+
+@pytest.fixture(autouse=True)
+def nothing_else(server: Server) -> Iterator[None]:
+    assert found(server) == set()
+    yield
+    assert found(server) == set()
+
+
+def test_a_database_closed_for_a_switch_is_opened_again_with_its_comment(
+    server: Server, database: Target
+) -> None:
+    name = database.database
+    note(server, database, "fenced", name, is_open=False)
+    assert found(server) == {Leftover(name, "closed by a switch that did not come to its end")}
+    assert settle(server, name) == (f"opened {name} again",)
+    assert looks(server, name) == (COMMENT, True)
+    assert settle(server, name) == ()
+
+
+def test_a_half_made_copy_is_dropped_whichever_database_it_was_made_for(server: Server) -> None:
+    name = databases.temporary_name("beside")
+    run(server.target(), "CREATE DATABASE %I TEMPLATE template0", name)
+    run(server.target(), "ALTER DATABASE %I ALLOW_CONNECTIONS false", name)
+    assert found(server) == {Leftover(name, "a half-made copy")}
+    assert settle(server, "any") == (f"dropped the half-made copy {name}",)
+    assert looks(server, name) is None
+
+
+def test_what_was_set_aside_and_closed_is_no_leftover(server: Server, database: Target) -> None:
+    note(server, database, "aside", "shop", is_open=False)
+    before = looks(server, database.database)
+    assert found(server) == set()
+    assert settle(server, "shop") == ()
+    assert looks(server, database.database) == before
+
+
+def test_what_was_set_aside_and_left_open_is_closed_and_keeps_its_note(
+    server: Server, database: Target
+) -> None:
+    """Whoever was dumping it has died."""
+    name = database.database
+    note(server, database, "aside", "shop", is_open=True)
+    before = looks(server, name)
+    assert found(server) == {Leftover(name, "set aside, but open")}
+    assert settle(server, "shop") == (f"closed {name} again",)
+    assert before is not None
+    assert looks(server, name) == (before[0], False)
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_what_was_renamed_back_by_hand_is_opened_and_its_note_taken_off(
+    is_open: bool, server: Server, database: Target
+) -> None:
+    name = database.database
+    note(server, database, "aside", name, is_open=is_open)
+    assert {one.database for one in found(server)} == {name}
+    assert settle(server, name) == (f"opened {name} again",)
+    assert looks(server, name) == (COMMENT, True)
+
+
+def test_a_database_that_was_closed_before_the_switch_stays_closed(server: Server, database: Target) -> None:
+    name = database.database
+    run(server.target(), "ALTER DATABASE %I ALLOW_CONNECTIONS false", name)
+    note(server, database, "fenced", name, is_open=False)
+    with closing(session.connect(server.target())) as connection:
+        (mark,) = [m.mark for m in marks.find(connection) if m.name == name]
+    assert not mark.was_open
+    settle(server, name)
+    assert looks(server, name) == (COMMENT, False)
+
+
+def test_what_a_living_run_has_in_hand_is_no_leftover(server: Server, database: Target) -> None:
+    name, copy = database.database, databases.temporary_name("beside")
+    run(server.target(), "CREATE DATABASE %I TEMPLATE template0", copy)
+    note(server, database, "fenced", name, is_open=False)
+    with locks.exclusive(server.target(), name, doing="restore"), databases.locked(server.target(), copy):
+        assert found(server) == set()
+        assert settle(server, "another") == ()
+    assert {one.database for one in found(server)} == {name, copy}
+    settle(server, name)
+    assert looks(server, copy) is None
+
+
+def test_another_databases_fence_is_left_to_that_ones_abort(server: Server, database: Target) -> None:
+    name = database.database
+    note(server, database, "fenced", name, is_open=False)
+    assert settle(server, "another") == ()
+    assert looks(server, name) != (COMMENT, True)
+    settle(server, name)
+
+
+def test_without_the_lock_nothing_is_put_right(server: Server, database: Target) -> None:
+    name = database.database
+    note(server, database, "fenced", name, is_open=False)
+    with closing(session.connect(server.target())) as connection, pytest.raises(OpsError, match="was lost"):
+        leftovers.settle(connection, server.target(), name)
+    assert {one.database for one in found(server)} == {name}
+    settle(server, name)
