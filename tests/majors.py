@@ -61,11 +61,7 @@ def root() -> Path:
     """Return the folder of all that was fetched; root's servers run under an account that can't look into /root."""
     if named := os.environ.get("TEST_MAJORS"):
         return Path(named).absolute()
-    cache = (
-        platformdirs.site_cache_path
-        if os.name == "posix" and os.geteuid() == 0
-        else platformdirs.user_cache_path
-    )
+    cache = platformdirs.site_cache_path if portable.is_root() else platformdirs.user_cache_path
     return cache("polyladder-ops") / "majors"
 
 
