@@ -253,7 +253,7 @@ def test_the_way_of_a_backup_in_the_sandbox(sandbox: Project) -> None:
     assert drilled.code == 0, drilled
     facts = json.loads(drilled.out)
     assert facts["passed"] is True
-    assert [step["ok"] for step in facts["steps"]] == [True] * 5
+    assert [step["ok"] for step in facts["steps"]] == [True] * 6
 
     taken = sandbox.run("backup", "--site=sandbox", "--json")
     assert taken.code == 0, taken
@@ -448,7 +448,8 @@ def slow(place_: Project, taken: Backup) -> Project:
     """The same with a backup that takes its time to load."""
     folder = Path(place_.variables["BACKUP_DIR"])
     shutil.rmtree(folder)
-    forged(taken, folder, dump_of(taken).replace(b"CREATE SCHEMA", b"SELECT pg_sleep(60);\nCREATE SCHEMA", 1))
+    sleep = b"CREATE MATERIALIZED VIEW public.slow AS SELECT 1 AS one FROM pg_catalog.pg_sleep(60);\n"
+    forged(taken, folder, dump_of(taken).replace(b"CREATE SCHEMA", sleep + b"CREATE SCHEMA", 1))
     return place_
 
 

@@ -125,6 +125,21 @@ def shapes(c: Context, only: str = "") -> None:
     _run("pytest", "-n", cores, "--timeout=1800", *files, *chosen, TEST_SWEEP="1", CI="true")
 
 
+@task()
+def kills(c: Context) -> None:
+    """Kill a restore at four hundred instants.
+
+    The tests kill it at forty. Each time a process that looks at the live name every 20 ms must have seen one complete database.
+
+    Examples:
+        invoke dev.kills
+    """
+    refuse_dry(c)
+    _run(
+        "pytest", "-n", "0", "--timeout=3600", "tests/faults/test_restore_kill.py", TEST_SWEEP="1", CI="true"
+    )
+
+
 def _run(*argv: str, **variables: str) -> None:
     """Run a tool of this environment, its output as it comes. Raise Mismatch if it is not content."""
     print("+", *argv, file=sys.stderr, flush=True)
@@ -142,3 +157,4 @@ collection = Collection("dev")
 collection.add_task(check, name="check")
 collection.add_task(bench, name="bench")
 collection.add_task(shapes, name="shapes")
+collection.add_task(kills, name="kills")

@@ -53,9 +53,9 @@ def own_place(role: Target, tmp_path: Path) -> Iterator[Place]:
         yield Place(target, tmp_path / "backups", tmp_path / "state" / "runs")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def standby(server: servers.Server) -> Iterator[Target]:
-    """A standby of the server, as its superuser."""
+    """A standby of the server, as its superuser; gone after the module, since it stands in the way of every restore."""
     primary = server.target()
     account = portable.owner(server._home)
     passfile = server._home / "standby.password"
@@ -73,6 +73,8 @@ def standby(server: servers.Server) -> Iterator[Target]:
     call("pg_ctl", "start", "-w", "-D", "standby", "-l", "standby.log", "-o", options)
     yield with_other(primary, port=port)
     call("pg_ctl", "stop", "-m", "immediate", "-D", "standby")
+    places_of_servers.delete(server._home / "standby")
+    passfile.unlink()
 
 
 @pytest.fixture(scope="session")
