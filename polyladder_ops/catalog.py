@@ -20,7 +20,7 @@ from polyladder_ops.errors import OpsError, UsageError
 from polyladder_ops.manifest import Manifest, load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from polyladder_ops.records import Record
 
@@ -61,6 +61,12 @@ class Backup:
         return self.complete and records.is_verified(self.records)
 
     @property
+    def failed(self) -> bool:
+        """Whether the last verification of these bytes failed: worse than that nobody has looked."""
+        last = records.last_verification(self.records)
+        return self.complete and last is not None and last.verdict == "failed"
+
+    @property
     def pinned(self) -> bool:
         """Whether somebody wants it kept."""
         return records.is_pinned(self.records)
@@ -78,9 +84,14 @@ class Catalog:
     """A folder's backups of one site, newest first, and what else was found there."""
 
     backups: tuple[Backup, ...] = ()
-    other_sites: int = 0
+    others: tuple[Backup, ...] = ()
     unusable: tuple[OpsError, ...] = ()
     litter: tuple[str, ...] = ()
+
+    @property
+    def other_sites(self) -> int:
+        """How many are there of other sites."""
+        return len(self.others)
 
     @property
     def latest(self) -> Backup | None:
@@ -92,7 +103,9 @@ def scan(folder: Path, site: str) -> Catalog:
     """Return what the folder holds for this site; a folder that is not there holds nothing."""
     sizes = _sizes(folder)
     recorded = _records(folder, sizes)
-    backups, unusable, others = [], [], 0
+    backups: list[Backup] = []
+    others: list[Backup] = []
+    unusable = []
     for name in sizes:
         if not _MANIFEST.fullmatch(name):
             continue
@@ -101,13 +114,11 @@ def scan(folder: Path, site: str) -> Catalog:
         except OpsError as error:
             unusable.append(error)
             continue
-        if manifest.site != site:
-            others += 1
-            continue
         found = records.load_all(recorded[manifest.file], manifest.sha256)
-        backups.append(Backup(manifest, folder / manifest.file, sizes.get(manifest.file), found))
+        its_list = backups if manifest.site == site else others
+        its_list.append(Backup(manifest, folder / manifest.file, sizes.get(manifest.file), found))
     backups.sort(key=lambda backup: (backup.taken_at, backup.id), reverse=True)
-    return Catalog(tuple(backups), others, tuple(unusable), _litter(sizes))
+    return Catalog(tuple(backups), tuple(others), tuple(unusable), _litter(sizes))
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -171,7 +182,8 @@ def find(catalog: Catalog, wanted: str, *, now: datetime) -> Backup:
     """Return the backup that a person's word names.
 
     ``latest``; an id or the unique beginning of one; a path; a day (its end in UTC) or an instant: the newest complete
-    backup at or before it. Raise UsageError if the word is none of these, OpsError if no backup fits or several do.
+    backup at or before it. Only a path or a whole id can name another site's. Raise UsageError if the word is none of
+    these, OpsError if no backup fits or several do.
     """
     if not wanted or wanted.startswith("-"):
         raise UsageError(f"--backup={wanted} names no backup", hint=_EXAMPLES)
@@ -183,7 +195,7 @@ def find(catalog: Catalog, wanted: str, *, now: datetime) -> Backup:
         return _newest(catalog, instant, f"at or before {wanted}")
     if os.sep in wanted or "/" in wanted or wanted.endswith((".gz", ".age", ".json")):
         return _by_path(Path(wanted))
-    return _by_id(catalog.backups, wanted)
+    return _by_id(catalog, wanted)
 
 
 def parse_time(text: str) -> datetime | None:
@@ -210,13 +222,13 @@ def _newest(catalog: Catalog, until: datetime, word: str) -> Backup:
         if backup.complete:
             return backup
     detail = f"{len(fitting)} are listed and none is complete." if fitting else ""
+    hint = "Take one with `invoke backup`."
     if catalog.backups and not fitting:
         detail = f"The oldest is {catalog.backups[-1].id}."
+        hint = "Write a later time; `invoke backup.list` shows them."
     if catalog.other_sites:
         detail = f"{detail} There are {catalog.other_sites} of other sites.".strip()
-    raise OpsError(
-        f"there is no complete backup: {word}", detail=detail, hint="Take one with `invoke backup`."
-    )
+    raise OpsError(f"there is no complete backup: {word}", detail=detail, hint=hint)
 
 
 def _by_path(path: Path) -> Backup:
@@ -225,9 +237,9 @@ def _by_path(path: Path) -> Backup:
     return open_backup(path)
 
 
-def _by_id(backups: Sequence[Backup], wanted: str) -> Backup:
-    exact = [backup for backup in backups if backup.id == wanted]
-    begun = exact or [backup for backup in backups if backup.id.startswith(wanted)]
+def _by_id(catalog: Catalog, wanted: str) -> Backup:
+    exact = [backup for backup in (*catalog.backups, *catalog.others) if backup.id == wanted]
+    begun = exact or [backup for backup in catalog.backups if backup.id.startswith(wanted)]
     if not wanted.startswith("polyladder_") or not begun:
         raise OpsError(
             f"there is no backup {wanted}", hint=f"{_EXAMPLES} List them with `invoke backup.list`."

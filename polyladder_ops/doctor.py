@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from polyladder_ops import encryption, setaside
+from polyladder_ops import catalog, encryption, replacement, setaside
 from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.postgres.clients import Client, choose, find_clients
 from polyladder_ops.postgres.conninfo import Target, parse
@@ -27,6 +27,7 @@ from polyladder_ops.terminal import age, size
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from polyladder_ops.preflight import Obstacle
     from polyladder_ops.settings import Settings
 
 __all__ = ["Answer", "Check", "examine", "stopping"]
@@ -89,6 +90,7 @@ def examine(settings: Settings) -> list[Check]:
         try_identity(settings),
         _attempt("proof by restore", "", lambda: _proof(settings, clients, known)),
         *_restores(target, is_known=known is not None),
+        *(_restore_now(target, settings) if isinstance(target, Target) and known else ()),
     ]
 
 
@@ -128,6 +130,24 @@ def judge_restores(found: setaside.Status, now: datetime) -> list[Check]:
     if left:
         return [Check("restores", False, f"{left}.", "Run `invoke restore.abort`.", "restore"), *asides]
     return [Check("restores", True, f"{said.rstrip('.')}."), *asides]
+
+
+def _restore_now(target: Target, settings: Settings) -> list[Check]:
+    """Return whether the newest backup could replace the database now; none if there is no backup."""
+    latest = catalog.scan(settings.backup_dir, settings.site).latest
+    if latest is None:
+        return []
+    options = replacement.Options(name=target.database)
+    plan = _attempt("restore", "", lambda: replacement.preview(target, latest, options))
+    return [plan if isinstance(plan, Check) else judge_restore(latest.id, plan.obstacles)]
+
+
+def judge_restore(backup: str, obstacles: Sequence[Obstacle]) -> Check:
+    """Return what stands in the way of a restore; a warning, since it may be gone then, accepted, or not matter in place."""
+    if not obstacles:
+        return Check("restore", True, f"Nothing stands in the way of {backup}.")
+    detail = "; ".join(map(str, obstacles))
+    return Check("restore", False, f"{backup} would be refused: {detail}.", obstacles[0].cure)
 
 
 def _unknown_names(settings: Settings) -> Iterator[Check]:

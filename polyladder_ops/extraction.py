@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import picking, restoring, storage, textfile
 from polyladder_ops.errors import Mismatch, Refused, UsageError
-from polyladder_ops.postgres import databases, inventory, proof, session, switch
+from polyladder_ops.postgres import databases, inventory, marks, proof, session, switch
 from polyladder_ops.postgres.grants import Grant
 from polyladder_ops.postgres.lexer import DumpError, Lexer
 from polyladder_ops.postgres.load import Loader, LoadError
+from polyladder_ops.postgres.permitted import OnlyPermitted
 from polyladder_ops.postgres.picker import Enough, Picker
 from polyladder_ops.postgres.proof import Difference
 from polyladder_ops.postgres.psqlfile import PsqlFile
@@ -42,7 +43,6 @@ __all__ = ["BESIDE", "Extracted", "into", "refuse_taken", "to_file"]
 
 BESIDE = "polyladder_extract"
 """The schema that takes the rows of a file whose table is there already."""
-_NAME_BYTES = 63
 Progress = Callable[[int], None] | None
 
 
@@ -64,10 +64,10 @@ class Extracted:
 
 def refuse_taken(server: Target, name: str) -> None:
     """Return if a database of this name can be made. Raise Refused if there is one, UsageError if it is no name for one."""
-    if not name or len(name.encode()) > _NAME_BYTES:
+    if not name or len(name.encode()) > marks.NAME_BYTES:
         raise UsageError(
             f"{name!a} is no name for a database",
-            detail=f"A name has 1 to {_NAME_BYTES} bytes.",
+            detail=f"A name has 1 to {marks.NAME_BYTES} bytes.",
             hint="Choose another.",
         )
     with closing(session.connect(server)) as connection, session.translated("could not list the databases"):
@@ -206,7 +206,7 @@ def _pick(
         without=without,
         decided=decided or (lambda found: picking.expect_rows(wanted, found)),
     )
-    lexer = Lexer(picker)
+    lexer = Lexer(OnlyPermitted(picker))
     read = 0
 
     def sink(block: bytes) -> None:

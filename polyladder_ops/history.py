@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from polyladder_ops.terminal import many
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -36,14 +38,14 @@ class Change:
 
     def __str__(self) -> str:
         if self.before is None or self.after is None:
-            return f"{self.table} is {self.kind} ({self.before or self.after or 0:,} rows)"
+            return f"{self.table} is {self.kind} ({many(self.before or self.after or 0, 'row')})"
         if self.kind == "changed":
-            return f"{self.table} changed (still {self.after:,} rows)"
-        return f"{self.table} {self.kind} by {abs(self.after - self.before):,} ({self.before:,} → {self.after:,} rows)"
+            return f"{self.table} changed (still {many(self.after, 'row')})"
+        return f"{self.table} {self.kind} by {abs(self.after - self.before):,} ({self.before:,} → {many(self.after, 'row')})"
 
 
 def changes(before: Backup, now: Backup) -> tuple[Change, ...]:
-    """Return the tables whose rows differ between two backups, losses first."""
+    """Return the tables whose rows differ between two backups: what is gone or emptied first, then the greatest losses."""
     old = {table.name: table for table in before.manifest.tables}
     new = {table.name: table for table in now.manifest.tables}
     found = [
@@ -51,7 +53,9 @@ def changes(before: Backup, now: Backup) -> tuple[Change, ...]:
         for name in sorted(old.keys() | new.keys())
         if name not in old or name not in new or old[name] != new[name]
     ]
-    return tuple(sorted(found, key=lambda change: (change.after or 0) - (change.before or 0)))
+    return tuple(
+        sorted(found, key=lambda change: (bool(change.after), (change.after or 0) - (change.before or 0)))
+    )
 
 
 def since(backups: Sequence[Backup], backup: Backup) -> tuple[Change, ...] | None:

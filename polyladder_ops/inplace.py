@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.load import Accepted
     from polyladder_ops.postgres.proof import Difference
     from polyladder_ops.postgres.session import Connection
-    from polyladder_ops.restoring import Fed
 
 __all__ = ["BYTES_PER_S", "Differs", "Restored", "estimate_s", "obstacles", "restore"]
 
@@ -188,11 +187,13 @@ def restore(
     accept: Collection[str] = (),
     lock_wait_s: float = takeover.LOCK_WAIT_S,
     progress: Callable[[int], None] | None = None,
+    keep: Callable[[], None] | None = None,
     prove: bool = True,
 ) -> Restored:
     """Replace what the database holds by a backup, all or nothing, and return what `accept` had to let through.
 
-    `accept` names statements (`statement:12`) and differences (`table:public.film`). Nobody is ended for it. Raise
+    `keep` is called when nobody can write any more and all can still be read: what it saves is all there is. `accept`
+    names statements (`statement:12`) and differences (`table:public.film`). Nobody is ended for it. Raise
     Refused if it can't be done in one transaction, LoadError if the server refuses a statement, Differs if something
     came out otherwise than it was dumped, OpsError if a lock is not to be had within `lock_wait_s` seconds or anything
     else fails: after each of these the database is as it was.
@@ -211,28 +212,27 @@ def restore(
     ):
         began = time.monotonic()
         with takeover.transaction(connection, quiet):
+            if keep:
+                takeover.stop_writers(connection, quiet, wait_s=lock_wait_s)
+                keep()
             with takeover.lock_out(connection, quiet, wait_s=lock_wait_s):
                 clearing.clear(connection)
             work = _Work(connection, target.database, backup, keys, frozenset(accept), settings, progress)
-            fed = work.load()
+            accepted = work.load()
             differences = work.differences() if prove else []
             _expect_accepted(backup, differences, accept)
-        return Restored(fed.accepted, tuple(differences), time.monotonic() - began)
+        return Restored(accepted, tuple(differences), time.monotonic() - began)
 
 
 def _expect_accepted(backup: Backup, differences: Sequence[Difference], accept: Collection[str]) -> None:
-    unwanted = [d for d in differences if _item(d) not in accept]
+    unwanted = [d for d in differences if d.item not in accept]
     if unwanted:
-        items = ",".join(dict.fromkeys(map(_item, unwanted)))
+        items = ",".join(dict.fromkeys(d.item for d in unwanted))
         raise Differs(
             f"backup {backup.id} does not come back as it was dumped; the database is as it was",
             unwanted,
-            hint=f"To restore all the same: `--accept={items}`.",
+            hint=f"To restore all the same: `--accept='{items}'`.",
         )
-
-
-def _item(difference: Difference) -> str:
-    return f"{difference.kind}:{difference.name}"
 
 
 @dataclass(frozen=True)
@@ -247,21 +247,15 @@ class _Work:
     settings: Mapping[str, str]
     progress: Callable[[int], None] | None = field(repr=False)
 
-    def load(self) -> Fed:
-        """Load the dump. Raise OpsError if these are not the bytes that the manifest speaks of."""
-        fed = self._fed(schema_only=False, progress=self.progress)
-        manifest = self.backup.manifest
-        other = proof.compare_contents(manifest.contents, fed.contents)
-        if other or fed.stored.sha256 != manifest.sha256:
-            raise OpsError(
-                f"backup {self.backup.id} changed since it was taken",
-                detail=f"{other[0] if other else 'Its sha256 is another than the manifest says'}.",
-                hint=f"Run `invoke verify --backup={self.backup.id}`. The database is as it was.",
-            )
-        properties.apply(self.connection, self.database, manifest.properties)
-        return fed
+    def load(self) -> tuple[Accepted, ...]:
+        """Load the dump; return what was let through."""
+        accepted = self._feed(schema_only=False, progress=self.progress)
+        properties.apply(self.connection, self.database, self.backup.manifest.properties)
+        return accepted
 
-    def _fed(self, *, schema_only: bool, progress: Callable[[int], None] | None = None) -> Fed:
+    def _feed(
+        self, *, schema_only: bool, progress: Callable[[int], None] | None = None
+    ) -> tuple[Accepted, ...]:
         session.pin(self.connection, self.settings)
         return restoring.feed(
             self.connection,
@@ -296,7 +290,7 @@ class _Work:
         """
         with contextlib.suppress(OpsError), session.translated("could not replay the dump"), self._aside():
             clearing.clear(self.connection)
-            self._fed(schema_only=True)
+            self._feed(schema_only=True)
             session.pin(self.connection)
             return inventory.entries(self.connection)
         return ()

@@ -39,6 +39,12 @@ _TO_SQL = "Turn it into SQL first: `pg_restore -f {stem}.sql {name}`, then resto
 _UNPACK = "Unpack it first, then restore the .sql.gz that is in it."
 _RENAME = "Rename it so that its name says what it is: .sql, .sql.gz or .sql.gz.age."
 _ANEW = "Letters such as ä may be others in it now: take a new backup with `invoke backup` if you can."
+_TAKE_AWAY = (
+    f"{_ANEW} If this is all there is, take the mark away: `tail -c +4 {{name}} > {{stem}}_utf8.sql`."
+)
+_TURN = (
+    f"{_ANEW} If this is all there is: `iconv -f UTF-16 -t UTF-8 {{name}} | tr -d '\\r' > {{stem}}_utf8.sql`."
+)
 _UNIX = (
     "Unpack it, take them away with `tr -d '\\r'`, and look at letters such as ä in what that restores to."
 )
@@ -51,9 +57,9 @@ _OTHER_KINDS = (
     (0, b"\xfd7zXZ", "compressed with xz", _UNPACK),
     (0, b"\x28\xb5\x2f\xfd", "compressed with zstd", _UNPACK),
     (0, b"\x04\x22\x4d\x18", "compressed with lz4", _UNPACK),
-    (0, b"\xff\xfe", "UTF-16, as PowerShell writes it", _ANEW),
-    (0, b"\xfe\xff", "UTF-16", _ANEW),
-    (0, b"\xef\xbb\xbf", "UTF-8 with a byte order mark, as PowerShell writes it", _ANEW),
+    (0, b"\xff\xfe", "UTF-16, as PowerShell writes it", _TURN),
+    (0, b"\xfe\xff", "UTF-16", _TURN),
+    (0, b"\xef\xbb\xbf", "UTF-8 with a byte order mark, as PowerShell writes it", _TAKE_AWAY),
 )
 _KINDS = (
     (b"age-encryption.org/", ".age", "encrypted with age"),
@@ -127,12 +133,18 @@ def _checked_name(path: Path) -> str:
         )
     for place, magic, what, hint in _OTHER_KINDS:
         if head.startswith(magic, place):
-            raise _another(path, what, hint.format(name=path.name, stem=stem))
+            raise _another(path, what, _cure(hint, path.name))
     named = _NAME.fullmatch(path.name)
     suffix, said = next((suffix, said) for magic, suffix, said in _KINDS if head.startswith(magic))
     if named is None or suffix != path.suffix:
         raise _another(path, said, _RENAME)
     return named["stem"]
+
+
+def _cure(hint: str, name: str) -> str:
+    """Return the hint with its names filled in; a file is never told to be written over itself."""
+    stem = name.partition(".")[0]
+    return hint.format(name=name, stem=f"{stem}_plain" if name == f"{stem}.sql" else stem)
 
 
 def _another(path: Path, what: str, hint: str) -> OpsError:
@@ -174,8 +186,7 @@ def _check_head(block: bytes, path: Path) -> None:
     for place, magic, what, hint in _OTHER_KINDS:
         if block.startswith(magic, place):
             unpacked = path.name.removesuffix(".age").removesuffix(".gz")
-            said = hint.format(name=unpacked, stem=path.name.partition(".")[0])
-            raise OpsError(f"what it packs is {what}", hint=f"Unpack it with gunzip. {said}")
+            raise OpsError(f"what it packs is {what}", hint=f"Unpack it with gunzip. {_cure(hint, unpacked)}")
     if block[: block.find(b"\n")].endswith(b"\r"):
         raise OpsError(
             "its lines end as on Windows (CRLF)",

@@ -1,29 +1,32 @@
 """Restoring into the live database itself, for a role that may not make a second one.
 
 It saves no space: the server keeps the old rows until the COMMIT. There is no way back but a backup of what was there, so
-one is taken first. What is done is one transaction (`inplace.py`); everybody who wants a table waits for it.
+one is taken first, when nobody can write any more. All is one transaction (`inplace.py`); everybody who wants a table waits
+for it.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import checks, inplace, restoring, setaside
 from polyladder_ops.errors import Mismatch, Refused
-from polyladder_ops.postgres import leftovers, locks
+from polyladder_ops.postgres import leftovers, locks, session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from polyladder_ops.backups import Options as BackupOptions
     from polyladder_ops.catalog import Backup
+    from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.replacement import Options
     from polyladder_ops.site import Site
 
-__all__ = ["Overwritten", "overwrite"]
+__all__ = ["Overwritten", "estimate_s", "overwrite"]
 
 
 @dataclass(frozen=True)
@@ -62,30 +65,49 @@ def overwrite(
                 detail="\n        ".join(f"{reason}." for reason in reasons),
                 hint="Nothing was touched. Cure this, or restore beside it, with a role that has CREATEDB.",
             )
-        confirm(inplace.estimate_s(backup.manifest))
-        kept = setaside.back_up(target, site, before) if before else None
-        if kept:
-            say(f"kept what is there now as {kept.id} (site {kept.manifest.site})")
-        locks.check(connection, target.database)
+        confirm(estimate_s(target, backup.manifest, backs_up=before is not None))
+        kept: list[Backup] = []
+
+        def keep() -> None:
+            if before:
+                kept.append(setaside.back_up(target, site, before))
+                say(f"kept what is there now as {kept[0].id} (site {kept[0].manifest.site})")
+            locks.check(connection, target.database)
+
+        @cache
+        def report() -> Callable[[int], None]:  # begun after what `keep` has to say
+            return options.progress("restore in place") if options.progress else lambda _size: None
+
+        def progress(size: int) -> None:
+            report()(size)
+
         began = time.monotonic()
-        progress = options.progress("restore in place") if options.progress else None
         try:
-            done = inplace.restore(target, backup, keys, accept=options.accept, progress=progress)
+            done = inplace.restore(target, backup, keys, accept=options.accept, progress=progress, keep=keep)
         except inplace.Differs as error:
             raise Mismatch(error.message, detail=error.detail, hint=error.hint) from error
-        accepted = [f"{a.item}: {a.why}" for a in done.accepted] + [str(d) for d in done.differences]
+        accepted = [f"{a.item}: {a.why}" for a in done.accepted] + [
+            f"{d.item}: {d.detail}" for d in done.differences
+        ]
         restoring.analyze(target)
-        accepted += _ask(target, options)
-    return Overwritten(kept, tuple(accepted), time.monotonic() - began)
+        accepted += _ask(target, options, kept[0] if kept else None)
+    return Overwritten(kept[0] if kept else None, tuple(accepted), time.monotonic() - began)
 
 
-def _ask(target: Target, options: Options) -> list[str]:
+def estimate_s(target: Target, manifest: Manifest, *, backs_up: bool) -> float:
+    """Return for how many seconds, roughly, nobody can write, the backup of what is there now included."""
+    first_s = session.database_size(target) / inplace.BYTES_PER_S if backs_up else 0.0
+    return first_s + inplace.estimate_s(manifest)
+
+
+def _ask(target: Target, options: Options, kept: Backup | None) -> list[str]:
     """Return the failed checks that are accepted. Raise Mismatch if others failed."""
     wrong = {f"check:{a.check.name}": a.said for a in checks.run(target, options.checks) if not a.ok}
     if others := [f"{item}: {said}" for item, said in wrong.items() if item not in options.accept]:
         raise Mismatch(
             f"{target.database} was restored, and {len(others)} of your checks fail on it",
             detail="\n        ".join(others),
-            hint="Look at POLYLADDER_CHECKS; what was there before is in the backup that was just taken.",
+            hint="Look at POLYLADDER_CHECKS"
+            + (f"; what was there before is the backup {kept.id}." if kept else " and at the database."),
         )
     return [f"{item}: {said}" for item, said in wrong.items()]

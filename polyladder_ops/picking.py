@@ -218,7 +218,7 @@ def described(backup: str, wanted: Wanted, come: Outcome, schema: str) -> Iterat
         *(f"  {table.name}: {table.rows} rows" for table in come.contents.tables),
         "",
         "Load it with psql 11 or newer; it is one transaction, which stops at the first error:",
-        "    psql -X -f FILE DATABASE-URL",
+        "    psql -X -f FILE DATABASE-URL             (a .gz: gunzip -c FILE | psql -X DATABASE-URL)",
         f"A table that is missing there is made anew. The rows of one that is there go beside it, into the schema {schema}",
         "(another one: psql -v schema=NAME), and the table stays as it is. To put back what it lacks, look, and then say:",
         *(

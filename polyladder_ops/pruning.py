@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pydantic
@@ -25,6 +24,7 @@ from polyladder_ops.workspace import folder_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from polyladder_ops.catalog import Backup
@@ -209,13 +209,11 @@ def _mark(chosen: Backup, kind: records.Kind, reason: str) -> Backup:
 
 
 def _record(backup: Backup, kind: records.Kind, reason: str) -> Record:
-    """Return the record, later than any other of this backup: the last one counts, and clocks differ."""
-    latest = max((record.at for record in backup.records), default=datetime.min.replace(tzinfo=UTC))
     return Record(
         kind=kind,
         backup=backup.id,
         sha256=backup.manifest.sha256,
-        at=max(datetime.now(UTC), latest + timedelta(microseconds=1)),
+        at=records.instant_after(backup.records),
         by=portable.by_whom(),
         details=(reason,) if reason else (),
     )

@@ -6,7 +6,7 @@ A record is bound to the bytes by their sha256, so that it can't speak for anoth
 from __future__ import annotations
 
 import secrets
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 import pydantic
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["Record", "append", "is_pinned", "is_verified", "last_verification", "load_all"]
+__all__ = ["Record", "append", "instant_after", "is_pinned", "is_verified", "last_verification", "load_all"]
 
 Kind = Literal["verify", "pin", "unpin"]
 Verdict = Literal["passed", "failed", "not proved", ""]
@@ -38,6 +38,11 @@ class Record(BaseModel):
     level: str = ""
     verdict: Verdict = ""
     details: tuple[str, ...] = ()
+
+
+def instant_after(records: Iterable[Record]) -> datetime:
+    """Return the instant of a new record: now, and later than any other, since the last one counts and clocks differ."""
+    return max((datetime.now(UTC), *(record.at + timedelta(microseconds=1) for record in records)))
 
 
 def append(data: Path, record: Record) -> Path:

@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.switch import Switched
     from polyladder_ops.preflight import Obstacle
 
-__all__ = ["Options", "Plan", "Result", "item_of", "preview", "replace"]
+__all__ = ["Options", "Plan", "Result", "preview", "replace"]
 
+_TEMPLATES = ("template0", "template1")
 _BEAT_S = 2.0  # between two looks at the lock and at the server's disk while a copy is loaded
 
 
@@ -74,7 +75,7 @@ class Plan:
 
 @dataclass
 class Result:
-    """What was done: the switch, what was let through by `--accept`, seconds a phase, the newest rows then and now."""
+    """What was done: the switch, what was let through, seconds a phase, roles that were made, SQL that would undo it."""
 
     switched: Switched
     accepted: tuple[str, ...] = ()
@@ -129,10 +130,15 @@ def look(connection: Connection, server: Target, target: Target, backup: Backup,
 
 
 def preview(target: Target, backup: Backup, options: Options) -> Plan:
-    """Return the plan of now without touching anything, not even a lock. Raise OpsError if the server fails."""
+    """Return the plan of now without touching anything, not even a lock.
+
+    Raise OpsError if the server fails, Refused if the name is taken.
+    """
     server = _maintenance(target, options.name)
     with closing(session.connect(server)) as connection:
-        return look(connection, server, target.with_database(options.name), backup, options)
+        plan = look(connection, server, target.with_database(options.name), backup, options)
+    _refuse_taken(plan, options)
+    return plan
 
 
 def _maintenance(target: Target, name: str) -> Target:
@@ -142,19 +148,31 @@ def _maintenance(target: Target, name: str) -> Target:
             detail=f"It has {size} bytes; the server would cut it to {marks.NAME_BYTES}, perhaps to another one's name.",
             hint="Choose a shorter one.",
         )
+    if name in _TEMPLATES or (name == "postgres" and name != target.database):
+        raise Refused(
+            f"{name} is a database of the server itself",
+            detail="Others are made from it, or managed from it.",
+            hint="Choose another name.",
+        )
     return locks.maintenance(target.with_database(name))
 
 
-def _refuse(plan: Plan, options: Options) -> None:
+def _refuse_taken(plan: Plan, options: Options) -> None:
     if plan.server.live_oid is not None and not options.replaces:
         raise Refused(
             f"there is a database {plan.target.database} already",
             detail="It was not touched.",
             hint="Choose another name, or add --replace: it is set aside then, not dropped.",
         )
+
+
+def _refuse(plan: Plan, options: Options) -> None:
+    _refuse_taken(plan, options)
     if plan.obstacles:
         acceptable = [o.item for o in plan.obstacles if o.acceptable]
         accept = f" To let one through: --accept='{acceptable[0]}'" if acceptable else ""
+        if fixed := sorted(o.item for o in plan.obstacles if o.item in options.accept):
+            accept = f" --accept can't let {', '.join(fixed)} through.{accept}"
         raise Refused(
             f"{len(plan.obstacles)} {'thing stands' if len(plan.obstacles) == 1 else 'things stand'} in the way",
             detail="\n        ".join(f"{o}. {o.cure}" for o in plan.obstacles),
@@ -203,11 +221,13 @@ class _Run:
 
     @contextmanager
     def _beside(self) -> Iterator[str]:
-        """Within the block the name of a new empty database; if it still has that name at the end, it is dropped."""
+        """Within the block the name of a new empty database; if the block fails before it got another name, it is dropped."""
         ready = databases.temporary_name("beside")
         with session.translated("could not lock the copy"):
             databases.hold(self.connection, ready)
-        with restoring.undone(f"the database {ready}", partial(databases.drop, self.server, ready)):
+        with restoring.undone_if_failing(
+            f"the database {ready}", partial(databases.drop, self.server, ready)
+        ):
             restoring.make_database_by(self.connection, self.server, ready, self.plan.backup.manifest)
             yield ready
 
@@ -227,14 +247,14 @@ class _Run:
                 self._ask(copy)
 
     def _judge(self, found: Sequence[Difference], verdict: str) -> None:
-        wrong = [d for d in found if item_of(d) not in self.options.accept]
-        self.accepted += [f"{item_of(d)}: {d.detail}" for d in found if d not in wrong]
+        wrong = [d for d in found if d.item not in self.options.accept]
+        self.accepted += [f"{d.item}: {d.detail}" for d in found if d not in wrong]
         if wrong:
             more = f"\n        and {len(wrong) - 10} more" if len(wrong) > 10 else ""
             raise Mismatch(
                 verdict,
-                detail="\n        ".join(f"{item_of(d)}: {d.detail}" for d in wrong[:10]) + more,
-                hint=f"{self.name} was not touched, the copy is dropped. To let one through: --accept='{item_of(wrong[0])}'",
+                detail="\n        ".join(f"{d.item}: {d.detail}" for d in wrong[:10]) + more,
+                hint=f"{self.name} was not touched, the copy is dropped. To let one through: --accept='{wrong[0].item}'",
             )
 
     def _ask(self, copy: Target) -> None:
@@ -249,7 +269,9 @@ class _Run:
             raise Mismatch(
                 f"{len(wrong)} of your checks failed on the copy, so it did not replace anything",
                 detail="\n        ".join(f"check:{a.check.name}: {a.said}" for a in wrong),
-                hint=f"{self.name} was not touched. Look at POLYLADDER_CHECKS, or --accept='check:{wrong[0].check.name}'",
+                hint=f"{self.name} was not touched. Perhaps the backup holds the damage, and an older one does not:"
+                " `invoke restore --list`. To let them through: "
+                + " ".join(f"--accept='check:{a.check.name}'" for a in wrong),
             )
 
     def _announce(self) -> tuple[str, ...]:
@@ -259,7 +281,8 @@ class _Run:
         self.aside = marks.name_aside(self.name, datetime.now(UTC), switch.names(self.connection))
         lines = switch.by_hand(self.name, self.aside, switch.comment_of(self.connection, self.name))
         self.say(
-            "if it must be undone without this program, run in psql -d postgres:\n  " + "\n  ".join(lines)
+            f"if it must be undone without this program, run in psql -d {self.server.database}:\n  "
+            + "\n  ".join(lines)
         )
         return lines
 
@@ -325,8 +348,3 @@ class _Watch:
                 hint="Enlarge the server's volume, or accept it with --accept=space.",
             )
         self.looked_at = time.monotonic()
-
-
-def item_of(difference: Difference) -> str:
-    """Return the name that `--accept` takes for this difference; the copy's own name, made for one run, is none."""
-    return difference.kind if difference.kind == "database" else f"{difference.kind}:{difference.name}"

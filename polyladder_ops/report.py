@@ -6,8 +6,8 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import history, records
-from polyladder_ops.terminal import age, duration, plain, size, table
+from polyladder_ops import history
+from polyladder_ops.terminal import age, duration, many, plain, size, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ _HEADERS = ("id", "taken at", "age", "size", "tables", "rows", "complete", "veri
 def line(backup: Backup) -> str:
     """Return one line about a backup."""
     manifest = backup.manifest
-    kept = f"{len(manifest.tables)} tables, {manifest.rows:,} rows, {size(manifest.size_bytes)}"
+    kept = f"{many(len(manifest.tables), 'table')}, {many(manifest.rows, 'row')}, {size(manifest.size_bytes)}"
     return f"{plain(backup.id)}  {plain(manifest.source.database)}  {_time(backup.taken_at)}  {kept}"
 
 
@@ -53,9 +53,7 @@ def _cells(backup: Backup, now: datetime) -> tuple[object, ...]:
 
 def _verified(backup: Backup) -> object:
     """Say a failure louder than that nobody has looked."""
-    last = records.last_verification(backup.records)
-    failed = last is not None and last.verdict == "failed" and backup.complete
-    return "FAILED" if failed else backup.verified
+    return "FAILED" if backup.failed else backup.verified
 
 
 def changed(backups: Sequence[Backup]) -> str:
@@ -179,7 +177,8 @@ def verdict(result: Verdict) -> str:
     said = words.get((result.level, result.verdict), f"is {result.verdict.upper()} at level {result.level}")
     if result.verdict == "failed":
         said = f"FAILED at level {result.level}"
-    head = f"{plain(backup.id)} {said} ({len(backup.manifest.tables)} tables, {backup.manifest.rows:,} rows, {duration(result.seconds)})"
+    held = f"{many(len(backup.manifest.tables), 'table')}, {many(backup.manifest.rows, 'row')}"
+    head = f"{plain(backup.id)} {said} ({held}, {duration(result.seconds)})"
     reasons = [f"  {plain(reason)}" for reason in result.reasons[:_SHOWN]]
     more = len(result.reasons) - _SHOWN
     return "\n".join([head, *reasons, *([f"  and {more} more; --json shows all"] if more > 0 else [])])

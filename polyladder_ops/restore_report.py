@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import history
-from polyladder_ops.terminal import age, duration, plain, size, table
+from polyladder_ops.terminal import age, duration, many, plain, size, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ def plan(shown: Plan, now: datetime) -> str:
         (
             "database",
             str(shown.target) if server.live_oid else f"{shown.target} (not there yet)",
-            source.database,
+            source.database or "unknown",
         ),
         (
             "server",
@@ -50,12 +51,14 @@ def plan(shown: Plan, now: datetime) -> str:
         (
             "size",
             size(server.live_bytes) if server.live_bytes is not None else "",
-            f"{size(manifest.plain_bytes)} of SQL, {manifest.rows:,} rows",
+            f"{size(manifest.plain_bytes)} of SQL, {many(manifest.rows, 'row')}",
         ),
         (
             "newest",
             f"{_time(newest[1])}, {age(newest[1], now)} ({newest[0]})" if newest else "no row with a time",
-            f"{_time(manifest.taken_at)}, {age(manifest.taken_at, now)}",
+            f"{_time(manifest.taken_at)}, {age(manifest.taken_at, now)}"
+            if manifest.knows_objects
+            else f"unknown; the file is of {_time(manifest.taken_at)}",
         ),
         (
             "migration",
@@ -75,9 +78,10 @@ def choices(backups: Sequence[Backup], chosen: Backup | None, now: datetime) -> 
     lines = []
     for backup in backups:
         mark = "* " if chosen is not None and backup.id == chosen.id else "  "
-        state = "verified" if backup.verified else backup.flaw or "not verified"
+        unproved = "verification FAILED" if backup.failed else backup.flaw or "not verified"
+        state = "verified" if backup.verified else unproved
         lines.append(
-            f"{mark}{plain(backup.id)}  {age(backup.taken_at, now)}, {backup.manifest.rows:,} rows, {state}"
+            f"{mark}{plain(backup.id)}  {age(backup.taken_at, now)}, {many(backup.manifest.rows, 'row')}, {state}"
         )
         changed = history.since(backups, backup) if backup is not backups[-1] else None
         lines += [f"      {plain(str(change))}" for change in (changed or ())[:_TABLES]]
@@ -86,21 +90,26 @@ def choices(backups: Sequence[Backup], chosen: Backup | None, now: datetime) -> 
     return "\n".join(lines)
 
 
-def done(shown: Plan, result: Result) -> str:
-    """Return one line about what is live now, and one about the way back."""
+def done(shown: Plan, result: Result, unused: Sequence[str] = (), *, is_live: bool = True) -> str:
+    """Return one line about what is there now, and one about the way back; `unused` was accepted and never met."""
     manifest, switched = shown.backup.manifest, result.switched
-    held = [f"{len(manifest.tables)} tables", f"{manifest.rows:,} rows"]
-    held[1:1] = [f"{len(manifest.objects)} objects"] if manifest.knows_objects else []
+    held = [many(len(manifest.tables), "table"), many(manifest.rows, "row")]
+    held[1:1] = [many(len(manifest.objects), "object")] if manifest.knows_objects else []
     how = "proved equal" if manifest.knows_objects else "proved to hold what the file says"
     verdict = "but for what was accepted" if result.accepted else how
-    seconds, outage_ms = sum(result.seconds.values()), round(switched.outage_s * 1000)
+    seconds, outage = (
+        sum(result.seconds.values()),
+        f"; nobody got in for {round(switched.outage_s * 1000)} ms",
+    )
     head = f"{plain(switched.live)} is {plain(shown.backup.id)} now, {verdict} ({', '.join(held)})"
-    lines = [f"{head} in {duration(seconds)}; nobody got in for {outage_ms} ms"]
+    lines = [f"{head} in {duration(seconds)}{outage if switched.aside else ''}"]
     lines += [f"  accepted: {plain(item)}" for item in result.accepted]
+    lines += [f"note: --accept={plain(item)} met nothing of that name" for item in unused]
     if switched.aside:
+        which = "" if is_live else f" --database={shlex.quote(switched.aside)}"
         lines.append(
-            f"what it was is kept as {plain(switched.aside)}: `invoke restore.undo` brings it back,"
-            " `invoke restore.discard` drops it"
+            f"what it was is kept as {plain(switched.aside)}: `invoke restore.undo{which}` brings it back,"
+            f" `invoke restore.discard{which}` drops it"
         )
     return "\n".join(lines)
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.load import Accepted
     from polyladder_ops.postgres.properties import DatabaseProperties, Extension
     from polyladder_ops.postgres.session import Connection
-    from polyladder_ops.storage import Stored
 
 __all__ = [
     "Obstacles",
@@ -46,6 +45,7 @@ __all__ = [
     "temporary_database",
     "temporary_roles",
     "undone",
+    "undone_if_failing",
 ]
 
 Progress = Callable[[int], None] | None
@@ -111,7 +111,7 @@ def make_database_by(connection: Connection, server: Target, name: str, manifest
     with databases.ended_if_left(server, connection):
         databases.create(connection, name, manifest.properties)
     with (
-        _undone_if_failing(f"the database {name}", partial(databases.drop, server, name)),
+        undone_if_failing(f"the database {name}", partial(databases.drop, server, name)),
         session.released(connection),
     ):
         properties.apply(connection, name, manifest.properties)
@@ -158,13 +158,13 @@ def temporary_roles(server: Target, manifest: Manifest, *, trusted: bool) -> Ite
 @contextlib.contextmanager
 def undone(what: str, undo: Callable[[], None]) -> Iterator[None]:
     """Call `undo` when the block ends, however it ends; if both fail, the block's own error tells of both."""
-    with _undone_if_failing(what, undo):
+    with undone_if_failing(what, undo):
         yield
     undo()
 
 
 @contextlib.contextmanager
-def _undone_if_failing(what: str, undo: Callable[[], None]) -> Iterator[None]:
+def undone_if_failing(what: str, undo: Callable[[], None]) -> Iterator[None]:
     """Call `undo` if the block fails; if that fails too, the block's own error stays the error and tells of both."""
     try:
         yield
@@ -197,23 +197,7 @@ def load(
     that cost is the proof's to tell. Raise OpsError if it refuses anything else or the bytes are others: the database is
     to be dropped then.
     """
-    fed = _feed(target, backup, keys, schema_only=False, accept=accept, progress=progress)
-    if differences := proof.compare_contents(backup.manifest.contents, fed.contents):
-        raise OpsError(
-            f"backup {backup.id} changed while it was read",
-            detail=f"{differences[0]}.",
-            hint=f"Run `invoke verify --backup={backup.id}`.",
-        )
-    return fed.accepted
-
-
-@dataclass(frozen=True)
-class Fed:
-    """What passed through a loader: the dump's contents, what was let through, the file that it came from."""
-
-    contents: Contents
-    accepted: tuple[Accepted, ...]
-    stored: Stored
+    return _feed(target, backup, keys, schema_only=False, accept=accept, progress=progress)
 
 
 def _feed(
@@ -224,7 +208,7 @@ def _feed(
     schema_only: bool,
     accept: Collection[str],
     progress: Progress,
-) -> Fed:
+) -> tuple[Accepted, ...]:
     target, settings = circumstances(target, backup.manifest)
     with (
         session.translated("the server failed while it loaded the backup"),
@@ -241,10 +225,11 @@ def feed(
     schema_only: bool = False,
     accept: Collection[str] = (),
     progress: Progress = None,
-) -> Fed:
-    """Send a backup's dump to this connection, in the caller's transaction if there is one, and return what passed.
+) -> tuple[Accepted, ...]:
+    """Send a backup's dump to this connection, in the caller's transaction if there is one; return what was let through.
 
-    Raise OpsError if the server refuses anything that is not accepted, or the dump is not whole.
+    Raise OpsError if the server refuses anything that is not accepted, if the dump is not whole, or if these are not the
+    bytes that the manifest speaks of.
     """
     manifest = backup.manifest
     if manifest.knows_objects:
@@ -264,7 +249,14 @@ def feed(
     stored = storage.read(backup.path, sink, keys=keys, encrypted=manifest.encrypted)
     lexer.close()
     loader.finish()
-    return Fed(loader.ledger.contents, loader.accepted, stored)
+    other = proof.compare_contents(manifest.contents, loader.ledger.contents)
+    if other or stored.sha256 != manifest.sha256:
+        raise OpsError(
+            f"backup {backup.id} changed since it was taken or looked at",
+            detail=f"{other[0] if other else 'Its sha256 is another one'}.",
+            hint=f"Run `invoke verify --backup={backup.id}`. Nothing live was changed.",
+        )
+    return loader.accepted
 
 
 def circumstances(server: Target, manifest: Manifest) -> tuple[Target, dict[str, str]]:
@@ -339,12 +331,14 @@ def compare(
     manifest: Manifest, database: str, found: Found, replayed: Callable[[], Sequence[CatalogEntry]]
 ) -> list[Difference]:
     """Return every difference between a manifest and what was found; `replayed` as in `proof.compare_objects`."""
-    own = properties.compare(manifest.properties, found.properties)
     differences = [
         *proof.compare_contents(manifest.contents, found.contents),
         *_objects_differ(manifest, found.objects, replayed),
         *_extensions_differ(manifest, found.extensions),
-        *(Difference("database", database, why) for why in own),
+        *(
+            Difference("database", database, why, part)
+            for part, why in properties.differences(manifest.properties, found.properties)
+        ),
     ]
     return list(dict.fromkeys(differences))  # a missing table is missed by its rows and by its definition
 

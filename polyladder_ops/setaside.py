@@ -23,6 +23,7 @@ from polyladder_ops.postgres import (
     marks,
     proof,
     session,
+    standbys,
     switch,
 )
 from polyladder_ops.postgres.proof import Difference
@@ -102,8 +103,8 @@ def abort(target: Target) -> tuple[str, ...]:
         if left := leftovers.find(connection):
             raise OpsError(
                 f"{len(left)} leftovers are still there",
-                detail="; ".join(f"{one.database}: {one.detail}" for one in left),
-                hint="They belong to another database's restore: run `invoke restore.abort` for that site.",
+                detail="; ".join((*done, *(f"{one.database}: {one.detail}" for one in left))),
+                hint="They are of another database's restore or of another role: run `invoke restore.abort` for that site.",
             )
     return done
 
@@ -129,9 +130,10 @@ def undo(
 ) -> tuple[Switched, tuple[str, ...]]:
     """Give the live name back to a database that was set aside; the one that is live now is set aside in its place.
 
-    Return the switch, and in sentences what `accept` let through. `name` says which, empty means the newest; where the live
-    one was dropped, nothing is set aside. Raise OpsError if it is gone, Refused if migrations were made since that it has
-    not seen (`--accept=migrations` lets that through), or if sessions don't end.
+    Return the switch, and in sentences what `accept` let through and what could not be done on standbys. `name` says
+    which, empty means the newest; where the live one was dropped, nothing is set aside. Raise OpsError if it is gone,
+    Refused if migrations were made since that it has not seen (`--accept=migrations` lets that through), or if sessions
+    don't end.
     """
     with _locked(target, name, "undo", say) as chosen:
         connection, live, aside = chosen.connection, chosen.live, chosen.aside
@@ -148,7 +150,10 @@ def undo(
             switched = _bring_back(connection, live.database, aside, now.migration_head)
         with after_switch(live.database, switched):
             _look_again(connection, live, aside.oid)
-    return switched, (f"migrations: {behind}",) if behind else ()
+            done, left = standbys.follow(connection, chosen.server, switched.aside)
+            for sentence in (*done, *left):
+                say(sentence)
+    return switched, (*((f"migrations: {behind}",) if behind else ()), *left)
 
 
 def _bring_back(connection: Connection, live: str, aside: Marked, migration_head: str | None) -> Switched:
@@ -167,8 +172,10 @@ def pick(found: Sequence[Marked], name: str, live: str) -> Marked:
     there = ", ".join(m.name for m in found)
     raise OpsError(
         f"there is no set-aside database {name}" if name else f"there is no set-aside database of {live}",
-        detail=f"There are {there}." if there else "None was kept, or it was discarded.",
-        hint="Look with `invoke restore.status`.",
+        detail=f"Set aside: {there}." if there else "None was kept, or it was discarded.",
+        hint="Name one with --database; `invoke restore.status` lists them."
+        if there
+        else "What was discarded after a backup is one of another site: `invoke backup.list` names them.",
     )
 
 
@@ -267,7 +274,12 @@ def _kept(aside: Marked, connection: Connection, site: Site) -> Backup | None:
     system = session.identify(connection).system_identifier
     for backup in catalog.scan(site.folder, aside_site(site.name)).backups:
         source = backup.manifest.source
-        is_it = (source.system_identifier, source.database_oid) == (system, aside.oid)
+        # By its name too: an overwriting restore leaves a backup of the same database from when it was live.
+        is_it = (source.system_identifier, source.database_oid, source.database) == (
+            system,
+            aside.oid,
+            aside.name,
+        )
         if is_it and backup.verified and backup.taken_at > aside.mark.at:
             return backup
     return None

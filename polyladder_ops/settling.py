@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import Interrupted, OpsError
-from polyladder_ops.postgres import leftovers, locks, session, switch
+from polyladder_ops.postgres import databases, leftovers, locks, session, switch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,10 +25,12 @@ _AGAIN_S = 20.0  # that a server may take to notice that a session of ours is go
 @contextmanager
 def settled(connection: Connection, server: Target, live: str, oid: int | None) -> Iterator[None]:
     """Within the block a switch to the database `oid` is tried; if it fails, what is true then is found out and put right."""
+    pid = connection.info.backend_pid
     try:
         yield
     except BaseException as error:
         try:
+            _end_if_stuck(connection, server, pid)
             _settle(connection, server, live, oid, error)
         except OpsError as left:
             if left.__cause__ is error:
@@ -44,6 +46,15 @@ def settled(connection: Connection, server: Target, live: str, oid: int | None) 
             raise
 
 
+def _end_if_stuck(connection: Connection, server: Target, pid: int) -> None:
+    """Hang up if the session can't be told anything; then the server does not go on with what it was told last."""
+    if session.is_usable(connection):
+        return
+    with suppress(KeyboardInterrupt, OpsError):  # who takes the lock again hears whether it is gone
+        connection.close()
+        databases.end_session(server, pid)
+
+
 def _settle(connection: Connection, server: Target, live: str, oid: int | None, error: BaseException) -> None:
     """Find out what is true, and put it right, through more Ctrl-Cs and cuts too: the app waits before a closed database."""
     for _ in range(_TRIES):
@@ -51,7 +62,7 @@ def _settle(connection: Connection, server: Target, live: str, oid: int | None, 
             try:
                 _find_out(holding, server, live, oid, error)
             except OpsError as left:
-                if left.__cause__ is error or not holding.broken:
+                if left.__cause__ is error or session.is_usable(holding):
                     raise
             else:
                 return
@@ -64,7 +75,7 @@ def _find_out(
     """Ask which database has the live name. Raise OpsError if it is the new one; else make the old one live as it was."""
     with session.translated("could not ask which database is live"):
         now = switch.oid_of(connection, live)
-    if now == oid:
+    if now is not None and now == oid:
         hint = "Look with `invoke restore.status`; `invoke restore.undo` takes it back."
         if isinstance(error, KeyboardInterrupt):
             said = f"interrupted by {str(error) or 'Ctrl-C'}, but {live} was switched before"
@@ -83,7 +94,7 @@ def _lock_again(connection: Connection, server: Target, live: str) -> Iterator[C
 
     The server may need a while to notice that the old one is gone.
     """
-    if not connection.broken and not connection.closed:
+    if session.is_usable(connection):
         yield connection
         return
     deadline = time.monotonic() + _AGAIN_S

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
 
-__all__ = ["Progress", "age", "can_draw", "console", "duration", "pace", "plain", "size", "table"]
+__all__ = ["Progress", "age", "can_draw", "console", "duration", "many", "pace", "plain", "size", "table"]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _NUMBER = re.compile(r"[+-]?\d[\d.,]*(?: ?(?:%|ms|s|B|[KMGTP]iB)(?:/s)?)?")
@@ -51,6 +51,11 @@ def duration(seconds: float) -> str:
     )
 
 
+def many(count: int, thing: str) -> str:
+    """Return a count with its thing: ``1 row``, ``4,000 rows``."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def _two_units(count: int, ratio: int, large: str, small: str) -> str:
     whole, rest = divmod(count, ratio)
     return f"{whole} {large} {rest} {small}" if rest else f"{whole} {large}"
@@ -75,7 +80,10 @@ def pace(done: int, total: int | None, seconds: float) -> str:
         return f"{size(done)}, {size(round(rate))}/s"
     left = round((total - done) / rate)
     shown = duration(left) if left >= 60 else f"{left} s"
-    return f"{size(done)} of about {size(total)}, {size(round(rate))}/s, {shown} left"
+    so_far = f"{size(done)} of about {size(total)}, {size(round(rate))}/s"
+    return (
+        f"{so_far}, {shown} left" if left else so_far
+    )  # after a dump's rows come its indexes, and they take their time
 
 
 def plain(text: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from polyladder_ops import portable, records, restoring, storage
@@ -159,7 +158,7 @@ def _recorded(backup: Backup, level: Level, verdict: Word, reasons: Sequence[str
         kind="verify",
         backup=backup.id,
         sha256=backup.manifest.sha256,
-        at=datetime.now(UTC),
+        at=records.instant_after(backup.records),
         by=portable.by_whom(),
         level=level,
         verdict=verdict,

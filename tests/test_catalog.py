@@ -105,6 +105,7 @@ def test_another_sites_backups_are_counted_and_not_taken(nights: Path) -> None:
     assert found(nights, "latest", site="staging") == "20260125_020000"
     with pytest.raises(OpsError, match="there is no backup polyladder_20260125"):
         found(nights, "polyladder_20260125")
+    assert found(nights, "polyladder_20260125_020000") == "20260125_020000"
     with pytest.raises(OpsError, match="no complete backup: latest") as caught:
         found(nights, "latest", site="sandbox")
     assert "6 of other sites" in caught.value.detail

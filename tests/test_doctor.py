@@ -26,6 +26,7 @@ from polyladder_ops.postgres import databases, locks, marks, switch
 from polyladder_ops.postgres.clients import Client
 from polyladder_ops.postgres.marks import Mark
 from polyladder_ops.postgres.session import Identity, connect
+from polyladder_ops.preflight import Obstacle
 from polyladder_ops.sandbox.server import Server, create
 from polyladder_ops.settings import Settings, load
 from tests.conftest import run
@@ -225,6 +226,16 @@ def test_an_app_that_lives_in_the_maintenance_database_is_looked_at_from_another
     on_postgres = by_name(examine(settings(tmp_path, DATABASE_URL=url(state, "postgres"))))
     assert on_postgres["restores"].ok  # template1 will do
     assert on_postgres["identity"].ok
+
+
+def test_what_would_refuse_a_restore_now_is_a_warning_with_its_cure(state: Path, tmp_path: Path) -> None:
+    checks = by_name(examine(settings(tmp_path, DATABASE_URL=url(state))))
+    assert "restore" not in checks  # there is no backup that could come back
+    assert doctor.judge_restore("polyladder_1", ()).ok
+    lacks = Obstacle("createdb", "the role app may not create databases", "Run ALTER ROLE app CREATEDB.")
+    found = doctor.judge_restore("polyladder_1", (lacks,))
+    assert (found.ok, found.blocks, found.hint) == (False, "", lacks.cure)
+    assert "createdb: the role app may not create databases" in found.detail
 
 
 def test_a_standby_stops_a_backup() -> None:

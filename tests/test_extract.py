@@ -420,7 +420,7 @@ FORGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         "table public.parent: ",
     ),
     "no constraint": (
-        lambda d: d.replace(b"ALTER TABLE ONLY public.parent\n    ADD CONSTRAINT parent_pkey PRIMARY KEY (id)", b"SELECT 1"),
+        lambda d: d.replace(b"ALTER TABLE ONLY public.parent\n    ADD CONSTRAINT parent_pkey PRIMARY KEY (id)", b"SET row_security = off"),
         "constraint parent_pkey on public.parent: it is missing",
     ),
 }  # fmt: skip

@@ -32,7 +32,7 @@ def test_each_kind_of_change_has_its_word_and_losses_come_first() -> None:
         "e emptied by 5 (5 → 0 rows)",
         "b fell by 3 (5 → 2 rows)",
         "c changed (still 5 rows)",
-        "f is new (1 rows)",
+        "f is new (1 row)",
         "a grew by 2 (5 → 7 rows)",
     ]
 

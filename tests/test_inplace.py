@@ -219,7 +219,7 @@ def test_rows_that_come_out_otherwise_undo_everything_and_are_named(live: Live, 
         "large object 4711: it was not in the source",
         "table public.spy: it was not in the source",
     ]
-    assert caught.value.hint.endswith("`--accept=large object:4711,table:public.spy`.")
+    assert caught.value.hint.endswith("`--accept='large object:4711,table:public.spy'`.")
     assert live.is_as_it_was()
 
 

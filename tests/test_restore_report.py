@@ -18,7 +18,7 @@ from polyladder_ops.postgres.marks import Mark, Marked
 from polyladder_ops.postgres.proof import Difference
 from polyladder_ops.postgres.switch import Switched
 from polyladder_ops.records import Record
-from polyladder_ops.replacement import Plan, Result, item_of
+from polyladder_ops.replacement import Plan, Result
 from polyladder_ops.setaside import Status, Undoing
 from tests.factories import NIGHT, manifest, table
 from tests.test_preflight import SERVER
@@ -117,12 +117,14 @@ def test_the_choices_show_what_changed_in_each_and_which_is_chosen() -> None:
     rows = [10, 400, 380]
     found = [backup(taken_at=at, tables=(table(rows=n),)) for at, n in zip(nights, rows, strict=True)]
     found[0] = replace(found[0], records=())
+    (looked,) = found[2].records
+    found[2] = replace(found[2], records=(looked.model_copy(update={"verdict": "failed"}),))
     assert restore_report.choices(found, found[1], NOW).splitlines() == [
         "  polyladder_20260105_020000  5 h ago, 10 rows, not verified",
         "      public.decks fell by 390 (400 → 10 rows)",
         "* polyladder_20260104_020000  1 d ago, 400 rows, verified",
         "      public.decks grew by 20 (380 → 400 rows)",
-        "  polyladder_20260103_020000  2 d ago, 380 rows, verified",
+        "  polyladder_20260103_020000  2 d ago, 380 rows, verification FAILED",
     ]
 
 
@@ -141,7 +143,7 @@ def test_what_was_done_says_what_is_live_how_it_was_proved_and_the_way_back() ->
     result = Result(SWITCHED, seconds={"load": 2.5, "proof": 1.5})
     live, aside = restore_report.done(PLAN, result).splitlines()
     assert live == (
-        "polyladder is polyladder_20260105_020000 now, proved equal (1 tables, 1 objects, 3 rows) in 4.0 s;"
+        "polyladder is polyladder_20260105_020000 now, proved equal (1 table, 1 object, 3 rows) in 4.0 s;"
         " nobody got in for 42 ms"
     )
     assert aside == (
@@ -153,7 +155,7 @@ def test_what_was_done_says_what_is_live_how_it_was_proved_and_the_way_back() ->
 def test_of_an_old_file_no_more_is_claimed_than_the_file_says() -> None:
     old = replace(PLAN, backup=backup(knows_objects=False))
     text = restore_report.done(old, Result(SWITCHED))
-    assert "proved to hold what the file says (1 tables, 3 rows)" in text
+    assert "proved to hold what the file says (1 table, 3 rows)" in text
     assert "equal" not in text
 
 
@@ -194,8 +196,8 @@ def test_a_program_reads_the_same() -> None:
 
 
 def test_a_difference_is_accepted_by_its_kind_and_name_but_the_copys_own_name_is_none() -> None:
-    assert item_of(Difference("table", "public.decks", "x")) == "table:public.decks"
-    assert item_of(Difference("database", "polyladder_beside_0123", "x")) == "database"
+    assert Difference("table", "public.decks", "x").item == "table:public.decks"
+    assert Difference("database", "polyladder_beside_0123", "x", "owner").item == "database:owner"
 
 
 # The way back --------------------------------------------------------------------------------------------------------

@@ -440,7 +440,7 @@ def test_a_backup_that_changes_after_it_was_verified_is_not_taken_for_restored(
     other = forged(taken, backup.path.parent / "other", dump_of(taken).replace(b"wort 7\t", b"WORT 7\t"))
     backup.path.write_bytes(other.path.read_bytes())
     with (
-        pytest.raises(OpsError, match="changed while it was read"),
+        pytest.raises(OpsError, match="changed since it was taken"),
         restoring.temporary_roles(scratch.target, backup.manifest, trusted=False),
         restoring.temporary_database(scratch.target, backup.manifest, purpose="test") as target,
     ):

@@ -133,7 +133,7 @@ def test_without_a_backup_named_it_is_wrong_usage_and_the_newest_three_are_told(
     assert (done.code, done.out) == (2, "")
     assert done.err == (
         "error: no backup is named\n"
-        f"detail: The newest are {taken[1].id}, {ids[0]}, {ids[1]}.\n"
+        f"detail: Newest first: {taken[1].id}, {ids[0]}, {ids[1]}.\n"
         "hint: Write `invoke restore --backup=latest`, an id, a path or a time such as 2026-01-05.\n"
     )
     untouched(shop)
@@ -148,6 +148,8 @@ def test_the_list_shows_the_last_seven_with_what_changed_and_does_nothing(
     heads = [line.split()[0] for line in done.out.splitlines() if not line.startswith("      ")]
     assert heads == [taken[1].id, *ids[:6]]
     assert "      public.decks grew by 1 (" in done.out
+    told = json.loads(shop.ask("restore", "--list", "--json").out)
+    assert [one["id"] for one in told] == heads
     untouched(shop)
 
 
@@ -172,6 +174,8 @@ WRONG: dict[str, tuple[int, str]] = {
     "--backup=./nothing.sql.gz": (1, "nothing.sql.gz"),
     "--latest --into=LIVE": (2, "is the live database"),
     f"--latest --into={'ä' * 32}": (2, "is too long for a database"),
+    "--latest --into=postgres --replace --force": (4, "is a database of the server itself"),
+    "--latest --into=template1 --replace --force": (4, "is a database of the server itself"),
     "--latest --bakup=x": (1, ""),
 }
 
@@ -263,11 +267,12 @@ def test_into_another_name_leaves_the_live_database_alone(shop: Shop) -> None:
         "detail: It was not touched.",
         "hint: Choose another name, or add --replace: it is set aside then, not dropped.",
     ]
+    assert shop.ask("-R", "restore", "--latest", f"--into={name}").code == 4
     shop.tell("DELETE FROM public.deck", name)
     replaced = shop.ask("restore", "--latest", f"--into={name}", "--replace", "--force")
     assert replaced.code == 0, replaced
     (aside,) = shop.asides(name)
-    assert aside in replaced.out
+    assert f"`invoke restore.undo --database={aside}` brings it back" in replaced.out
     assert shop.decks(name) == 500
     back = shop.ask("restore.undo", f"--database={aside}", "--force")
     assert back.code == 0, back
@@ -507,6 +512,10 @@ def test_back_again_looked_at_and_dropped(shop: Shop) -> None:
         dropped.out,
     )
     assert shop.asides() == []
+    kept = dropped.out.split()[-4]
+    assert f"{kept} (production-aside)" in shop.ask("backup.list").err
+    refused = shop.ask("restore", f"--backup={kept}", "--force")
+    assert refused.err.splitlines()[-1] == "hint: Add --allow-cross=production-aside if that is meant."
     assert shop.ask("restore.discard", "--force").code == 1
     assert shop.ask("restore.undo", "--force").code == 1
 
@@ -526,6 +535,14 @@ def test_what_a_dead_run_left_is_shown_and_put_right(shop: Shop) -> None:
     assert (done.code, done.out) == (0, f"opened {shop.name} again\n")
     assert shop.ask("restore.abort").out == "nothing was left over\n"
     untouched(shop)
+
+
+def test_a_misspelled_accept_is_told(shop: Shop) -> None:
+    done = shop.ask("restore", "--latest", "--force", "--accept=statment:5")
+    assert done.code == 0, done
+    assert "note: --accept=statment:5 met nothing of that name" in done.out.splitlines()
+    undone = shop.ask("restore.undo", "--force", "--accept=migration")
+    assert (undone.code, "Only --accept=migrations" in undone.err) == (2, True)
 
 
 def test_a_second_run_is_told_who_is_at_work(shop: Shop) -> None:

@@ -14,10 +14,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import psycopg
-from psycopg import errors, pq, sql
+from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres.session import Connection, connect, translated
+from polyladder_ops.postgres import locks
+from polyladder_ops.postgres.session import Connection, connect, is_usable, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -33,6 +34,7 @@ __all__ = [
     "drop",
     "drop_abandoned",
     "drop_roles",
+    "end_session",
     "ended_if_left",
     "hold",
     "locked",
@@ -123,14 +125,18 @@ def ended_if_left(server: Target, connection: Connection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if connection.closed or connection.info.transaction_status != pq.TransactionStatus.IDLE:
+        if not is_usable(connection):
             connection.close()
             with contextlib.suppress(OpsError):  # the server is gone, as who drops the database will say
-                _end_session(server, pid)
+                end_session(server, pid)
         raise
 
 
-def _end_session(server: Target, pid: int) -> None:
+def end_session(server: Target, pid: int) -> None:
+    """Return when the server has ended this session of ours and whatever it was doing, or does not within ten seconds.
+
+    Raise OpsError if the server can't be asked.
+    """
     deadline = time.monotonic() + _ENDING_S
     with closing(connect(server, timeout_s=5)) as connection, translated("could not end a session of ours"):
         while connection.execute(
@@ -215,33 +221,39 @@ def locked(server: Target, name: str) -> Iterator[Connection]:
 
 def hold(connection: Connection, name: str) -> None:
     """Make this database count as in use as long as the connection lasts."""
-    connection.execute("SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended(%s, 0))", [name])
+    connection.execute(f"SELECT pg_catalog.pg_advisory_lock({locks.KEY})", [name])
 
 
-def abandoned(connection: Connection) -> list[str]:
-    """Return the databases that killed runs left half-made; until the connection ends we hold their locks."""
+def abandoned(connection: Connection, *, ours_only: bool = False) -> list[str]:
+    """Return the databases that killed runs left half-made, `ours_only`: those that we may drop.
+
+    Until the connection ends we hold their locks.
+    """
     with translated("could not look for what killed runs left"):
         rows = connection.execute(
             "SELECT datname FROM pg_catalog.pg_database WHERE datname ~ '^polyladder_[a-z]+_[0-9a-f]{16}$'"
+            " AND (pg_catalog.pg_has_role(datdba, 'USAGE') OR NOT %s)",
+            [ours_only],
         ).fetchall()
-        ours = [name for (name,) in rows if _seal(name[:-8]) == name[-8:]]
-        return [name for name in ours if _is_unlocked(connection, name)]
+        sealed = [name for (name,) in rows if _seal(name[:-8]) == name[-8:]]
+        return [name for name in sealed if _is_unlocked(connection, name)]
 
 
 def drop_abandoned(server: Target) -> list[str]:
-    """Drop the databases that killed runs left half-made, and return their names."""
+    """Drop the databases that killed runs left half-made, and return their names; another role's stay, for that to drop."""
     with closing(connect(server)) as connection:
-        dead = abandoned(connection)
+        dead = abandoned(connection, ours_only=True)
         for name in dead:
             drop(server, name)
     return dead
 
 
 def _is_unlocked(connection: Connection, name: str) -> bool:
-    """Whether nobody holds the database's lock; then we do."""
-    row = connection.execute(
-        "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended(%s, 0))", [name]
-    ).fetchone()
+    """Whether nobody holds the database's lock, from whichever database of the server; then we do."""
+    row = connection.execute(f"SELECT pg_catalog.pg_try_advisory_lock({locks.KEY})", [name]).fetchone()
+    if row == (True,) and locks.is_held_elsewhere(connection, name):
+        connection.execute(f"SELECT pg_catalog.pg_advisory_unlock({locks.KEY})", [name])
+        return False
     return row == (True,)
 
 

@@ -20,23 +20,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-__all__ = ["Busy", "check", "exclusive", "holder", "maintenance"]
+    from psycopg.rows import TupleRow
+
+__all__ = ["DURABLY", "KEY", "Busy", "check", "exclusive", "holder", "is_held_elsewhere", "maintenance"]
 
 _MAINTENANCE = ("postgres", "template1")
-_KEY = "pg_catalog.hashtextextended('polyladder-ops ' || %s, 0)"
+KEY = "pg_catalog.hashtextextended('polyladder-ops ' || %s, 0)"
+"""What a database's name becomes as an advisory lock, in SQL."""
 # In whichever database: another role's maintenance database may be another one, whose locks don't keep us out by themselves.
 _HOLDERS = f"""
 SELECT a.application_name, coalesce(pg_catalog.host(a.client_addr), 'its own machine'), a.backend_start, a.pid
-FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid) CROSS JOIN (SELECT {_KEY} AS key) k
+FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid) CROSS JOIN (SELECT {KEY} AS key) k
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
   AND l.classid::int8 = (k.key >> 32) & 4294967295 AND l.objid::int8 = k.key & 4294967295
 ORDER BY a.pid = pg_catalog.pg_backend_pid() DESC, a.backend_start
 """
-# A switch that a crash of the server takes back would show the old rows after the new ones.
-_DURABLY = """
+DURABLY = """
 SELECT pg_catalog.set_config(name, 'on', false) FROM pg_catalog.pg_settings
 WHERE name = 'synchronous_commit' AND setting = 'off'
 """
+"""What has a session wait for the disk: a switch that a crash of the server takes back would show the old rows after the new."""
 
 
 class Busy(Refused):
@@ -74,12 +77,8 @@ def exclusive(server: Target, database: str, *, doing: str) -> Iterator[Connecti
     named = Target.of(**{**server.parameters, "application_name": f"polyladder-ops {doing} {by_whom()}"})
     with closing(connect(named)) as connection:
         with translated("could not take the lock"):
-            row = connection.execute(f"SELECT pg_catalog.pg_try_advisory_lock({_KEY})", [database]).fetchone()
-            others = [
-                one
-                for one in connection.execute(_HOLDERS, [database]).fetchall()
-                if one[3] != connection.info.backend_pid
-            ]
+            row = connection.execute(f"SELECT pg_catalog.pg_try_advisory_lock({KEY})", [database]).fetchone()
+            others = _others(connection, database)
         if row != (True,) or others:
             raise Busy(
                 f"another run is changing {database}",
@@ -87,8 +86,18 @@ def exclusive(server: Target, database: str, *, doing: str) -> Iterator[Connecti
                 hint="Wait for it or end it where it runs; a run that died lets go by itself.",
             )
         with translated("could not make sure that what is changed stays changed"):
-            connection.execute(_DURABLY)
+            connection.execute(DURABLY)
         yield connection
+
+
+def _others(connection: Connection, database: str) -> list[TupleRow]:
+    rows = connection.execute(_HOLDERS, [database]).fetchall()
+    return [row for row in rows if row[3] != connection.info.backend_pid]
+
+
+def is_held_elsewhere(connection: Connection, database: str) -> bool:
+    """Whether another session holds the lock, whichever of the server's databases it is in. Raise psycopg.Error if it fails."""
+    return bool(_others(connection, database))
 
 
 def holder(connection: Connection, database: str) -> str:

@@ -29,7 +29,8 @@ class Mark(BaseModel):
     """Why a database is closed: `fenced` for a switch that is under way, or `aside` since that switch.
 
     `live` is the name that it answers to or answered to; `backup` what took, or takes, its place; `migration_head` its
-    newest migration then; `comment` the database's own comment, `was_open` whether it took sessions before.
+    newest migration then; `comment` the database's own comment, `was_open` whether it took sessions before. `oid` is the
+    database's own: a dump carries comments, and what it is restored to is another database.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -42,6 +43,7 @@ class Mark(BaseModel):
     migration_head: str | None = None
     comment: str = ""
     was_open: bool = True
+    oid: int | None = None
 
     @property
     def text(self) -> str:
@@ -89,13 +91,13 @@ ORDER BY d.datname
 
 
 def find(connection: Connection) -> tuple[Marked, ...]:
-    """Return the databases of this server that carry a note, ordered by name. Raise OpsError if the server fails."""
+    """Return the databases of this server that carry a note of their own, ordered by name. Raise OpsError if the server fails."""
     with translated("could not look for set-aside databases"):
         rows = connection.execute(_MARKED, [_PREFIX]).fetchall()
     return tuple(
         Marked(name=name, oid=oid, is_open=is_open, size_bytes=size, mark=mark)
         for name, oid, is_open, size, text in rows
-        if (mark := parse(text)) is not None
+        if (mark := parse(text)) is not None and mark.oid in (None, oid)
     )
 
 

@@ -35,11 +35,17 @@ _TOGETHER = 50
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not as it was dumped; `name` is the table, sequence or object."""
+    """One thing that is not as it was dumped; `name` is the table, sequence or object, `part` what of a database differs."""
 
     kind: str
     name: str
     detail: str
+    part: str = ""
+
+    @property
+    def item(self) -> str:
+        """Its name for `accept`; a database's own is none, since a copy's is made for one run."""
+        return f"{self.kind}:{self.part or self.name}"
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}: {self.detail}"

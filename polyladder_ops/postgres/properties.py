@@ -19,7 +19,7 @@ from polyladder_ops.postgres import alterations, grants, marks, queries
 from polyladder_ops.postgres.alterations import NEVER_CARRIED, NotApplied, named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import psycopg
 
@@ -32,6 +32,7 @@ __all__ = [
     "Role",
     "apply",
     "compare",
+    "differences",
     "extensions",
     "read",
     "roles",
@@ -155,7 +156,12 @@ def _pairs(text: str | None) -> tuple[Any, ...]:
 
 
 def compare(wanted: DatabaseProperties, found: DatabaseProperties) -> list[str]:
-    """Return a sentence for each difference that a restore should not have; none if there is none.
+    """Return a sentence for each of the `differences`."""
+    return [sentence for _, sentence in differences(wanted, found)]
+
+
+def differences(wanted: DatabaseProperties, found: DatabaseProperties) -> Iterator[tuple[str, str]]:
+    """Yield each difference that a restore should not have: what differs (``owner``, ``setting work_mem``), and a sentence.
 
     Left out are what is never carried over (see above) and the collation version, which belongs to the machine
     (compare the two values where it matters: indexes on text are sorted by it). Values of settings are not told.
@@ -166,26 +172,33 @@ def compare(wanted: DatabaseProperties, found: DatabaseProperties) -> list[str]:
         "connection_limit": "the connection limit",
         "comment": "the comment",
     }
-    differences = [
-        f"{word} is {getattr(found, field)!r}, not {getattr(wanted, field)!r}"
-        for field, word in words.items()
-        if getattr(found, field) != getattr(wanted, field)
-    ]
-    differences += [f"the grant {g} is missing" for g in wanted.grants if g not in found.grants]
-    differences += [f"the grant {g} is too much" for g in found.grants if g not in wanted.grants]
-    differences += _settings_differences(wanted, found)
+    for field, word in words.items():
+        have, want = getattr(found, field), getattr(wanted, field)
+        if have != want:
+            yield word.removeprefix("the "), f"{word} is {have!r}, not {want!r}"
+    yield from _grants_differ(wanted.grants, found.grants, "is missing")
+    yield from _grants_differ(found.grants, wanted.grants, "is too much")
+    yield from _settings_differ(wanted, found)
     if wanted.security_labels != found.security_labels:
-        differences.append("the security labels differ")
-    return differences
+        yield "security labels", "the security labels differ"
 
 
-def _settings_differences(wanted: DatabaseProperties, found: DatabaseProperties) -> Iterator[str]:
+def _grants_differ(some: Sequence[str], others: Sequence[str], verdict: str) -> Iterator[tuple[str, str]]:
+    for sentence in some:
+        if sentence not in others:
+            yield (
+                f"grant to {grants.parse(sentence).grantee or grants.PUBLIC}",
+                f"the grant {sentence} {verdict}",
+            )
+
+
+def _settings_differ(wanted: DatabaseProperties, found: DatabaseProperties) -> Iterator[tuple[str, str]]:
     want, have = _by_key(wanted), _by_key(found)
     for key in sorted(want.keys() | have.keys()):
         if key[1] in NEVER_CARRIED or want.get(key) == have.get(key):
             continue
         verdict = "is missing" if key not in have else "has another value" if key in want else "is too much"
-        yield f"the setting {named(*key)} {verdict}"
+        yield f"setting {named(*key)}", f"the setting {named(*key)} {verdict}"
 
 
 def apply(

@@ -30,6 +30,7 @@ __all__ = [
     "database_size",
     "database_sizes",
     "identify",
+    "is_usable",
     "pin",
     "translated",
 ]
@@ -152,6 +153,14 @@ def _without_pg_variables() -> Iterator[None]:
             os.environ.update(hidden)
 
 
+def is_usable(connection: Connection) -> bool:
+    """Whether a session can be told something: it is there, nothing runs on it, and it is in no transaction.
+
+    A Ctrl-C can leave it in the middle of a statement.
+    """
+    return connection.info.transaction_status == pq.TransactionStatus.IDLE
+
+
 @contextlib.contextmanager
 def released(connection: Connection) -> Iterator[None]:
     """Hang up if the block fails inside a transaction that could not be rolled back.
@@ -161,7 +170,7 @@ def released(connection: Connection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if connection.info.transaction_status != pq.TransactionStatus.IDLE:
+        if not is_usable(connection):
             connection.close()
         raise
 

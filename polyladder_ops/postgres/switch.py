@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import errors, sql
 
-from polyladder_ops.errors import Refused
+from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.postgres import locks, marks
 from polyladder_ops.postgres.session import translated
 
@@ -73,31 +73,45 @@ def oid_of(connection: Connection, name: str) -> int | None:
 
 def comment_of(connection: Connection, name: str) -> str:
     """Return a database's own comment, without any note of ours."""
-    return _state(connection, name)[0]
+    found = _state(connection, name)
+    return "" if found is None else found.comment
 
 
 def fence_of(connection: Connection, live: str, by: str, backup: str, migration_head: str | None) -> Mark:
     """Return the note for a switch of this database, with what has to come back if it fails."""
-    comment, is_open = _state(connection, live)
+    found = _state(connection, live)
+    if found is None:
+        raise OpsError(f"there is no database {live} any more", hint="Look with `invoke restore.status`.")
     return marks.Mark(
         kind="fenced",
         live=live,
-        at=datetime.now(UTC),
+        at=found.at,
         by=by,
         backup=backup,
         migration_head=migration_head,
-        comment=comment,
-        was_open=is_open,
+        comment=found.comment,
+        was_open=found.is_open,
+        oid=found.oid,
     )
 
 
-def _state(connection: Connection, name: str) -> tuple[str, bool]:
+@dataclass(frozen=True)
+class _State:
+    """A database's own comment, whether it takes sessions, and the server's clock, by which backups are dated too."""
+
+    comment: str
+    is_open: bool
+    oid: int
+    at: datetime
+
+
+def _state(connection: Connection, name: str) -> _State | None:
     row = connection.execute(
-        "SELECT coalesce(pg_catalog.shobj_description(oid, 'pg_database'), ''), datallowconn"
-        " FROM pg_catalog.pg_database WHERE datname = %s",
+        "SELECT coalesce(pg_catalog.shobj_description(oid, 'pg_database'), ''), datallowconn, oid::int8,"
+        " pg_catalog.clock_timestamp() FROM pg_catalog.pg_database WHERE datname = %s",
         [name],
     ).fetchone()
-    return (marks.inner(row[0]), row[1]) if row else ("", True)
+    return None if row is None else _State(marks.inner(row[0]), *row[1:])
 
 
 def by_hand(live: str, aside: str, comment: str) -> tuple[str, ...]:
@@ -141,8 +155,10 @@ def exchange(connection: Connection, ready: str, comment: str, fence: Mark, asid
     for attempt in range(_TRIES):
         time.sleep(_PAUSE_S if attempt else 0)
         locks.check(connection, fence.live)
+        began = time.monotonic()
+        _close_with(connection, fence)
         try:
-            return _exchange_once(connection, ready, comment, fence, aside)
+            _exchange_closed(connection, ready, comment, fence, aside)
         except _IN_USE as error:
             why = " ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
             still = _sessions(connection, fence.live) or [why]
@@ -151,6 +167,8 @@ def exchange(connection: Connection, ready: str, comment: str, fence: Mark, asid
             still = [f"{error.diag.message_primary}, {error.diag.message_detail}"]
             reopen(connection, fence.live, fence)
             break
+        else:
+            return Switched(fence.live, aside, time.monotonic() - began, datetime.now(UTC))
     raise Refused(
         f"the sessions on {fence.live} did not end, so it was left as it was",
         detail=f"Still there: {'; '.join(filter(None, still)) or 'sessions that come and go'}.",
@@ -158,14 +176,16 @@ def exchange(connection: Connection, ready: str, comment: str, fence: Mark, asid
     )
 
 
-def _exchange_once(connection: Connection, ready: str, comment: str, fence: Mark, aside: str) -> Switched:
-    live = fence.live
-    began = time.monotonic()
+def _close_with(connection: Connection, fence: Mark) -> None:
     with connection.transaction():
-        _allow(connection, live, yes=False)
-        connection.execute(marks.comment(live, fence.text))
+        _allow(connection, fence.live, yes=False)
+        connection.execute(marks.comment(fence.live, fence.text))
+
+
+def _exchange_closed(connection: Connection, ready: str, comment: str, fence: Mark, aside: str) -> None:
+    live, until = fence.live, time.monotonic() + _EACH_S
     for name in (live, ready):
-        end_sessions(connection, name, until=began + _EACH_S)
+        end_sessions(connection, name, until=until)
     with connection.transaction():
         _give_up_after(connection, _RENAME_S)
         _rename(connection, live, aside)
@@ -173,7 +193,6 @@ def _exchange_once(connection: Connection, ready: str, comment: str, fence: Mark
         _rename(connection, ready, live)
         _open(connection, live, comment)
         _give_up_after(connection, 0)  # a COMMIT that waits for a synchronous standby must not be cut short
-    return Switched(live, aside, time.monotonic() - began, datetime.now(UTC))
 
 
 def _give_up_after(connection: Connection, seconds: int) -> None:

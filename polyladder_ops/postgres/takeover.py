@@ -11,7 +11,7 @@ import psycopg
 from psycopg import errors, pq, sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import clearing_facts, session
+from polyladder_ops.postgres import clearing_facts, locks, session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.session import Connection, Identity
 
-__all__ = ["LOCK_WAIT_S", "lock_out", "transaction"]
+__all__ = ["LOCK_WAIT_S", "lock_out", "stop_writers", "transaction"]
 
 LOCK_WAIT_S = 30.0
 _BATCH = 500
@@ -42,6 +42,7 @@ def transaction(connection: Connection, target: Target) -> Iterator[None]:
     answer that was lost, or a Ctrl-C that came too late, changes nothing. Raise OpsError if that can't be known.
     """
     identity = session.identify(connection)
+    connection.execute(locks.DURABLY)
     connection.execute("BEGIN")
     ((xid,),) = connection.execute("SELECT pg_catalog.pg_current_xact_id()::text").fetchall()
     try:
@@ -104,25 +105,43 @@ def _outcome(target: Target, xid: str, identity: Identity) -> str:
     return outcome
 
 
+def stop_writers(connection: Connection, target: Target, *, wait_s: float = LOCK_WAIT_S) -> None:
+    """Lock all tables against whoever writes, until the transaction ends; who reads goes on, and so does a backup.
+
+    Nobody is ended for it. Raise OpsError, with who holds what, if a table is not to be had in `wait_s` seconds.
+    """
+    with _patiently(connection, target, wait_s):
+        _lock(connection, "EXCLUSIVE")
+
+
 @contextlib.contextmanager
 def lock_out(connection: Connection, target: Target, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     """Lock all tables against everybody; within the block no other lock is waited for longer than `wait_s` either.
 
-    Nobody is ended for it. Raise OpsError, with who holds what, if something is not to be had in that time.
+    Nobody is ended for it. Raise OpsError as `stop_writers` does.
     """
+    with _patiently(connection, target, wait_s):
+        _lock(connection, "ACCESS EXCLUSIVE")
+        yield
+
+
+def _lock(connection: Connection, mode: str) -> None:
+    tables = [name for (name,) in connection.execute(_TABLES).fetchall()]
+    for begin in range(0, len(tables), _BATCH):
+        names = ", ".join(tables[begin : begin + _BATCH])
+        connection.execute(f"LOCK TABLE {names} IN {mode} MODE".encode(connection.info.encoding))
+    connection.execute("SET LOCAL statement_timeout = 0")
+
+
+@contextlib.contextmanager
+def _patiently(connection: Connection, target: Target, wait_s: float) -> Iterator[None]:
+    """Within the block a lock is waited for so long. Raise OpsError if it is not to be had."""
     wait = sql.Literal(f"{max(1, int(wait_s * 1000))}ms")
     try:
         connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(wait))
         connection.execute(
             sql.SQL("SET LOCAL statement_timeout = {}").format(wait)
         )  # many locks in one statement
-        tables = [name for (name,) in connection.execute(_TABLES).fetchall()]
-        for begin in range(0, len(tables), _BATCH):
-            names = ", ".join(tables[begin : begin + _BATCH])
-            connection.execute(
-                f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE".encode(connection.info.encoding)
-            )
-        connection.execute("SET LOCAL statement_timeout = 0")
         yield
     except (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetected) as error:
         raise OpsError(

@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops.errors import Mismatch
+from polyladder_ops.errors import Mismatch, UsageError
 from polyladder_ops.tasks.backup import JSON, SITE, open_site, print_json
 from polyladder_ops.tasks.boundary import confirm, is_dry, split_items, task
 
@@ -48,7 +48,12 @@ def undo(
     from polyladder_ops import restore_report, setaside
     from polyladder_ops.terminal import plain
 
-    place = open_site(c, site)
+    place, accepted_items = open_site(c, site), split_items(accept)
+    if unknown := accepted_items - {"migrations"}:
+        raise UsageError(
+            f"--accept={min(unknown)} lets nothing through here",
+            hint="Only --accept=migrations can be needed.",
+        )
 
     def ask(shown: setaside.Undoing) -> None:
         live = shown.live
@@ -61,7 +66,7 @@ def undo(
 
     try:
         switched, accepted = setaside.undo(
-            place.target(), database, site=place, accept=split_items(accept), say=_to_stderr, confirm=ask
+            place.target(), database, site=place, accept=accepted_items, say=_to_stderr, confirm=ask
         )
     except _DryRun:
         print("would do so")
@@ -77,12 +82,12 @@ def undo(
         )
     else:
         kept = (
-            f"what was live is kept as {plain(switched.aside)}" if switched.aside else "there was no live one"
-        )
-        print(
-            f"{plain(switched.live)} is what it was; {kept}"
+            f"what was live is kept as {plain(switched.aside)}"
             f" (nobody got in for {round(switched.outage_s * 1000)} ms)"
+            if switched.aside
+            else "there was no live one"
         )
+        print(f"{plain(switched.live)} is what it was; {kept}")
     if accepted:
         raise Mismatch(f"{switched.live} is back, with what was accepted", detail=" ".join(accepted))
 

@@ -15,7 +15,7 @@ from polyladder_ops.tasks.boundary import is_dry, open_settings, task
 if TYPE_CHECKING:
     from invoke.context import Context
 
-    from polyladder_ops.catalog import Backup
+    from polyladder_ops.catalog import Backup, Catalog
     from polyladder_ops.pruning import Outcome
     from polyladder_ops.retention import Rule
 
@@ -151,13 +151,22 @@ def list_(c: Context, site: str = "", changes: bool = False, json: bool = False)
     else:
         print(f"no backup of site {place.name} in {place.folder}", file=sys.stderr)
     if found.other_sites:
-        print(f"note: {found.other_sites} backups of other sites are not shown", file=sys.stderr)
+        print(f"note: {_of_other_sites(found)}", file=sys.stderr)
     for name in found.litter:
         print(f"note: {name} has no manifest and is no backup", file=sys.stderr)
     for error in found.unusable:
         print(str(error).replace("error:", "warning:", 1), file=sys.stderr)
     if found.unusable:
-        raise Mismatch(f"{len(found.unusable)} manifests in {place.folder} can't be read")
+        raise Mismatch(f"unreadable manifests in {place.folder}: {len(found.unusable)}")
+
+
+def _of_other_sites(found: Catalog) -> str:
+    """Return how many are not shown, with the newest: what a restore replaced and somebody discarded is among them."""
+    newest = sorted(found.others, key=lambda backup: backup.taken_at, reverse=True)[:3]
+    named = ", ".join(f"{backup.id} ({backup.manifest.site})" for backup in newest)
+    if found.other_sites == 1:
+        return f"a backup of another site is not shown: {named}"
+    return f"{found.other_sites} backups of other sites are not shown; the newest: {named}"
 
 
 @task(help={"backup": "Which one: latest, an id, a path or a time.", "site": SITE, "json": JSON})
@@ -202,7 +211,7 @@ def choose(place: Any, wanted: str, *, task: str) -> Backup:
         newest = ", ".join(backup.id for backup in found.backups[:3])
         raise UsageError(
             "no backup is named",
-            detail=f"The newest are {newest}." if newest else f"There is none in {place.folder}.",
+            detail=f"Newest first: {newest}." if newest else f"There is none in {place.folder}.",
             hint=f"Write `invoke {task} --backup=latest`, an id, a path or a time such as 2026-01-05.",
         )
     return catalog.find(found, wanted, now=datetime.now(UTC))

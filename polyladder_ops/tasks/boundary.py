@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from invoke.context import Context
+    from invoke.parser.argument import Argument
 
     from polyladder_ops.settings import Settings
 
@@ -53,6 +54,14 @@ _UNWRITABLE = {errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG}
 
 class OpsTask(Task[Any]):
     """A task that ends with a promised exit code and text, whatever its body does."""
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        """Return the flags, each time with their help; Invoke takes a flag's help away when it has read it."""
+        kept = dict(self.help)
+        try:
+            return super().get_arguments(ignore_unknown_help)
+        finally:
+            self.help = kept
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the body; raise Exit with the code and the text that a person reads."""

@@ -68,6 +68,6 @@ def check(c: Context, database: str = "", checks: str = "", site: str = "", json
     if wrong := [answer for answer in answers if not answer.ok]:
         raise Mismatch(
             f"{len(wrong)} of {len(answers)} answers are not as expected",
-            detail="; ".join(f"{answer.check.name}: {answer.said}" for answer in wrong[:5]) + ".",
+            detail="\n        ".join(f"{answer.check.name}: {answer.said}" for answer in wrong[:5]),
             hint=f"Look at {target}, or correct the file if it expects the wrong thing.",
         )

@@ -52,6 +52,7 @@ def extract(
         invoke restore.extract --backup=latest --table=users --to-file=users.sql.gz
     """
     from polyladder_ops import extraction, picking, terminal, textfile
+    from polyladder_ops.postgres import locks
 
     if bool(into) == bool(to_file):
         raise UsageError(
@@ -62,7 +63,7 @@ def extract(
     chosen = choose(place, backup, task="restore.extract")
     wanted = picking.wanted(chosen.manifest, table or ())
     path = Path(to_file)
-    server = None if to_file else place.target().with_database("postgres")
+    server = None if to_file else locks.maintenance(place.target())
     if server is None:
         textfile.refuse_taken(path)
     else:
@@ -82,7 +83,9 @@ def extract(
         print_json(_as_json(done, {"file": str(path)} if to_file else {"database": into}))
     else:
         for entry in done.contents.tables:
-            print(f"{terminal.plain(entry.name)}  {entry.rows:,} rows, {terminal.size(entry.size_bytes)}")
+            print(
+                f"{terminal.plain(entry.name)}  {terminal.many(entry.rows, 'row')}, {terminal.size(entry.size_bytes)}"
+            )
     if done.flaw:
         raise Mismatch(
             f"the tables are in {where} and their rows are proved, but {done.flaw}",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from polyladder_ops.catalog import Backup
     from polyladder_ops.overwriting import Overwritten
-    from polyladder_ops.replacement import Options
+    from polyladder_ops.replacement import Options, Plan
     from polyladder_ops.site import Site
 
 __all__ = ["run_in_place"]
@@ -30,17 +30,19 @@ def run_in_place(
     options: Options,
     *,
     say: Callable[[str], None],
+    show: Callable[[Plan], None],
+    end: Callable[[], None],
     force: bool,
     without_backup: bool,
     json: bool,
 ) -> None:
     """Restore into the live database and tell how it went. Raise Mismatch if something was let through."""
-    from polyladder_ops import backups, overwriting
+    from polyladder_ops import backups, overwriting, replacement
     from polyladder_ops.terminal import duration
 
     target = place.target()
     if is_dry(c):
-        _preview(target, chosen)
+        _preview(target, chosen, backs_up=not without_backup)
         return
     before = backups.Options(recipients=place.settings.backup_age_recipients, new_source=True)
 
@@ -48,6 +50,7 @@ def run_in_place(
         kept = (
             "with no backup of what is there now" if without_backup else "after a backup of what is there now"
         )
+        show(replacement.preview(target, chosen, options))
         print(
             f"In place: the app will wait about {duration(seconds)} for its tables, and no undo brings this back.",
             file=sys.stderr,
@@ -64,6 +67,7 @@ def run_in_place(
         say=say,
         confirm=ask,
     )
+    end()
     _tell(target, chosen, result, as_json=json)
     if result.accepted:
         raise Mismatch(
@@ -73,13 +77,12 @@ def run_in_place(
         )
 
 
-def _preview(target: Any, chosen: Backup) -> None:
-    from polyladder_ops import inplace
+def _preview(target: Any, chosen: Backup, *, backs_up: bool) -> None:
+    from polyladder_ops import inplace, overwriting
     from polyladder_ops.terminal import duration
 
-    print(
-        f"would overwrite {target} by {chosen.id}; the app would wait about {duration(inplace.estimate_s(chosen.manifest))}"
-    )
+    seconds = overwriting.estimate_s(target, chosen.manifest, backs_up=backs_up)
+    print(f"would overwrite {target} by {chosen.id}; the app would wait about {duration(seconds)}")
     if reasons := inplace.obstacles(target, chosen.manifest):
         raise Mismatch("it can't be done in place", detail="; ".join(reasons))
 
@@ -99,7 +102,8 @@ def _tell(target: Any, chosen: Backup, result: Overwritten, *, as_json: bool) ->
             }
         )
         return
-    how = "but for what was accepted" if result.accepted else "proved equal"
+    held = "proved equal" if chosen.manifest.knows_objects else "proved to hold what the file says"
+    how = "but for what was accepted" if result.accepted else held
     print(f"{plain(target.database)} is {plain(chosen.id)} now, {how}, in {duration(result.seconds)}")
     if result.kept:
         print(f"what it was is the backup {plain(result.kept.id)} of site {plain(result.kept.manifest.site)}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from invoke.collection import Collection
 
-from polyladder_ops.errors import Mismatch, Refused, UsageError
+from polyladder_ops.errors import Interrupted, Mismatch, Refused, UsageError
 from polyladder_ops.tasks import aside, extract
 from polyladder_ops.tasks.backup import JSON, SITE, choose, open_site, print_json
 from polyladder_ops.tasks.boundary import confirm, is_dry, split_items, task
@@ -82,7 +82,7 @@ def restore(
 
     place = open_site(c, site)
     if list:
-        print(_choices(place, None) or f"no backup of site {place.name} in {place.folder}")
+        _list(place, as_json=json)
         return
     _refuse_contradictions(
         latest and backup, replace and not into, in_place and into, without_backup and not in_place
@@ -106,6 +106,13 @@ def restore(
             return
         if not is_dry(c):
             _verify(chosen, keys, bars)
+
+        def show(plan: Plan) -> None:
+            bars.end()
+            print(restore_report.plan(plan, datetime.now(UTC)), file=sys.stderr)
+            if not force and sys.stderr.isatty() and (found := _choices(place, chosen)):
+                print(f"the newest backups (* is the one; another: --backup=ID)\n{found}", file=sys.stderr)
+
         if in_place:
             run_in_place(
                 c,
@@ -114,6 +121,8 @@ def restore(
                 keys,
                 options,
                 say=_say(bars),
+                show=show,
+                end=bars.end,
                 force=force,
                 without_backup=without_backup,
                 json=json,
@@ -123,14 +132,23 @@ def restore(
 
         def ask(plan: Plan) -> None:
             shown["plan"] = plan
-            bars.end()
-            print(restore_report.plan(plan, datetime.now(UTC)), file=sys.stderr)
-            if not force and sys.stderr.isatty():
-                print(_choices(place, chosen), file=sys.stderr)
+            show(plan)
             confirm(_question(plan), options.name, force=force)
 
-        result = replacement.replace(target, chosen, keys, options, say=_say(bars), confirm=ask)
-    _tell(shown["plan"], result, as_json=json)
+        try:
+            result = replacement.replace(target, chosen, keys, options, say=_say(bars), confirm=ask)
+        except KeyboardInterrupt as error:
+            raise _interrupted(error, options.name, bars) from error
+    _tell(shown["plan"], result, options, as_json=json, is_live=not into)
+
+
+def _list(place: Site, *, as_json: bool) -> None:
+    if as_json:
+        from polyladder_ops import catalog, report
+
+        print_json([report.as_row(b) for b in catalog.scan(place.folder, place.name).backups[:_SHOWN]])
+    else:
+        print(_choices(place, None) or f"no backup of site {place.name} in {place.folder}")
 
 
 def _refuse_contradictions(two: object, replace: object, both: object, without: object) -> None:
@@ -190,6 +208,18 @@ def _refuse_other_site(chosen: Backup, place: Site, allowed: str) -> None:
     )
 
 
+def _interrupted(error: KeyboardInterrupt, name: str, bars: _Bars) -> Interrupted:
+    """Return what a person wants to know then: whether anything was changed."""
+    said = f"interrupted by {str(error) or 'Ctrl-C'}"
+    if bars.has_begun("switch"):
+        return Interrupted(
+            said, hint=f"{name} is the old or the new one; `invoke restore.status` shows which."
+        )
+    return Interrupted(
+        said, hint=f"{name} was not touched; `invoke restore.status` shows if anything is left."
+    )
+
+
 def _verify(chosen: Backup, keys: Any, bars: _Bars) -> None:
     from polyladder_ops import oldfiles, report, verification
 
@@ -231,18 +261,24 @@ def _choices(place: Site, chosen: Backup | None) -> str:
     return restore_report.choices(found.backups[:_SHOWN], chosen, datetime.now(UTC))
 
 
-def _tell(plan: Plan, result: Result, *, as_json: bool) -> None:
+def _tell(plan: Plan, result: Result, options: Options, *, as_json: bool, is_live: bool) -> None:
     from polyladder_ops import restore_report
 
+    met = tuple(result.accepted)
+    unused = sorted(item for item in options.accept if not any(a.startswith(f"{item}: ") for a in met))
     if as_json:
-        print_json(restore_report.as_json(plan, result))
+        print_json({**restore_report.as_json(plan, result), "accept_unused": unused})
     else:
-        print(restore_report.done(plan, result))
+        print(restore_report.done(plan, result, unused, is_live=is_live))
     if result.accepted:
         raise Mismatch(
             f"{result.switched.live} was restored, but not all of it is proved",
             detail=f"Let through: {'; '.join(result.accepted)}.",
-            hint="Look at each; `invoke restore.undo` takes the switch back.",
+            hint="Look at each."
+            if not result.switched.aside
+            else "Look at each; what it was is kept, and `invoke restore.undo` brings it back."
+            if is_live
+            else "Look at each; what it was is kept, see `invoke restore.status`.",
         )
 
 
@@ -252,28 +288,34 @@ class _Bars:
     def __init__(self) -> None:
         self._bar: Any = None
         self._total: int | None = None
+        self._begun: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.end(quietly=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.end(quietly=True, stopped=kind in (Interrupted, KeyboardInterrupt))
+
+    def has_begun(self, name: str) -> bool:
+        """Whether a bar of this name was ever shown."""
+        return name in self._begun
 
     def begin(self, name: str, *, total: int | None = None) -> Callable[[int], None]:
         from polyladder_ops import terminal
 
         self.end()
+        self._begun.add(name)
         self._total = total or self._total
         self._bar = terminal.Progress(name, total=self._total if name in _WITH_BYTES else None)
         self._bar.__enter__()
         advance: Callable[[int], None] = self._bar.advance
         return advance
 
-    def end(self, *, quietly: bool = False) -> None:
+    def end(self, *, quietly: bool = False, stopped: bool = False) -> None:
         if self._bar is not None:
             self._bar.__exit__()
             if not quietly or self._bar.done:
-                print(self._bar.summary(), file=sys.stderr)
+                print(f"{self._bar.summary()}{', stopped' if stopped else ''}", file=sys.stderr)
             self._bar = None
 
 

@@ -70,6 +70,8 @@ def _rows(done: Outcome) -> list[dict[str, object]]:
 
 def _say(done: Outcome, *, applied: bool) -> None:
     going = [decision.backup for decision in done.decisions if decision.goes]
+    if any(decision.why.startswith("nothing goes while") for decision in done.decisions):
+        print("note: a backup counts as verified after `invoke verify --backup=ID`", file=sys.stderr)
     if applied:
         for backup in done.gone:
             print(f"deleted: {backup.id}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,12 @@ def status(c: Context, json: bool = False) -> None:
     if found is not None and running:
         opened = own_server(settings)
         sizes = session.database_sizes(opened.target())
-        facts |= {"pid": opened.pid, "address": str(opened.target()), "databases": sizes}
+        facts |= {
+            "pid": opened.pid,
+            "address": str(opened.target()),
+            "psql": _psql(opened),
+            "databases": sizes,
+        }
     if json:
         print(json_.dumps(facts, indent=1))
     else:
@@ -100,6 +106,16 @@ def status(c: Context, json: bool = False) -> None:
         )
     if not running:
         raise Mismatch("the sandbox does not run", hint="Start it with `invoke sandbox.up`.")
+
+
+def _psql(opened: Server) -> str:
+    """Return what a shell takes to open the sandbox's database in psql; the password is in its file, not in here."""
+    from polyladder_ops.sandbox import seed, server
+
+    where = opened.target(seed.DATABASE).parameters
+    program, password = server.programs() / "psql", opened.folder / "password"
+    arguments = f"-h {where['host']} -p {where['port']} -U {where['user']} {where['dbname']}"
+    return f"PGPASSWORD=$(cat {shlex.quote(str(password))}) {shlex.quote(str(program))} {arguments}"
 
 
 @task(name="break", help={"force": "Do not ask."})
