@@ -29,7 +29,7 @@ from polyladder_ops.postgres import (
     takeover,
     zones,
 )
-from polyladder_ops.preflight import needed_bytes
+from polyladder_ops.preflight import flag, needed_bytes
 from polyladder_ops.restoring import Found
 from polyladder_ops.terminal import size
 
@@ -231,7 +231,7 @@ def _expect_accepted(backup: Backup, differences: Sequence[Difference], accept: 
         raise Differs(
             f"backup {backup.id} does not come back as it was dumped; the database is as it was",
             unwanted,
-            hint=f"To restore all the same: `--accept='{items}'`.",
+            hint=f"To restore all the same: `{flag(items)}`.",
         )
 
 

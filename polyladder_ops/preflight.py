@@ -6,6 +6,7 @@ what the server will refuse anyway, or what would make the result untrue.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.facts import Live, Server
     from polyladder_ops.postgres.volume import Volume
 
-__all__ = ["FULL_SHARE", "Obstacle", "needed_bytes", "obstacles", "unknowns"]
+__all__ = ["FULL_SHARE", "Obstacle", "flag", "needed_bytes", "obstacles", "unknowns"]
 
 FULL_SHARE = 0.85
 """How full the server's disk may get while a copy is loaded: at 94 % a hosted volume turned read-only, the app with it."""
@@ -38,6 +39,11 @@ class Obstacle:
 
     def __str__(self) -> str:
         return f"{self.item}: {self.detail}"
+
+
+def flag(item: str) -> str:
+    """Return the flag that lets this item through, as a shell takes it."""
+    return f"--accept={shlex.quote(item)}"
 
 
 def obstacles(

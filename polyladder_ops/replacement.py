@@ -170,7 +170,7 @@ def _refuse(plan: Plan, options: Options) -> None:
     _refuse_taken(plan, options)
     if plan.obstacles:
         acceptable = [o.item for o in plan.obstacles if o.acceptable]
-        accept = f" To let one through: --accept='{acceptable[0]}'" if acceptable else ""
+        accept = f" To let one through: {preflight.flag(acceptable[0])}" if acceptable else ""
         if fixed := sorted(o.item for o in plan.obstacles if o.item in options.accept):
             accept = f" --accept can't let {', '.join(fixed)} through.{accept}"
         raise Refused(
@@ -254,7 +254,7 @@ class _Run:
             raise Mismatch(
                 verdict,
                 detail="\n        ".join(f"{d.item}: {d.detail}" for d in wrong[:10]) + more,
-                hint=f"{self.name} was not touched, the copy is dropped. To let one through: --accept='{wrong[0].item}'",
+                hint=f"{self.name} was not touched, the copy is dropped. To let one through: {preflight.flag(wrong[0].item)}",
             )
 
     def _ask(self, copy: Target) -> None:
@@ -271,7 +271,7 @@ class _Run:
                 detail="\n        ".join(f"check:{a.check.name}: {a.said}" for a in wrong),
                 hint=f"{self.name} was not touched. Perhaps the backup holds the damage, and an older one does not:"
                 " `invoke restore --list`. To let them through: "
-                + " ".join(f"--accept='check:{a.check.name}'" for a in wrong),
+                + " ".join(preflight.flag(f"check:{a.check.name}") for a in wrong),
             )
 
     def _announce(self) -> tuple[str, ...]:

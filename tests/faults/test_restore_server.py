@@ -441,7 +441,7 @@ def test_a_disk_without_room_for_a_second_copy_stands_in_the_way(
     with ballast(folder, leaving=30_000_000):
         error = on_stage.fails(Refused)
     assert "space: a second copy needs up to" in error.detail
-    assert "--accept='space'" in error.hint
+    assert "--accept=space" in error.hint
 
 
 def test_a_disk_that_fills_up_while_a_copy_is_loaded_stops_the_load(
