@@ -170,7 +170,7 @@ def _refuse(plan: Plan, options: Options) -> None:
     _refuse_taken(plan, options)
     if plan.obstacles:
         acceptable = [o.item for o in plan.obstacles if o.acceptable]
-        accept = f" To let one through: {preflight.flag(acceptable[0])}" if acceptable else ""
+        accept = f" To let one through: `{preflight.flag(acceptable[0])}`." if acceptable else ""
         if fixed := sorted(o.item for o in plan.obstacles if o.item in options.accept):
             accept = f" --accept can't let {', '.join(fixed)} through.{accept}"
         raise Refused(
@@ -254,7 +254,7 @@ class _Run:
             raise Mismatch(
                 verdict,
                 detail="\n        ".join(f"{d.item}: {d.detail}" for d in wrong[:10]) + more,
-                hint=f"{self.name} was not touched, the copy is dropped. To let one through: {preflight.flag(wrong[0].item)}",
+                hint=f"{self.name} was not touched, the copy is dropped. To let one through: `{preflight.flag(wrong[0].item)}`.",
             )
 
     def _ask(self, copy: Target) -> None:
@@ -266,12 +266,12 @@ class _Run:
         ]
         wrong = [a for a in wrong if f"check:{a.check.name}" not in self.options.accept]
         if wrong:
+            flags = [preflight.flag(f"check:{a.check.name}") for a in wrong]
             raise Mismatch(
                 f"{len(wrong)} of your checks failed on the copy, so it did not replace anything",
                 detail="\n        ".join(f"check:{a.check.name}: {a.said}" for a in wrong),
                 hint=f"{self.name} was not touched. Perhaps the backup holds the damage, and an older one does not:"
-                " `invoke restore --list`. To let them through: "
-                + " ".join(preflight.flag(f"check:{a.check.name}") for a in wrong),
+                f" `invoke restore --list`. To let them through: `{' '.join(flags)}`.",
             )
 
     def _announce(self) -> tuple[str, ...]:
