@@ -70,13 +70,16 @@ def _asides(connection: Connection) -> tuple[Marked, ...]:
 
 
 @contextmanager
-def _locked(target: Target, name: str, doing: str, say: Say) -> Iterator[_Chosen]:
-    """Within the block the set-aside database that is meant, and the lock of the name that it had."""
+def _locked(target: Target, name: str, doing: str, say: Say, *, look_only: bool = False) -> Iterator[_Chosen]:
+    """Within the block the set-aside database that is meant, and the lock of the name that it had.
+
+    What a dead run left is put right first, unless we are here to look only.
+    """
     server = locks.maintenance(target)
     with closing(session.connect(server)) as connection:
         live = pick(_asides(connection), name, target.database).mark.live
     with locks.exclusive(server, live, doing=doing) as connection:
-        for sentence in leftovers.settle(connection, server, live):
+        for sentence in () if look_only else leftovers.settle(connection, server, live):
             say(sentence)
         aside = pick([m for m in _asides(connection) if m.mark.live == live], name, live)
         yield _Chosen(connection, server, server.with_database(live), aside)
@@ -127,15 +130,17 @@ def undo(
     accept: frozenset[str],
     say: Say,
     confirm: Callable[[Undoing], None],
+    look_only: bool = False,
 ) -> tuple[Switched, tuple[str, ...]]:
     """Give the live name back to a database that was set aside; the one that is live now is set aside in its place.
 
     Return the switch, and in sentences what `accept` let through and what could not be done on standbys. `name` says
-    which, empty means the newest; where the live one was dropped, nothing is set aside. Raise OpsError if it is gone,
+    which, empty means the newest; where the live one was dropped, nothing is set aside. With `look_only` nothing at all is
+    changed before `confirm`, which has to raise. Raise OpsError if it is gone,
     Refused if migrations were made since that it has not seen (`--accept=migrations` lets that through), or if sessions
     don't end.
     """
-    with _locked(target, name, "undo", say) as chosen:
+    with _locked(target, name, "undo", say, look_only=look_only) as chosen:
         connection, live, aside = chosen.connection, chosen.live, chosen.aside
         now = facts.read_live(live)
         behind = _older_release(aside, now.migration_head)
@@ -242,13 +247,14 @@ def discard(
     without_backup: bool,
     say: Say,
     confirm: Callable[[Marked, Backup | None], None],
+    look_only: bool = False,
 ) -> tuple[Marked, Backup | None]:
     """Drop a set-aside database for good, after a verified backup of it exists; one is taken if there is none yet.
 
     Return it and its backup. Raise OpsError if there is no such database or it can't be dumped (a corrupt page): it stays then. Raise Mismatch
     if its backup does not verify.
     """
-    with _locked(target, name, "discard", say) as chosen:
+    with _locked(target, name, "discard", say, look_only=look_only) as chosen:
         connection, aside = chosen.connection, chosen.aside
         kept = None if without_backup else _kept(aside, connection, site)
         confirm(aside, kept)

@@ -477,6 +477,17 @@ def test_your_own_checks_are_asked_of_the_copy_before_it_goes_live(shop: Shop, t
 # What stands aside ---------------------------------------------------------------------------------------------------
 
 
+def test_dry_looks_at_what_would_come_back_and_settles_nothing(server: Server, shop: Shop) -> None:
+    assert shop.ask("restore", "--latest", "--force").code == 0
+    left = databases.temporary_name("beside")
+    run(server.target(), "CREATE DATABASE %I TEMPLATE template0", left)
+    before = shop.names()
+    for words in ("restore.undo", "restore.discard", "restore.discard --without-backup"):
+        shown = shop.ask("-R", *words.split())
+        assert (shown.code, "would" in shown.out) == (0, True), shown
+        assert shop.names() == before
+
+
 def test_back_again_looked_at_and_dropped(shop: Shop) -> None:
     assert shop.ask("restore", "--latest", "--force").code == 0
     (aside,) = shop.asides()

@@ -66,7 +66,13 @@ def undo(
 
     try:
         switched, accepted = setaside.undo(
-            place.target(), database, site=place, accept=accepted_items, say=_to_stderr, confirm=ask
+            place.target(),
+            database,
+            site=place,
+            accept=accepted_items,
+            say=_to_stderr,
+            confirm=ask,
+            look_only=is_dry(c),
         )
     except _DryRun:
         print("would do so")
@@ -160,6 +166,7 @@ def discard(
             without_backup=without_backup,
             say=_to_stderr,
             confirm=ask,
+            look_only=is_dry(c),
         )
     except _DryRun:
         return
