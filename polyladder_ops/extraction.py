@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import picking, restoring, storage, textfile
+from polyladder_ops import loading, picking, restoring, storage, textfile
 from polyladder_ops.errors import Mismatch, Refused, UsageError
 from polyladder_ops.postgres import databases, inventory, marks, proof, session, switch
 from polyladder_ops.postgres.grants import Grant
@@ -26,6 +26,7 @@ from polyladder_ops.postgres.picker import Enough, Picker
 from polyladder_ops.postgres.proof import Difference
 from polyladder_ops.postgres.psqlfile import PsqlFile
 from polyladder_ops.storage import Damaged
+from polyladder_ops.undoing import standing, undo_after
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,9 +103,9 @@ def into(
     without = [e.name for e in manifest.extensions if e.name not in available]
     with _gone_if_failing(server, name) as oids:
         with restoring.temporary_database(server, manifest, purpose="extract") as target:
-            oids.append(_oid(server, target.database))
             outcome, read = _fill(target, backup, wanted, keys, without=without, progress=progress)
             flaw = _flaw(backup)
+            oids.append(_oid(server, target.database))
             _give_name(server, target.database, name)
         return Extracted(backup, outcome, read, time.monotonic() - began, flaw)
 
@@ -119,10 +120,10 @@ def _fill(
     progress: Progress,
 ) -> tuple[Outcome, int]:
     """Load the tables into an empty database and prove them; return what came, and how many bytes were looked at."""
-    target, settings = restoring.circumstances(target, backup.manifest)
+    target, settings = loading.circumstances(target, backup.manifest)
     with (
         session.translated("the server failed while it loaded the tables"),
-        closing(session.connect(target, settings={**restoring.LOADING, **settings})) as connection,
+        closing(session.connect(target, settings={**loading.LOADING, **settings})) as connection,
     ):
         loader = _Loading(connection)
         try:
@@ -140,12 +141,18 @@ def _fill(
 def _gone_if_failing(server: Target, name: str) -> Iterator[list[int | None]]:
     """Drop the database of this name if the block fails, even right after it was named; only ours, by its oid."""
     oids: list[int | None] = []
-    try:
-        yield oids
-    except BaseException:
+
+    def drop() -> None:
         if None not in oids and _oid(server, name) in oids:
             databases.drop(server, name)
-        raise
+
+    with standing(f"If there is a database {name} now, it is whole and proved"):
+        try:
+            yield oids
+        except BaseException as error:
+            if oids:  # it was about to be named
+                undo_after(error, f"the database {name}", drop)
+            raise
 
 
 def _oid(server: Target, name: str) -> int | None:

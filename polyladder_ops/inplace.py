@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import restoring
+from polyladder_ops import loading, restoring
 from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.postgres import (
     clearing,
@@ -188,11 +188,13 @@ def restore(
     lock_wait_s: float = takeover.LOCK_WAIT_S,
     progress: Callable[[int], None] | None = None,
     keep: Callable[[], None] | None = None,
+    committing: Callable[[], None] = lambda: None,
     prove: bool = True,
 ) -> Restored:
     """Replace what the database holds by a backup, all or nothing, and return what `accept` had to let through.
 
-    `keep` is called when nobody can write any more and all can still be read: what it saves is all there is. `accept`
+    `keep` is called when nobody can write any more and all can still be read: what it saves is all there is;
+    `committing` before the COMMIT is sent: a KeyboardInterrupt that comes before changes nothing. `accept`
     names statements (`statement:12`) and differences (`table:public.film`). Nobody is ended for it. Raise
     Refused if it can't be done in one transaction, LoadError if the server refuses a statement, Differs if something
     came out otherwise than it was dumped, OpsError if a lock is not to be had within `lock_wait_s` seconds or anything
@@ -204,8 +206,8 @@ def restore(
             detail=f"{_several(reasons, 10)}.",
             hint="Remove what stands in the way, or restore beside it with a role that has CREATEDB.",
         )
-    quiet, settings = restoring.circumstances(target, backup.manifest)
-    settings = {**restoring.LOADING, **settings}
+    quiet, settings = loading.circumstances(target, backup.manifest)
+    settings = {**loading.LOADING, **settings}
     with (
         session.translated("the server failed during the restore; the database is as it was"),
         closing(session.connect(quiet, settings=settings)) as connection,
@@ -221,6 +223,7 @@ def restore(
             accepted = work.load()
             differences = work.differences() if prove else []
             _expect_accepted(backup, differences, accept)
+            committing()
         return Restored(accepted, tuple(differences), time.monotonic() - began)
 
 
@@ -257,7 +260,7 @@ class _Work:
         self, *, schema_only: bool, progress: Callable[[int], None] | None = None
     ) -> tuple[Accepted, ...]:
         session.pin(self.connection, self.settings)
-        return restoring.feed(
+        return loading.feed(
             self.connection,
             self.backup,
             self.keys,

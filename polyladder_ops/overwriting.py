@@ -8,16 +8,18 @@ for it.
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import checks, inplace, restoring, setaside
-from polyladder_ops.errors import Mismatch, Refused
+from polyladder_ops.errors import Interrupted, Mismatch, OpsError, Refused
 from polyladder_ops.postgres import leftovers, locks, session
+from polyladder_ops.undoing import standing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from polyladder_ops.backups import Options as BackupOptions
     from polyladder_ops.catalog import Backup
@@ -82,16 +84,63 @@ def overwrite(
             report()(size)
 
         began = time.monotonic()
-        try:
-            done = inplace.restore(target, backup, keys, accept=options.accept, progress=progress, keep=keep)
-        except inplace.Differs as error:
-            raise Mismatch(error.message, detail=error.detail, hint=error.hint) from error
+        with _telling_if_stopped(target) as committing:
+            done = inplace.restore(
+                target,
+                backup,
+                keys,
+                accept=options.accept,
+                progress=progress,
+                keep=keep,
+                committing=committing,
+            )
         accepted = [f"{a.item}: {a.why}" for a in done.accepted] + [
             f"{d.item}: {d.detail}" for d in done.differences
         ]
-        restoring.analyze(target)
-        accepted += _ask(target, options, kept[0] if kept else None)
+        with _committed(target, kept):
+            restoring.analyze(target)
+            accepted += _ask(target, options, kept[0] if kept else None)
     return Overwritten(kept[0] if kept else None, tuple(accepted), time.monotonic() - began)
+
+
+@contextmanager
+def _telling_if_stopped(target: Target) -> Iterator[Callable[[], None]]:
+    """Within the block a transaction is tried; a Ctrl-C says what it has come to. Yields what to call before its COMMIT."""
+    stage: list[str] = []
+    try:
+        yield lambda: stage.append("COMMIT")
+    except inplace.Differs as error:
+        raise Mismatch(error.message, detail=error.detail, hint=error.hint) from error
+    except KeyboardInterrupt as error:
+        said = f"interrupted by {str(error) or 'Ctrl-C'}"
+        if not stage:
+            detail = f"Nothing was committed: {target.database} is as it was."
+            raise Interrupted(said, detail=detail) from error
+        detail = f"{target.database} holds all of the old state or all of the new."
+        raise Interrupted(
+            f"{said} at the COMMIT", detail=detail, hint="Look at it before you try again."
+        ) from error
+
+
+@contextmanager
+def _committed(target: Target, kept: Sequence[Backup]) -> Iterator[None]:
+    """Within the block whatever goes wrong, a Ctrl-C too, says that the restore is committed."""
+    done = f"The restore is committed: {target.database} holds the backup now."
+    if kept:
+        done += f" What it held before is the backup {kept[0].id}."
+    hint = f"The planner may lack statistics: run `ANALYZE` in {target.database}, and look at the app."
+    try:
+        with standing(done.rstrip(".")):
+            yield
+    except Mismatch:
+        raise  # a check, which says so
+    except OpsError as error:
+        error.detail = f"{error.detail} {done}".strip()
+        error.hint = f"{error.hint} {hint}".strip()
+        raise
+    except KeyboardInterrupt as error:
+        said = f"interrupted by {str(error) or 'Ctrl-C'} after the restore"
+        raise Interrupted(said, detail=done, hint=hint) from error
 
 
 def estimate_s(target: Target, manifest: Manifest, *, backs_up: bool) -> float:

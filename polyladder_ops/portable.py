@@ -1,4 +1,4 @@
-"""The one module that knows which operating system this is: process groups, signals, private files, synced folders.
+"""The one module that knows which operating system this is: process groups, private files, synced folders.
 
 Everywhere else the code is the same on Linux, macOS and Windows; what one of them can't do is refused here by name.
 """
@@ -17,13 +17,12 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from polyladder_ops.errors import OpsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from types import FrameType
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "Account",
@@ -43,13 +42,14 @@ __all__ = [
     "make_private_directory",
     "measured",
     "owner",
+    "peak_bytes",
     "runs",
     "socket_folder",
     "start",
-    "stop_on_signals",
     "sync_directory",
     "sync_disks",
     "system_account",
+    "widen",
     "write_private",
 ]
 
@@ -98,6 +98,17 @@ def start(argv: Sequence[str], *, env: Mapping[str, str], **pipes: Any) -> subpr
             detail=f"{error.strerror or error}.",
             hint="Check that it is there, made for this system, and may be run.",
         ) from error
+
+
+def widen(pipe: IO[bytes], size: int) -> int:
+    """Give a pipe room for `size` bytes; return the room that it has then, 0 where the system has no such wish."""
+    if sys.platform != "linux":
+        return 0
+    import fcntl
+
+    with contextlib.suppress(OSError):  # all pipes of an ordinary user together may have only so much
+        return fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size)
+    return 0
 
 
 def end(process: subprocess.Popen[bytes], *, grace_s: float = 5.0) -> None:
@@ -195,6 +206,19 @@ def cpu_seconds() -> float | None:
     return times.user + times.system + times.children_user + times.children_system
 
 
+def peak_bytes() -> int | None:
+    """Return the most memory that this process ever held; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    if sys.platform == "linux":  # getrusage would count whoever started us, up to that moment, as ours
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+        return int(found[1]) << 10 if found else None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def load_average() -> tuple[float, float, float] | None:
     """Return how many processes wanted to run in the last 1, 5 and 15 minutes; None on Windows."""
     if sys.platform == "win32":
@@ -220,29 +244,6 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """Within the block SIGTERM and a closed terminal raise KeyboardInterrupt, as Ctrl-C does, so every `finally` runs.
-
-    Its text is the signal's name. Without it SIGTERM ends Python at once: temporary files and a pg_dump that holds
-    locks stay behind. What is ignored stays ignored (`nohup invoke backup`).
-    """
-    names = ["SIGINT", "SIGTERM"] + ([] if sys.platform == "win32" else ["SIGHUP"])
-    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
-    ours = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
-
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    for number in ours:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, before[number])
 
 
 def by_whom() -> str:

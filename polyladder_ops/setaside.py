@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from polyladder_ops import backups, catalog, verification
 from polyladder_ops.errors import Mismatch, OpsError, Refused
+from polyladder_ops.interrupts import cleaning, held
 from polyladder_ops.portable import by_whom
 from polyladder_ops.postgres import (
     databases,
@@ -28,6 +29,7 @@ from polyladder_ops.postgres import (
 )
 from polyladder_ops.postgres.proof import Difference
 from polyladder_ops.settling import after_switch, settled
+from polyladder_ops.undoing import at_work, standing, undo_after
 
 if TYPE_CHECKING:
     from polyladder_ops.backups import Options
@@ -197,10 +199,11 @@ def _writes(live: Target, aside: Marked, site: Site) -> tuple[Difference, ...] |
 
     What can't be read, or is gone, must not keep anybody from going back.
     """
-    wanted = [b for b in catalog.scan(site.folder, site.name).backups if b.id == aside.mark.backup]
-    if not wanted:
+    entries = catalog.scan(site.folder, site.name).entries
+    wanted = next((entry for entry in entries if entry.id == aside.mark.backup and entry.facts), None)
+    if wanted is None:
         return None
-    manifest = wanted[0].manifest
+    manifest = wanted.open().manifest
     with (
         suppress(OpsError),
         closing(session.connect(live)) as connection,
@@ -269,7 +272,12 @@ def discard(
 
 
 def _drop(connection: Connection, server: Target, aside: Marked) -> None:
-    with _opened(connection, aside):  # its subscriptions, if any, can only be dropped from inside
+    # To drop its subscriptions, if any, one must enter it. A DROP DATABASE that is cancelled leaves half a database.
+    with (
+        _opened(connection, aside),
+        cleaning(limited=False),
+        standing(f"The server is dropping {aside.name}"),
+    ):
         databases.drop(server, aside.name)
     if switch.oid_of(connection, aside.name) is not None:
         raise OpsError(f"{aside.name} is still there", hint="Look with `invoke restore.status`.")
@@ -278,7 +286,7 @@ def _drop(connection: Connection, server: Target, aside: Marked) -> None:
 def _kept(aside: Marked, connection: Connection, site: Site) -> Backup | None:
     """Return a verified backup of exactly this database, taken since it was set aside."""
     system = session.identify(connection).system_identifier
-    for backup in catalog.scan(site.folder, aside_site(site.name)).backups:
+    for backup in catalog.scan(site.folder, aside_site(site.name)).opened():
         source = backup.manifest.source
         # By its name too: an overwriting restore leaves a backup of the same database from when it was live.
         is_it = (source.system_identifier, source.database_oid, source.database) == (
@@ -338,9 +346,19 @@ def _verified(made: Backup, site: Site) -> Backup:
 @contextmanager
 def _opened(connection: Connection, aside: Marked) -> Iterator[None]:
     """Within the block the set-aside database takes sessions; if it is still there afterwards, it takes none."""
-    switch.let_in(connection, aside.name)
-    try:
-        yield
-    finally:
-        if switch.oid_of(connection, aside.name) == aside.oid:
-            switch.close(connection, aside.name)
+
+    def close() -> None:
+        with session.translated(f"could not close {aside.name}"):
+            if switch.oid_of(connection, aside.name) == aside.oid:
+                switch.close(connection, aside.name)
+
+    with standing(f"If {aside.name} is still there, it may take sessions"):
+        try:
+            switch.let_in(connection, aside.name)
+            yield
+        except BaseException as error:
+            undo_after(error, aside.name, close, words=("closing", "closed", "open"))
+            raise
+        with at_work(f"closing {aside.name}"):
+            close()
+    held()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.postgres import databases, leftovers, locks, session, switch
+from polyladder_ops.undoing import at_work, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,47 +19,56 @@ if TYPE_CHECKING:
 
 __all__ = ["after_switch", "settled"]
 
-_TRIES = 5  # to put right what a Ctrl-C or a cut stopped, while more of them come
+_TRIES = 5  # to put right what a Ctrl-C or a cut stopped, while more cuts come
 _AGAIN_S = 20.0  # that a server may take to notice that a session of ours is gone, or to start again
 
 
 @contextmanager
 def settled(connection: Connection, server: Target, live: str, oid: int | None) -> Iterator[None]:
     """Within the block a switch to the database `oid` is tried; if it fails, what is true then is found out and put right."""
-    pid = connection.info.backend_pid
-    try:
-        yield
-    except BaseException as error:
+    with standing(f"Which database is {live}, and whether it takes sessions, was not found out"):
+        pid = connection.info.backend_pid
         try:
-            _end_if_stuck(connection, server, pid)
-            _settle(connection, server, live, oid, error)
-        except OpsError as left:
-            if left.__cause__ is error:
+            yield
+        except BaseException as error:
+            try:
+                with at_work(f"finding out which database is {live}, and opening it", error):
+                    _end_if_stuck(connection, server, pid)
+                    _settle(connection, server, live, oid, error)
+            except OpsError as left:
+                if left.__cause__ is error:
+                    raise
+                raise _unknown(live, error, left) from error
+            if isinstance(error, OpsError | KeyboardInterrupt):
                 raise
-            raise OpsError(
-                f"the switch failed, and whether {live} takes sessions could not be found out",
-                detail=f"{error}. Then: {left.message}. {left.detail}".rstrip(),
-                hint="Run `invoke restore.abort` as soon as the server answers: it opens the database again.",
-            ) from error
-        if isinstance(error, OpsError | KeyboardInterrupt):
-            raise
-        with session.translated(f"the switch failed, so {live} was left as it was"):
-            raise
+            with session.translated(f"the switch failed, so {live} was left as it was"):
+                raise
+
+
+def _unknown(live: str, error: BaseException, left: OpsError) -> OpsError:
+    stopped = isinstance(error, KeyboardInterrupt)
+    said = f"interrupted by {str(error) or 'Ctrl-C'}" if stopped else "the switch failed"
+    kind = Interrupted if stopped else OpsError
+    return kind(
+        f"{said}, and whether {live} takes sessions could not be found out",
+        detail=f"{'' if stopped else f'{error}. Then: '}{left.message}. {left.detail}".rstrip(),
+        hint="Run `invoke restore.abort` as soon as the server answers: it opens the database again.",
+    )
 
 
 def _end_if_stuck(connection: Connection, server: Target, pid: int) -> None:
     """Hang up if the session can't be told anything; then the server does not go on with what it was told last."""
     if session.is_usable(connection):
         return
-    with suppress(KeyboardInterrupt, OpsError):  # who takes the lock again hears whether it is gone
+    with suppress(OpsError):  # who takes the lock again hears whether it is gone
         connection.close()
         databases.end_session(server, pid)
 
 
 def _settle(connection: Connection, server: Target, live: str, oid: int | None, error: BaseException) -> None:
-    """Find out what is true, and put it right, through more Ctrl-Cs and cuts too: the app waits before a closed database."""
+    """Find out what is true, and put it right, through more cuts too: the app waits before a closed database."""
     for _ in range(_TRIES):
-        with suppress(KeyboardInterrupt), _lock_again(connection, server, live) as holding:
+        with _lock_again(connection, server, live) as holding:
             try:
                 _find_out(holding, server, live, oid, error)
             except OpsError as left:
@@ -66,7 +76,7 @@ def _settle(connection: Connection, server: Target, live: str, oid: int | None, 
                     raise
             else:
                 return
-    raise OpsError("interrupted again and again")
+    raise OpsError("the server failed again and again")
 
 
 def _find_out(

@@ -12,13 +12,14 @@ from filelock import FileLock, Timeout
 
 from polyladder_ops import portable
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres.conninfo import Target, parse
+from polyladder_ops.interrupts import held
 from polyladder_ops.sandbox import place, server
-from polyladder_ops.sandbox.seed import DATABASE
+from polyladder_ops.undoing import at_work, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.settings import Settings
 
 __all__ = ["Scratch", "Site"]
@@ -65,7 +66,9 @@ class Site:
             opened = server.open_server(self.settings.sandbox_server)
             if not opened.is_running():
                 raise OpsError("the sandbox does not run", hint="Start it with `invoke sandbox.up`.")
-            return opened.target(DATABASE)
+            return opened.target(place.DATABASE)
+        from polyladder_ops.postgres.conninfo import parse  # late: looking at files needs no client library
+
         return parse(self.settings.needed("DATABASE_URL"))
 
     def keys(self, *, encrypted: bool) -> list[Any]:
@@ -80,14 +83,22 @@ class Site:
     def scratch(self) -> Iterator[Scratch]:
         """Within the block a server for proofs: POLYLADDER_SCRATCH_URL, or an embedded one that is gone afterwards."""
         if self.settings.scratch_url:
+            from polyladder_ops.postgres.conninfo import parse
+
             yield Scratch(parse(self.settings.scratch_url, variable="POLYLADDER_SCRATCH_URL"), trusted=False)
             return
         with _scratch_folder(self.settings.state_dir / "scratch") as folder:
-            made = server.create(folder, settings=_SCRATCH)
-            try:
-                yield Scratch(made.target(), trusted=True)
-            finally:
-                made.remove()
+            with standing(f"Perhaps still there: the scratch server in {folder}"):
+                made = server.create(folder, settings=_SCRATCH)
+                try:
+                    yield Scratch(made.target(), trusted=True)
+                except BaseException as error:
+                    with at_work("removing the scratch server", error):
+                        made.remove()
+                    raise
+                with at_work("removing the scratch server"):
+                    made.remove()
+            held()
 
 
 @contextlib.contextmanager

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from polyladder_ops.errors import OpsError, Refused
+from polyladder_ops.interrupts import held
 from polyladder_ops.portable import by_whom, is_alive, make_private_directory
+from polyladder_ops.undoing import at_work, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,12 +120,22 @@ def workspace(parent: Path) -> Iterator[Path]:
             alive.acquire()
         except OSError as error:
             raise _unusable(parent, error) from error
-    try:
-        yield path
-    finally:
+
+    def clear() -> None:
         _unpublish(parent, path)
         alive.release()
         shutil.rmtree(path, ignore_errors=True)
+
+    with standing(f"Perhaps still there: {path}"):
+        try:
+            yield path
+        except BaseException as error:
+            with at_work(f"removing {path}", error if isinstance(error, KeyboardInterrupt) else None):
+                clear()
+            raise
+        with at_work(f"removing {path}"):
+            clear()
+    held()
 
 
 def sweep(parent: Path) -> list[Path]:

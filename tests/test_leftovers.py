@@ -69,6 +69,19 @@ def test_a_database_closed_for_a_switch_is_opened_again_with_its_comment(
     assert settle(server, name) == ()
 
 
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_set_aside_database_whose_drop_was_cancelled_is_dropped(
+    is_open: bool, server: Server, database: Target
+) -> None:
+    """The server marks it so (datconnlimit -2): nobody can enter, open or close it any more."""
+    name = database.database
+    note(server, database, "aside", "shop", is_open=is_open)
+    run(server.target(), "UPDATE pg_database SET datconnlimit = -2 WHERE datname = %L", name)
+    assert found(server) == {Leftover(name, "half dropped")}
+    assert settle(server, "shop") == (f"dropped the rest of {name}",)
+    assert looks(server, name) is None
+
+
 def test_a_half_made_copy_is_dropped_whichever_database_it_was_made_for(server: Server) -> None:
     name = databases.temporary_name("beside")
     run(server.target(), "CREATE DATABASE %I TEMPLATE template0", name)

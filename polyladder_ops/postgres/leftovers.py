@@ -34,7 +34,7 @@ def find(connection: Connection) -> tuple[Leftover, ...]:
     return (
         *(Leftover(name, "a half-made copy") for name in databases.abandoned(connection)),
         *(
-            Leftover(marked.name, _SAID[marked.mark.kind])
+            Leftover(marked.name, "half dropped" if marked.is_half_dropped else _SAID[marked.mark.kind])
             for marked in _dead(connection, marks.find(connection))
         ),
     )
@@ -45,12 +45,16 @@ _SAID = {"fenced": "closed by a switch that did not come to its end", "aside": "
 
 def _dead(connection: Connection, marked: Sequence[Marked]) -> list[Marked]:
     """Return the databases that a dead run left in the wrong state."""
-    wrong = [m for m in marked if m.mark.kind == "fenced" or m.is_open or m.name == m.mark.live]
+    wrong = [
+        m
+        for m in marked
+        if m.mark.kind == "fenced" or m.is_open or m.name == m.mark.live or m.is_half_dropped
+    ]
     return [m for m in wrong if not locks.holder(connection, m.mark.live)]
 
 
 def settle(connection: Connection, server: Target, live: str) -> tuple[str, ...]:
-    """Open `live` again if a dead run closed it, close what it had set aside, drop half-made copies.
+    """Open `live` again if a dead run closed it, close what it had set aside, drop what is half made or half dropped.
 
     Return what was done, in sentences. `connection` holds the lock of `live`, so that whoever noted something about it is
     dead. Raise OpsError if the server refuses.
@@ -63,6 +67,9 @@ def settle(connection: Connection, server: Target, live: str) -> tuple[str, ...]
         if marked.mark.kind == "fenced" or marked.name == live:  # the latter was renamed back by hand
             switch.reopen(connection, marked.name, marked.mark)
             done.append(f"opened {marked.name} again")
+        elif marked.is_half_dropped:  # nobody can enter, open or close such a one any more
+            databases.drop(server, marked.name)
+            done.append(f"dropped the rest of {marked.name}")
         elif marked.is_open:
             switch.close(connection, marked.name)
             done.append(f"closed {marked.name} again")

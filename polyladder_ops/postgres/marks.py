@@ -61,6 +61,7 @@ class Marked(BaseModel):
     is_open: bool
     size_bytes: int | None
     mark: Mark
+    is_half_dropped: bool = False
 
 
 def parse(text: str) -> Mark | None:
@@ -83,7 +84,7 @@ _MARKED = """
 SELECT d.datname, d.oid::int8, d.datallowconn,
        CASE WHEN pg_catalog.has_database_privilege(d.oid, 'CONNECT') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')
             THEN pg_catalog.pg_database_size(d.oid) END,
-       pg_catalog.shobj_description(d.oid, 'pg_database')
+       pg_catalog.shobj_description(d.oid, 'pg_database'), d.datconnlimit = -2
 FROM pg_catalog.pg_database d
 WHERE pg_catalog.starts_with(pg_catalog.shobj_description(d.oid, 'pg_database'), %s)
 ORDER BY d.datname
@@ -95,8 +96,8 @@ def find(connection: Connection) -> tuple[Marked, ...]:
     with translated("could not look for set-aside databases"):
         rows = connection.execute(_MARKED, [_PREFIX]).fetchall()
     return tuple(
-        Marked(name=name, oid=oid, is_open=is_open, size_bytes=size, mark=mark)
-        for name, oid, is_open, size, text in rows
+        Marked(name=name, oid=oid, is_open=is_open, size_bytes=size, mark=mark, is_half_dropped=half)
+        for name, oid, is_open, size, text, half in rows
         if (mark := parse(text)) is not None and mark.oid in (None, oid)
     )
 

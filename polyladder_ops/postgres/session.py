@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import threading
 import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import pq, sql
@@ -30,6 +31,7 @@ __all__ = [
     "database_size",
     "database_sizes",
     "identify",
+    "is_full",
     "is_usable",
     "pin",
     "translated",
@@ -61,7 +63,8 @@ _OVERRIDDEN = {
     "standard_conforming_strings": "on",
     "client_min_messages": "warning",
 }
-_CANCEL_S = 2.0
+# How long a Ctrl-C waits for a server: until it hears that the query is to be cancelled, and until it has obeyed.
+_CANCEL_S, _OBEY_S = 1.0, 1.5
 _BY_MAJOR = {14: "idle_session_timeout", 17: "transaction_timeout"}
 # Within a minute; the system's own defaults take two hours.
 _NOTICING_A_DEAD_NETWORK = {
@@ -75,15 +78,49 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())  # what it has to
 
 
 class _Session(psycopg.Connection[TupleRow]):
-    """A connection that gives way to a Ctrl-C in seconds, even if the server does not answer."""
+    """A connection that gives way to a Ctrl-C in two seconds, even if the server does not answer."""
+
+    _giving_way: threading.Timer | None = None
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait for the server; after a Ctrl-C not for long."""
+        try:
+            return super().wait(*args, **kwargs)
+        finally:
+            self._keep()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._keep()
+        super().close()
+
+    def _keep(self) -> None:
+        """Don't hang up any more: the socket's number may soon be another one's."""
+        if self._giving_way:
+            self._giving_way.cancel()
+            self._giving_way.join()
+            self._giving_way = None
 
     def cancel_safe(self, *, timeout: float = 30.0) -> None:
-        """Ask the server to stop the query; hang up if it does not even answer that."""
+        """Ask the server to stop the query; hang up if it does not even answer that, or does not obey."""
+        if not self._giving_way and not self.closed:
+            self._giving_way = threading.Timer(_OBEY_S, _hang_up, [self.pgconn.socket])
+            self._giving_way.daemon = True
+            self._giving_way.start()
         try:
             super().cancel_safe(timeout=min(timeout, _CANCEL_S))
         except psycopg.Error:
+            self._keep()
             self.pgconn.finish()
             raise
+
+
+def _hang_up(socket_number: int) -> None:
+    """Shut a connection's socket, so that whoever waits for it wakes up; libpq's own memory is left to that one."""
+    same = socket.socket(fileno=socket_number)
+    with contextlib.suppress(OSError):
+        same.shutdown(socket.SHUT_RDWR)
+    same.detach()
 
 
 def connect(target: Target, *, settings: Mapping[str, str] | None = None, timeout_s: int = 15) -> Connection:
@@ -183,6 +220,12 @@ def translated(message: str) -> Iterator[None]:
     except psycopg.Error as error:
         text = " ".join(redact(str(error)).split())
         raise OpsError(message, detail=f"{text}.".replace("..", "."), hint=hint_for(error)) from error
+
+
+def is_full(error: OpsError) -> bool:
+    """Whether a server refused a connection because it has no more of them to give."""
+    full = ("too many clients already", "too many connections for", "connection slots are reserved")
+    return any(text in error.detail for text in full)
 
 
 def hint_for(error: psycopg.Error) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import errors, pq, sql
 
-from polyladder_ops.errors import OpsError
+from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.postgres import clearing_facts, locks, session
+from polyladder_ops.undoing import at_work, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,18 +46,30 @@ def transaction(connection: Connection, target: Target) -> Iterator[None]:
     connection.execute(locks.DURABLY)
     connection.execute("BEGIN")
     ((xid,),) = connection.execute("SELECT pg_catalog.pg_current_xact_id()::text").fetchall()
-    try:
-        yield
-    except BaseException:
-        _roll_back(connection, target)
-        raise
+    with standing(f"Nothing was committed; the server rolls {target.database} back by itself"):
+        try:
+            yield
+        except BaseException as error:
+            with at_work(f"rolling back: {target.database} stays as it was", error):
+                _roll_back(connection, target)
+            raise
     failure: BaseException | None = None
-    try:
-        connection.execute("COMMIT")
-    except BaseException as error:
-        failure = error
-    outcome = _outcome(target, xid, identity)
+    with standing(
+        f"Whether {target.database} holds the old rows or the new ones was not found out: look at it"
+    ):
+        try:
+            connection.execute("COMMIT")
+        except BaseException as error:
+            failure = error
+        with at_work(f"asking whether the restore of {target.database} is committed", failure):
+            outcome = _outcome(target, xid, identity)
     if outcome == "committed":
+        if isinstance(failure, KeyboardInterrupt):
+            raise Interrupted(
+                f"interrupted by {str(failure) or 'Ctrl-C'} after the restore",
+                detail=f"The restore is committed: {target.database} holds the backup now.",
+                hint=f"The planner may lack statistics: run `ANALYZE` in {target.database}.",
+            ) from failure
         return
     if failure is not None and outcome == "aborted":
         raise failure

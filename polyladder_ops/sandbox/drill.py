@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
-from polyladder_ops import backups, checks, restoring, verification
+from polyladder_ops import backups, checks, loading, restoring, verification
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases, proof, session
 from polyladder_ops.sandbox.writer import Writer
+from polyladder_ops.undoing import undone_if_failing
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -182,5 +184,6 @@ _ANEW = "If it was broken, make it anew: `invoke sandbox.down`, then `invoke san
 def _restore(live: Target, backup: Backup) -> None:
     server = live.with_database("postgres")
     databases.drop(server, RESTORED)
-    restoring.make_database(server, RESTORED, backup.manifest)
-    restoring.load(live.with_database(RESTORED), backup, [])
+    with undone_if_failing(f"the database {RESTORED}", partial(databases.drop, server, RESTORED)):
+        restoring.make_database(server, RESTORED, backup.manifest)
+        loading.load(live.with_database(RESTORED), backup, [])

@@ -16,6 +16,7 @@ from polyladder_ops.errors import OpsError, Refused
 
 __all__ = [
     "ACCOUNT",
+    "DATABASE",
     "HOST",
     "STATE",
     "State",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 ACCOUNT = "polyladder-sandbox"
+DATABASE = "polyladder"
 HOST = "127.0.0.1"
 STATE = "server.json"
 

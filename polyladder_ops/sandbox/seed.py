@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.session import Connection, connect, translated
+from polyladder_ops.sandbox.place import DATABASE
 
 if TYPE_CHECKING:
     from polyladder_ops.postgres.conninfo import Target
 
 __all__ = ["APP_ROLE", "DATABASE", "READONLY_ROLE", "Progress", "fill", "is_empty", "set_properties"]
 
-DATABASE = "polyladder"
 APP_ROLE = "polyladder_app"
 READONLY_ROLE = "polyladder_readonly"
 Progress = Callable[[float, str], None]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from polyladder_ops import portable
 from polyladder_ops.errors import OpsError
 from polyladder_ops.sandbox import place
+from polyladder_ops.undoing import at_work
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,8 +98,9 @@ def create(folder: Path, *, port: int | None = None, settings: Mapping[str, str]
     server = Server(folder)
     try:
         server._make(bin_folder, account, {**_SETTINGS, **(settings or {})})
-    except BaseException:
-        server.remove()
+    except BaseException as error:
+        with at_work(f"removing the half-made server in {folder}", error):
+            server.remove()
         raise
     return server
 

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops.errors import Mismatch, UsageError
+from polyladder_ops.errors import Interrupted, Mismatch, UsageError
 from polyladder_ops.tasks.backup import JSON, SITE, open_site, print_json
-from polyladder_ops.tasks.boundary import confirm, is_dry, split_items, task
+from polyladder_ops.tasks.boundary import cleaning_in_sight, confirm, is_dry, split_items, task
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from invoke.context import Context
 
-__all__ = ["abort", "discard", "status", "undo"]
+__all__ = ["abort", "abort_of", "discard", "status", "undo"]
 
 FORCE = "Do not ask. It lets nothing through."
 ASIDE = "The set-aside database that is meant (default: the newest; `invoke restore.status` lists them)."
+
+
+def abort_of(site: str) -> str:
+    """Return the command that cleans up after a restore of this site."""
+    return "invoke restore.abort" + (f" --site={shlex.quote(site)}" if site else "")
+
+
+@contextmanager
+def _stoppable(site: str, finish: str) -> Iterator[None]:
+    """Within the block clean-ups are seen; a Ctrl-C says how to look at what is true now."""
+    try:
+        with cleaning_in_sight(finish=f"Run `{abort_of(site)}`: {finish}"):
+            yield
+    except KeyboardInterrupt as error:
+        said = f"interrupted by {str(error) or 'Ctrl-C'}"
+        raise Interrupted(said, hint="`invoke restore.status` shows what is there now.") from error
 
 
 @task(
@@ -65,15 +85,16 @@ def undo(
         )
 
     try:
-        switched, accepted = setaside.undo(
-            place.target(),
-            database,
-            site=place,
-            accept=accepted_items,
-            say=_to_stderr,
-            confirm=ask,
-            look_only=is_dry(c),
-        )
+        with _stoppable(site, "it opens what is closed."):
+            switched, accepted = setaside.undo(
+                place.target(),
+                database,
+                site=place,
+                accept=accepted_items,
+                say=_to_stderr,
+                confirm=ask,
+                look_only=is_dry(c),
+            )
     except _DryRun:
         print("would do so")
         return
@@ -121,7 +142,9 @@ def abort(c: Context, site: str = "") -> None:
             "\n".join(f"would settle {one.database}: {one.detail}" for one in found) or "nothing is left over"
         )
         return
-    print("\n".join(setaside.abort(target)) or "nothing was left over")
+    with _stoppable(site, "it goes on."):
+        done = setaside.abort(target)
+    print("\n".join(done) or "nothing was left over")
 
 
 @task(
@@ -157,17 +180,19 @@ def discard(
             raise _DryRun
         confirm(f"This drops {aside.name} for good, {backed}.", aside.name, force=force)
 
+    finish = "it closes what is open. A folder is swept by the next `invoke backup`."
     try:
-        dropped, kept = setaside.discard(
-            place.target(),
-            database,
-            site=place,
-            options=backups.Options(recipients=place.settings.backup_age_recipients, new_source=True),
-            without_backup=without_backup,
-            say=_to_stderr,
-            confirm=ask,
-            look_only=is_dry(c),
-        )
+        with _stoppable(site, finish):
+            dropped, kept = setaside.discard(
+                place.target(),
+                database,
+                site=place,
+                options=backups.Options(recipients=place.settings.backup_age_recipients, new_source=True),
+                without_backup=without_backup,
+                say=_to_stderr,
+                confirm=ask,
+                look_only=is_dry(c),
+            )
     except _DryRun:
         return
     backed = (

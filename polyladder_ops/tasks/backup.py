@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 from invoke.collection import Collection
 
 from polyladder_ops.errors import OpsError, UsageError
-from polyladder_ops.tasks.boundary import is_dry, open_settings, task
+from polyladder_ops.tasks.boundary import cleaning_in_sight, is_dry, open_settings, task
 
 if TYPE_CHECKING:
     from invoke.context import Context
 
-    from polyladder_ops.catalog import Backup, Catalog
+    from polyladder_ops.catalog import Backup, Catalog, Entry
     from polyladder_ops.pruning import Outcome
     from polyladder_ops.retention import Rule
 
 __all__ = ["collection"]
 
 SITE = "Site to act for (default: POLYLADDER_SITE, production)."
+JOBS = "How many connections load and compare side by side (default: as many as the server's cores and memory allow)."
 JSON = "Print JSON on stdout, for programs."
 
 
@@ -56,14 +57,19 @@ def take(
     if is_dry(c):
         print(f"would dump {target} into {place.folder}")
         return
-    latest = catalog.scan(place.folder, place.name).latest
+    previous = catalog.scan(place.folder, place.name)
+    latest = previous.latest
     total = latest.manifest.plain_bytes if latest else session.database_size(target)
-    with terminal.Progress(f"dumping {target.database}", total=total) as bar:
+    with (
+        terminal.Progress(f"dumping {target.database}", total=total) as bar,
+        cleaning_in_sight(finish="The next `invoke backup` removes it.", before=bar.__exit__),
+    ):
         done = backups.take(
             target,
             place.folder,
             site=place.name,
             private=place.private,
+            previous=previous,
             options=backups.Options(
                 recipients=place.settings.backup_age_recipients,
                 new_source=new_source,
@@ -134,39 +140,46 @@ def list_(c: Context, site: str = "", changes: bool = False, json: bool = False)
     """
     from datetime import UTC, datetime
 
-    from polyladder_ops import catalog, history, report
+    from polyladder_ops import catalog, report
     from polyladder_ops.errors import Mismatch
 
     place = open_site(c, site)
     found = catalog.scan(place.folder, place.name)
+    unusable = list(found.headless)
     if json:
-        since = (
-            {b.id: {"changes": _changes(history.since(found.backups, b))} for b in found.backups}
-            if changes
-            else {}
-        )
-        print_json([{**report.as_row(b), **since.get(b.id, {})} for b in found.backups])
-    elif found.backups:
-        print(report.changed(found.backups) if changes else report.listed(found.backups, datetime.now(UTC)))
+        print_json(_rows(found, unusable, changes=changes))
     else:
-        print(f"no backup of site {place.name} in {place.folder}", file=sys.stderr)
-    if found.other_sites:
-        print(f"note: {_of_other_sites(found)}", file=sys.stderr)
+        text = (
+            report.changed(found.opened(unusable, oldest_first=True))
+            if changes
+            else report.listed(found.opened(unusable), datetime.now(UTC))
+        )
+        print(text or f"no backup of site {place.name} in {place.folder}", file=None if text else sys.stderr)
+    if others := list(catalog.usable(found.others, unusable)):
+        print(f"note: {_of_other_sites(others)}", file=sys.stderr)
     for name in found.litter:
         print(f"note: {name} has no manifest and is no backup", file=sys.stderr)
-    for error in found.unusable:
+    for error in unusable:
         print(str(error).replace("error:", "warning:", 1), file=sys.stderr)
-    if found.unusable:
-        raise Mismatch(f"unreadable manifests in {place.folder}: {len(found.unusable)}")
+    if unusable:
+        raise Mismatch(f"unreadable manifests in {place.folder}: {len(unusable)}")
 
 
-def _of_other_sites(found: Catalog) -> str:
+def _rows(found: Catalog, unusable: list[OpsError], *, changes: bool) -> list[dict[str, Any]]:
+    from polyladder_ops import history, report
+
+    if not changes:
+        return [report.as_row(backup) for backup in found.opened(unusable)]
+    each = history.one_by_one(found.opened(unusable, oldest_first=True))
+    return [{**report.as_row(backup), "changes": _changes(since)} for backup, since in each][::-1]
+
+
+def _of_other_sites(others: list[Entry]) -> str:
     """Return how many are not shown, with the newest: what a restore replaced and somebody discarded is among them."""
-    newest = sorted(found.others, key=lambda backup: backup.taken_at, reverse=True)[:3]
-    named = ", ".join(f"{backup.id} ({backup.manifest.site})" for backup in newest)
-    if found.other_sites == 1:
+    named = ", ".join(f"{backup.id} ({backup.site})" for backup in others[:3])
+    if len(others) == 1:
         return f"a backup of another site is not shown: {named}"
-    return f"{found.other_sites} backups of other sites are not shown; the newest: {named}"
+    return f"{len(others)} backups of other sites are not shown; the newest: {named}"
 
 
 @task(help={"backup": "Which one: latest, an id, a path or a time.", "site": SITE, "json": JSON})
@@ -208,7 +221,7 @@ def choose(place: Any, wanted: str, *, task: str) -> Backup:
 
     found = catalog.scan(place.folder, place.name)
     if not wanted:
-        newest = ", ".join(backup.id for backup in found.backups[:3])
+        newest = ", ".join(entry.id for entry in found.entries[:3])
         raise UsageError(
             "no backup is named",
             detail=f"Newest first: {newest}." if newest else f"There is none in {place.folder}.",

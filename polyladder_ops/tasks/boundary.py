@@ -23,12 +23,14 @@ from invoke.exceptions import Exit, UnexpectedExit
 from invoke.tasks import Task
 from invoke.tasks import task as invoke_task
 
+from polyladder_ops import undoing
 from polyladder_ops.errors import Interrupted, OpsError, Refused, UsageError
-from polyladder_ops.portable import stop_on_signals
+from polyladder_ops.interrupts import stop_on_signals
 from polyladder_ops.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from invoke.context import Context
     from invoke.parser.argument import Argument
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OpsTask",
+    "cleaning_in_sight",
     "confirm",
     "is_dry",
+    "number_of",
     "open_settings",
     "project_root",
     "refuse_dry",
@@ -81,10 +85,41 @@ task = functools.partial(invoke_task, klass=OpsTask, auto_shortflags=False)
 def _interruptible() -> Iterator[None]:
     """Like `stop_on_signals`, which only the main thread may do."""
     if threading.current_thread() is threading.main_thread():
-        with stop_on_signals():
+        with stop_on_signals(_leave), undoing.in_sight(_to_stderr):
             yield
     else:
         yield
+
+
+def _to_stderr(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
+def cleaning_in_sight(
+    *, finish: str, before: Callable[[], object] = lambda: None
+) -> AbstractContextManager[None]:
+    """Within the block people see each clean-up before it runs, and `before` is called then, which ends a bar.
+
+    `finish` is the sentence that says which command finishes it, for whoever leaves it by another Ctrl-C.
+    """
+
+    def say(sentence: str) -> None:
+        before()
+        _to_stderr(sentence)
+
+    return undoing.in_sight(say, finish=finish)
+
+
+def _leave(signal: str) -> None:
+    """End the process amid its clean-up, in a thread: the main one may hold what a print or a proper end would wait for."""
+    code = Interrupted.exit_code
+    try:
+        error = undoing.left(signal)
+        code = error.exit_code
+        with contextlib.suppress(OSError):
+            os.write(2, f"{_clean(str(error))}\n".encode(errors="backslashreplace"))
+    finally:
+        os._exit(code)
 
 
 @contextlib.contextmanager
@@ -183,6 +218,17 @@ def split_items(given: Iterable[str] | None) -> frozenset[str]:
         for piece in re.findall(r'(?:"[^"]*"|\([^()]*\)|[^,"()]|["()])+', text)
     )
     return frozenset(piece for piece in pieces if piece)
+
+
+def number_of(text: str, flag: str, *, most: int = 64) -> int | None:
+    """Return the whole number that a flag was given, None if it was not given. Raise UsageError if it is none."""
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= most:
+        raise UsageError(
+            f"--{flag}={text} is no number from 1 to {most}", hint=f"Write --{flag}=2, or leave it out."
+        )
+    return int(text)
 
 
 def project_root(start: Path) -> Path:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops.errors import Mismatch, UsageError
+from polyladder_ops.tasks.aside import abort_of
 from polyladder_ops.tasks.backup import JSON, SITE, choose, open_site, print_json
-from polyladder_ops.tasks.boundary import is_dry, task
+from polyladder_ops.tasks.boundary import cleaning_in_sight, is_dry, task
 
 if TYPE_CHECKING:
     from invoke.context import Context
@@ -73,7 +74,11 @@ def extract(
         print(f"would extract {', '.join(map(terminal.plain, wanted.names))} of {chosen.id} into {where}")
         return
     keys = place.keys(encrypted=chosen.manifest.encrypted)
-    with terminal.Progress(f"extracting from {chosen.id}", total=chosen.manifest.plain_bytes) as bar:
+    finish = f"Run `{abort_of(site)}`: it drops what is half made."
+    with (
+        terminal.Progress(f"extracting from {chosen.id}", total=chosen.manifest.plain_bytes) as bar,
+        cleaning_in_sight(finish=finish, before=bar.__exit__),
+    ):
         if server is None:
             done = extraction.to_file(path, chosen, wanted, keys, progress=bar.advance)
         else:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from invoke.collection import Collection
 
 from polyladder_ops.errors import Interrupted, Mismatch, Refused, UsageError
 from polyladder_ops.tasks import aside, extract
-from polyladder_ops.tasks.backup import JSON, SITE, choose, open_site, print_json
-from polyladder_ops.tasks.boundary import confirm, is_dry, split_items, task
+from polyladder_ops.tasks.backup import JOBS, JSON, SITE, choose, open_site, print_json
+from polyladder_ops.tasks.boundary import cleaning_in_sight, confirm, is_dry, number_of, split_items, task
 from polyladder_ops.tasks.checks import check
 from polyladder_ops.tasks.inplace import run_in_place
 
@@ -44,6 +46,7 @@ _SHOWN = 7
         "in-place": "Replace the contents in one transaction, for a role without CREATEDB; the app waits for all of it.",
         "without-backup": "With --in-place: take no backup of what is there now.",
         "create-roles": "Make missing roles as the backup describes them, without passwords.",
+        "jobs": JOBS,
         "accept": ACCEPT,
         "allow-cross": "The site that the backup is of, if it is another one than the target's.",
         "force": FORCE,
@@ -61,6 +64,7 @@ def restore(
     in_place: bool = False,
     without_backup: bool = False,
     create_roles: bool = False,
+    jobs: str = "",
     accept: Any = None,
     allow_cross: str = "",
     force: bool = False,
@@ -78,26 +82,32 @@ def restore(
         invoke restore --backup=2026-01-05T02:00Z --into=yesterday
         invoke restore --backup=latest --force --accept=slot:reporting
     """
-    from polyladder_ops import checks, replacement, restore_report
-
     place = open_site(c, site)
     if list:
         _list(place, as_json=json)
         return
+    from polyladder_ops import checks, replacement, restore_report
+
     _refuse_contradictions(
-        latest and backup, replace and not into, in_place and into, without_backup and not in_place
+        latest and backup,
+        replace and not into,
+        in_place and into,
+        without_backup and not in_place,
+        jobs and in_place,
     )
     target = place.target()
     if into == target.database:
         raise UsageError(f"{into} is the live database", hint="Leave --into out to replace it.")
     chosen, keys = chosen_file(place, "latest" if latest else backup, target)
     _refuse_other_site(chosen, place, allow_cross)
-    with _Bars() as bars:
+    finish = finish_by(site, into=into, in_place=in_place)
+    with _Bars() as bars, cleaning_in_sight(finish=finish, before=bars.stop):
         options = replacement.Options(
             name=into or target.database,
             replaces=replace or not into,
             accept=split_items(accept),
             create_roles=create_roles,
+            jobs=number_of(jobs, "jobs"),
             checks=checks.read(place.settings.checks) if place.settings.checks else (),
             progress=bars.begin,
         )
@@ -146,12 +156,13 @@ def _list(place: Site, *, as_json: bool) -> None:
     if as_json:
         from polyladder_ops import catalog, report
 
-        print_json([report.as_row(b) for b in catalog.scan(place.folder, place.name).backups[:_SHOWN]])
+        found = catalog.scan(place.folder, place.name)
+        print_json([report.as_row(backup) for backup in islice(found.opened(), _SHOWN)])
     else:
         print(_choices(place, None) or f"no backup of site {place.name} in {place.folder}")
 
 
-def _refuse_contradictions(two: object, replace: object, both: object, without: object) -> None:
+def _refuse_contradictions(two: object, replace: object, both: object, without: object, many: object) -> None:
     """Raise UsageError if flags contradict each other."""
     if two:
         raise UsageError("--latest and --backup name two backups", hint="Write one of them.")
@@ -162,6 +173,11 @@ def _refuse_contradictions(two: object, replace: object, both: object, without: 
     if without:
         raise UsageError(
             "--without-backup goes with --in-place", hint="Else the old database is kept anyway."
+        )
+    if many:
+        raise UsageError(
+            "--jobs and --in-place exclude each other",
+            hint="One transaction has one connection; leave --jobs out.",
         )
 
 
@@ -206,6 +222,17 @@ def _refuse_other_site(chosen: Backup, place: Site, allowed: str) -> None:
         detail="Restoring it would put one site's data into another.",
         hint=f"Add --allow-cross={other} if that is meant.",
     )
+
+
+def finish_by(site: str, *, into: str = "", in_place: bool = False) -> str:
+    """Return what finishes a clean-up of a restore that was left."""
+    if in_place:
+        return "The next `invoke backup` sweeps its folder; the server does the rest by itself."
+    finish = f"Run `{aside.abort_of(site)}`: it drops what is half made, and opens what is closed."
+    if into:
+        again = f"invoke restore --into={shlex.quote(into)}"
+        finish += f" A database {into} that is closed is opened by the next `{again}`."
+    return finish
 
 
 def _interrupted(error: KeyboardInterrupt, name: str, bars: _Bars) -> Interrupted:
@@ -258,7 +285,7 @@ def _choices(place: Site, chosen: Backup | None) -> str:
     from polyladder_ops import catalog, restore_report
 
     found = catalog.scan(place.folder, place.name)
-    return restore_report.choices(found.backups[:_SHOWN], chosen, datetime.now(UTC))
+    return restore_report.choices(list(islice(found.opened(), _SHOWN)), chosen, datetime.now(UTC))
 
 
 def _tell(plan: Plan, result: Result, options: Options, *, as_json: bool, is_live: bool) -> None:
@@ -310,6 +337,10 @@ class _Bars:
         self._bar.__enter__()
         advance: Callable[[int], None] = self._bar.advance
         return advance
+
+    def stop(self) -> None:
+        """End the bar of what has failed, or was stopped."""
+        self.end(quietly=True, stopped=isinstance(sys.exc_info()[1], Interrupted | KeyboardInterrupt))
 
     def end(self, *, quietly: bool = False, stopped: bool = False) -> None:
         if self._bar is not None:

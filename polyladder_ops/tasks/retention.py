@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from polyladder_ops.catalog import Backup
     from polyladder_ops.pruning import Outcome
-    from polyladder_ops.retention import Decision
 
 __all__ = ["pin", "prune", "unpin"]
 
@@ -35,7 +34,7 @@ def prune(c: Context, apply: bool = False, site: str = "", json: bool = False) -
     """
     from datetime import UTC, datetime
 
-    from polyladder_ops import catalog, pruning, report, retention
+    from polyladder_ops import catalog, pruning, report
 
     place, now = open_site(c, site), datetime.now(UTC)
     rule = rule_of(place)
@@ -44,7 +43,7 @@ def prune(c: Context, apply: bool = False, site: str = "", json: bool = False) -
         done = pruning.prune(place.folder, place.name, rule, now=now, patience_s=patience_s)
     else:
         apply = False
-        decisions = retention.decide(catalog.scan(place.folder, place.name).backups, rule, now)
+        decisions = pruning.decide(catalog.scan(place.folder, place.name), rule, now)
         done = pruning.Outcome(decisions, ended=pruning.begun(place.folder, place.name))
     if json:
         print_json({"applied": apply, "ended": list(done.ended), "backups": _rows(done)})
@@ -58,14 +57,12 @@ def prune(c: Context, apply: bool = False, site: str = "", json: bool = False) -
 def _rows(done: Outcome) -> list[dict[str, object]]:
     from polyladder_ops import report
 
-    gone = {backup.path for backup in done.gone}
-
-    def row(decision: Decision) -> dict[str, object]:
-        facts = report.as_row(decision.backup)
-        kept = {name: facts[name] for name in ("id", "path", "taken_at", "size_bytes", "verified", "pinned")}
-        return {**kept, "goes": decision.goes, "why": decision.why, "gone": decision.backup.path in gone}
-
-    return [row(decision) for decision in done.decisions]
+    gone = {backup.file for backup in done.gone}
+    return [
+        {**report.as_row_decided(decision), "gone": decision.backup.file in gone}
+        for decision in done.decisions
+        if decision.backup.facts is not None
+    ]
 
 
 def _say(done: Outcome, *, applied: bool) -> None:

@@ -11,7 +11,7 @@ from invoke.collection import Collection
 
 from polyladder_ops.errors import Mismatch, OpsError, Refused, UsageError
 from polyladder_ops.tasks.backup import JSON
-from polyladder_ops.tasks.boundary import confirm, open_settings, refuse_dry, task
+from polyladder_ops.tasks.boundary import cleaning_in_sight, confirm, open_settings, refuse_dry, task
 
 if TYPE_CHECKING:
     from invoke.context import Context
@@ -156,7 +156,7 @@ def drill(c: Context, scale: str = "1", spoil: str = "", json: bool = False) -> 
         invoke sandbox.drill --scale=0.1 --json
     """
     refuse_dry(c)
-    from polyladder_ops import checks, terminal
+    from polyladder_ops import checks, portable, terminal
     from polyladder_ops.sandbox import damage, seed
     from polyladder_ops.sandbox import drill as drills
     from polyladder_ops.site import Site
@@ -167,22 +167,31 @@ def drill(c: Context, scale: str = "1", spoil: str = "", json: bool = False) -> 
     questions = checks.read(settings.checks) if settings.checks else ()
     place = Site(settings)
     opened = bring_up(settings, _number(scale))
-    result = drills.run(
-        opened.target(seed.DATABASE),
-        place.folder,
-        place.private,
-        site=place.name,
-        say=lambda text: _say(f"{text} …"),
-        questions=questions,
-        before_proof=(lambda restored: damage.spoil(restored, spoil)) if spoil else None,
-    )
-    steps = [(s.name, s.ok, terminal.duration(s.seconds), s.seen) for s in result.steps]
+    with cleaning_in_sight(finish="The next `invoke sandbox.drill` removes it."):
+        result = drills.run(
+            opened.target(seed.DATABASE),
+            place.folder,
+            place.private,
+            site=place.name,
+            say=lambda text: _say(f"{text} …"),
+            questions=questions,
+            before_proof=(lambda restored: damage.spoil(restored, spoil)) if spoil else None,
+        )
+    steps: list[tuple[object, ...]] = [
+        (s.name, s.ok, terminal.duration(s.seconds), s.seen) for s in result.steps
+    ]
+    if peak := portable.peak_bytes():
+        steps.append(("memory", None, None, f"{terminal.size(peak)} at most"))
     if json:
         said = [
             {"step": s.name, "ok": s.ok, "seconds": round(s.seconds, 3), "seen": s.seen} for s in result.steps
         ]
         backup = result.backup.id if result.backup else None
-        print(json_.dumps({"passed": result.passed, "backup": backup, "steps": said}, indent=1))
+        print(
+            json_.dumps(
+                {"passed": result.passed, "backup": backup, "steps": said, "peak_bytes": peak}, indent=1
+            )
+        )
     else:
         print(terminal.table(steps, ("step", "ok", "time", "seen")))
     if not result.passed:

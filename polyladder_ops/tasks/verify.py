@@ -6,8 +6,8 @@ import json as json_
 from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import Mismatch, UsageError
-from polyladder_ops.tasks.backup import JSON, SITE, choose, open_site
-from polyladder_ops.tasks.boundary import is_dry, task
+from polyladder_ops.tasks.backup import JOBS, JSON, SITE, choose, open_site
+from polyladder_ops.tasks.boundary import cleaning_in_sight, is_dry, number_of, task
 
 if TYPE_CHECKING:
     from invoke.context import Context
@@ -19,11 +19,14 @@ __all__ = ["verify"]
     help={
         "backup": "Which one: latest, an id, a path or a time.",
         "level": "stored: every byte of the file (default). restore: load it into a scratch database and compare all.",
+        "jobs": f"With --level=restore: {JOBS[0].lower()}{JOBS[1:]}",
         "site": SITE,
         "json": JSON,
     },
 )
-def verify(c: Context, backup: str = "", level: str = "stored", site: str = "", json: bool = False) -> None:
+def verify(
+    c: Context, backup: str = "", level: str = "stored", jobs: str = "", site: str = "", json: bool = False
+) -> None:
     """Prove that a backup is whole, or that it restores.
 
     Exits 3 if the backup failed, and also if it could not be proved because the scratch server lacks something.
@@ -38,19 +41,25 @@ def verify(c: Context, backup: str = "", level: str = "stored", site: str = "", 
         raise UsageError(
             f"there is no level {level!r}", hint=f"Write --level={' or --level='.join(verification.LEVELS)}."
         )
+    if jobs and level != "restore":
+        raise UsageError("--jobs goes with --level=restore", hint="Leave it out, or add --level=restore.")
+    wanted = number_of(jobs, "jobs")
     place = open_site(c, site)
     chosen = choose(place, backup, task="verify")
     if is_dry(c):
         print(f"would verify {chosen.id} at level {level}")
         return
     keys = place.keys(encrypted=chosen.manifest.encrypted)
-    with terminal.Progress(f"verifying {chosen.id}", total=chosen.manifest.plain_bytes) as bar:
+    with (
+        terminal.Progress(f"verifying {chosen.id}", total=chosen.manifest.plain_bytes) as bar,
+        cleaning_in_sight(finish=_NEXT, before=bar.__exit__),
+    ):
         if level == "stored":
             result = verification.verify_stored(chosen, keys, progress=bar.advance)
         else:
             with place.scratch() as scratch:
                 result = verification.verify_by_restore(
-                    chosen, keys, scratch.target, trusted=scratch.trusted, progress=bar.advance
+                    chosen, keys, scratch.target, trusted=scratch.trusted, jobs=wanted, progress=bar.advance
                 )
     if json:
         said = {
@@ -67,5 +76,6 @@ def verify(c: Context, backup: str = "", level: str = "stored", site: str = "", 
         raise Mismatch(f"backup {chosen.id} is {result.verdict}", hint=hint)
 
 
+_NEXT = "The next `invoke verify --level=restore` removes it."
 _ANOTHER = "Choose another backup: `invoke backup.list`."
 _ELSEWHERE = "Set POLYLADDER_SCRATCH_URL to a server that has what is missing, then verify again."

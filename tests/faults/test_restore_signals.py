@@ -73,6 +73,7 @@ BEFORE = {
     "while it looks": Sending("pg_replication_slots", "SIGINT"),
     "when the copy is made": Sending("CREATE DATABASE", "SIGTERM"),
     "among the rows": Sending("COPY public.note", "SIGINT"),
+    "while an index is built": Sending("CREATE INDEX", "SIGTERM"),
     "while it is analyzed": Sending("ANALYZE", "SIGTERM"),
     "while it is proved": Sending("lo_get", "SIGINT"),
     "before the copy is closed": Sending(" ALLOW_CONNECTIONS false", "SIGHUP"),
@@ -91,6 +92,8 @@ def test_a_restore_that_is_stopped_before_the_switch_leaves_nothing(moment: str,
     assert ended.out == ""
     assert f"error: interrupted by {BEFORE[moment].signal}\n" in ended.err
     assert "Traceback" not in ended.err
+    if moment != "while it looks":
+        assert ended.err.count("dropping the database polyladder_beside_") == 1
     on_stage.is_untouched()
 
 
