@@ -2,32 +2,48 @@
 
 A backup exists when its manifest does. It is *complete* when manifest and data agree; `latest` is the newest complete
 one of this site by the server's clock at the snapshot, never by a file's time, never another site's.
+
+A folder may hold thousands. So `scan` reads of each manifest only the first lines, which say whose it is and of when; the
+rest is read when a backup is opened, and only an opened one is chosen, counted on or deleted.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
+import stat
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from polyladder_ops import records
 from polyladder_ops.errors import OpsError, UsageError
-from polyladder_ops.manifest import Manifest, load
+from polyladder_ops.manifest import Manifest, load, read_head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
     from polyladder_ops.records import Record
 
-__all__ = ["Backup", "Catalog", "find", "open_backup", "records_of", "scan"]
+__all__ = [
+    "Backup",
+    "Catalog",
+    "Entry",
+    "Listing",
+    "find",
+    "names_in",
+    "open_backup",
+    "records_of",
+    "scan",
+    "usable",
+]
 
-_MANIFEST = re.compile(r".+\.sql\.gz(\.age)?\.json")
-_RECORD = re.compile(r"(?P<data>.+\.sql\.gz(?:\.age)?)\.(?:verify|pin|unpin)-\w+-\w+\.json")
+_DATA = re.compile(r".+\.sql\.gz(\.age)?")
+_RECORD = re.compile(r"(?P<data>.+\.sql\.gz(?:\.age)?)\.(?P<kind>verify|pin|unpin)-\w+-\w+\.json")
 _EXAMPLES = "Write latest, an id such as polyladder_20260105_020000, a path, or a time such as 2026-01-05."
 
 
@@ -79,13 +95,108 @@ class Backup:
         return "" if self.complete else "its data file has another size than its manifest says"
 
 
+class _Facts(NamedTuple):
+    """What is kept of a backup that was opened, since a whole manifest is too much to keep of each."""
+
+    sha256: str
+    size_bytes: int
+    stored_bytes: int | None
+    flaw: str
+    verified: bool
+    pinned: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a folder's names and the first lines of a manifest tell of a backup; what they don't is read when asked for.
+
+    A manifest that turns out unusable makes no complete, verified or pinned backup.
+    """
+
+    folder: Path
+    file: str
+    site: str
+    taken_at: datetime
+    has_data: bool
+    records: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The file's stem, as the manifest must say too."""
+        return self.file.removesuffix(".age").removesuffix(".sql.gz")
+
+    @property
+    def path(self) -> Path:
+        """The data file, there or not."""
+        return self.folder / self.file
+
+    @property
+    def record_paths(self) -> list[Path]:
+        """The records beside it, whichever bytes they speak of."""
+        return [self.folder / name for name in self.records]
+
+    def open(self) -> Backup:
+        """Return the backup. Raise OpsError if its manifest is unusable or not the one that was listed."""
+        backup = _opened(self.path, self.record_paths)
+        if (backup.manifest.site, backup.taken_at) != (self.site, self.taken_at):
+            raise OpsError(f"backup {self.id} was changed meanwhile", hint="Look with `invoke backup.list`.")
+        return backup
+
+    @cached_property
+    def facts(self) -> _Facts | None:
+        """What matters of it once it was opened; None if it can't be."""
+        try:
+            backup = self.open()
+        except OpsError:
+            return None
+        manifest = backup.manifest
+        sizes = manifest.size_bytes, backup.stored_bytes
+        return _Facts(manifest.sha256, *sizes, backup.flaw, backup.verified, backup.pinned)
+
+    @property
+    def complete(self) -> bool:
+        """As a backup's."""
+        return self.has_data and self.facts is not None and not self.facts.flaw
+
+    @property
+    def verified(self) -> bool:
+        """As a backup's; without a record it need not be opened."""
+        return self._has("verify") and self.facts is not None and self.facts.verified
+
+    @property
+    def pinned(self) -> bool:
+        """As a backup's; without a record it need not be opened."""
+        return self._has("pin") and self.facts is not None and self.facts.pinned
+
+    @property
+    def flaw(self) -> str:
+        """Why it is not complete; empty if it is."""
+        return "its manifest is unusable" if self.facts is None else self.facts.flaw
+
+    def _has(self, kind: str) -> bool:
+        return any(name.startswith(f"{self.file}.{kind}-") for name in self.records)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The names of a folder's files, and of the records among them by the data file that they speak of."""
+
+    names: AbstractSet[str] = frozenset()
+    records: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def shows(self, entry: Entry) -> bool:
+        """Whether all files of this backup, and no more, are there by their names."""
+        has_data, recorded = entry.file in self.names, self.records.get(entry.file, ())
+        return f"{entry.file}.json" in self.names and (has_data, recorded) == (entry.has_data, entry.records)
+
+
 @dataclass(frozen=True)
 class Catalog:
-    """A folder's backups of one site, newest first, and what else was found there."""
+    """A folder's backups of one site, newest first, and what else was found there; `headless` can't even be ordered."""
 
-    backups: tuple[Backup, ...] = ()
-    others: tuple[Backup, ...] = ()
-    unusable: tuple[OpsError, ...] = ()
+    entries: tuple[Entry, ...] = ()
+    others: tuple[Entry, ...] = ()
+    headless: tuple[OpsError, ...] = ()
     litter: tuple[str, ...] = ()
 
     @property
@@ -96,68 +207,99 @@ class Catalog:
     @property
     def latest(self) -> Backup | None:
         """The newest complete backup."""
-        return next((backup for backup in self.backups if backup.complete), None)
+        return next((backup for backup in self.opened() if backup.complete), None)
+
+    def opened(
+        self, unusable: list[OpsError] | None = None, *, oldest_first: bool = False
+    ) -> Iterator[Backup]:
+        """Yield the backups, each opened when its turn comes; add to `unusable` what says why one can't be."""
+        return _each(reversed(self.entries) if oldest_first else self.entries, unusable)
+
+    @property
+    def backups(self) -> tuple[Backup, ...]:
+        """All of them, opened and held at once: for few."""
+        return tuple(self.opened())
+
+    @property
+    def unusable(self) -> tuple[OpsError, ...]:
+        """What is wrong with each manifest, of any site, that can't be read: reads all."""
+        found = list(self.headless)
+        for _ in _each((*self.entries, *self.others), found):
+            pass
+        return tuple(found)
+
+
+def usable(entries: Iterable[Entry], unusable: list[OpsError]) -> Iterator[Entry]:
+    """Yield those that can be opened; add to `unusable` what says why one can't be."""
+    return (entry for entry in entries if any(_each([entry], unusable)))
+
+
+def _each(entries: Iterable[Entry], unusable: list[OpsError] | None) -> Iterator[Backup]:
+    for entry in entries:
+        try:
+            backup = entry.open()
+        except OpsError as error:
+            if unusable is not None and _manifest_of(entry.path).exists():  # else it was pruned meanwhile
+                unusable.append(error)
+            continue
+        yield backup
 
 
 def scan(folder: Path, site: str) -> Catalog:
     """Return what the folder holds for this site; a folder that is not there holds nothing."""
-    sizes = _sizes(folder)
-    recorded = _records(folder, sizes)
-    backups: list[Backup] = []
-    others: list[Backup] = []
-    unusable = []
-    for name in sizes:
-        if not _MANIFEST.fullmatch(name):
+    listing = names_in(folder)
+    entries: list[Entry] = []
+    others: list[Entry] = []
+    headless = []
+    for name in listing.names:
+        data = name.removesuffix(".json")
+        if data == name or not _DATA.fullmatch(data):
             continue
         try:
-            manifest = load(folder / name)
+            of_site, taken_at = read_head(folder, name)
         except OpsError as error:
-            unusable.append(error)
+            headless.append(error)
             continue
-        found = records.load_all(recorded[manifest.file], manifest.sha256)
-        its_list = backups if manifest.site == site else others
-        its_list.append(Backup(manifest, folder / manifest.file, sizes.get(manifest.file), found))
-    backups.sort(key=lambda backup: (backup.taken_at, backup.id), reverse=True)
-    return Catalog(tuple(backups), tuple(others), tuple(unusable), _litter(sizes))
+        its_list = entries if of_site == site else others
+        found = listing.records.get(data, ())
+        its_list.append(Entry(folder, data, of_site, taken_at, data in listing.names, found))
+    for found_ones in (entries, others):
+        found_ones.sort(key=lambda entry: (entry.taken_at, entry.file), reverse=True)
+    headless.sort(key=str)
+    return Catalog(tuple(entries), tuple(others), tuple(headless), _litter(listing.names))
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """Return the files of a folder with their sizes. Raise OpsError if we may not look into it."""
-    sizes = {}
+def names_in(folder: Path) -> Listing:
+    """Return what a folder's names tell. Raise OpsError if we may not look into it."""
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):  # another run works here too
-                    if entry.is_file():
-                        sizes[entry.name] = entry.stat().st_size
+            names = {entry.name for entry in entries if entry.is_file()}
     except FileNotFoundError:
-        return {}
+        return Listing()
     except OSError as error:
         raise OpsError(
             f"could not read the folder {folder}",
             detail=f"The file system says: {error.strerror or error}.",
             hint="Check its rights, or set BACKUP_DIR to another folder.",
         ) from error
-    return sizes
-
-
-def _records(folder: Path, names: Iterable[str]) -> dict[str, list[Path]]:
-    """Return the records among these files by the data file that they speak of."""
     recorded = defaultdict(list)
     for name in names:
-        if record := _RECORD.fullmatch(name):
-            recorded[record["data"]].append(folder / name)
-    return recorded
+        if name.endswith(".json") and (record := _RECORD.fullmatch(name)):
+            recorded[record["data"]].append(name)
+    return Listing(names, {data: tuple(sorted(its)) for data, its in recorded.items()})
 
 
 def records_of(data: Path) -> list[Path]:
     """Return the records that lie beside a data file, there or not, whichever bytes they speak of."""
-    return _records(data.parent, _sizes(data.parent))[data.name]
+    return [data.with_name(name) for name in names_in(data.parent).records.get(data.name, ())]
 
 
-def _litter(names: dict[str, int]) -> tuple[str, ...]:
-    data = re.compile(r".+\.sql\.gz(\.age)?")
-    return tuple(sorted(name for name in names if data.fullmatch(name) and f"{name}.json" not in names))
+def _litter(names: AbstractSet[str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in names if _DATA.fullmatch(name) and f"{name}.json" not in names))
+
+
+def _manifest_of(data: Path) -> Path:
+    return data.with_name(f"{data.name}.json")
 
 
 def open_backup(path: Path) -> Backup:
@@ -166,16 +308,29 @@ def open_backup(path: Path) -> Backup:
     Raise OpsError if it has no usable manifest.
     """
     data = path.with_name(path.name.removesuffix(".json"))
-    if not Path(f"{data}.json").exists():
+    if not _manifest_of(data).exists():
         raise OpsError(
             f"{data.name} has no manifest beside it",
             detail="Without one nothing can be proved of it.",
             hint="Copy its .json file beside it, or choose another backup: `invoke backup.list`.",
         )
-    manifest = load(Path(f"{data}.json"))
-    sizes = _sizes(data.parent)
-    found = records.load_all(_records(data.parent, sizes)[data.name], manifest.sha256)
-    return Backup(manifest, data, sizes.get(data.name), found)
+    return _opened(data, records_of(data))
+
+
+def _opened(data: Path, recorded: Iterable[Path]) -> Backup:
+    manifest = load(_manifest_of(data))
+    return Backup(manifest, data, _size(data), records.load_all(recorded, manifest.sha256))
+
+
+def _size(data: Path) -> int | None:
+    """Return a file's size; None if there is none of that name."""
+    try:
+        found = data.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OpsError(f"could not look at {data}", detail=f"{error.strerror or error}.") from error
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def find(catalog: Catalog, wanted: str, *, now: datetime) -> Backup:
@@ -217,14 +372,15 @@ def parse_time(text: str) -> datetime | None:
 
 
 def _newest(catalog: Catalog, until: datetime, word: str) -> Backup:
-    fitting = [b for b in catalog.backups if b.taken_at <= until]
-    for backup in fitting:
+    incomplete = 0
+    for backup in _each((entry for entry in catalog.entries if entry.taken_at <= until), None):
         if backup.complete:
             return backup
-    detail = f"{len(fitting)} are listed and none is complete." if fitting else ""
+        incomplete += 1
+    detail = f"{incomplete} are listed and none is complete." if incomplete else ""
     hint = "Take one with `invoke backup`."
-    if catalog.backups and not fitting:
-        detail = f"The oldest is {catalog.backups[-1].id}."
+    if not incomplete and (oldest := next(catalog.opened(oldest_first=True), None)):
+        detail = f"The oldest is {oldest.id}."
         hint = "Write a later time; `invoke backup.list` shows them."
     if catalog.other_sites:
         detail = f"{detail} There are {catalog.other_sites} of other sites.".strip()
@@ -238,15 +394,15 @@ def _by_path(path: Path) -> Backup:
 
 
 def _by_id(catalog: Catalog, wanted: str) -> Backup:
-    exact = [backup for backup in (*catalog.backups, *catalog.others) if backup.id == wanted]
-    begun = exact or [backup for backup in catalog.backups if backup.id.startswith(wanted)]
+    exact = [entry for entry in (*catalog.entries, *catalog.others) if entry.id == wanted]
+    begun = exact or [entry for entry in catalog.entries if entry.id.startswith(wanted)]
     if not wanted.startswith("polyladder_") or not begun:
         raise OpsError(
             f"there is no backup {wanted}", hint=f"{_EXAMPLES} List them with `invoke backup.list`."
         )
     if len(begun) > 1:
-        some = ", ".join(backup.id for backup in begun[:5])
+        some = ", ".join(entry.id for entry in begun[:5])
         raise UsageError(
             f"{wanted} fits {len(begun)} backups", detail=f"They are {some}.", hint="Write more of the id."
         )
-    return begun[0]
+    return begun[0].open()

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from polyladder_ops.terminal import many
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from polyladder_ops.catalog import Backup
 
-__all__ = ["Change", "changes", "since"]
+__all__ = ["Change", "changes", "one_by_one", "since"]
 
 
 @dataclass(frozen=True)
@@ -63,3 +63,11 @@ def since(backups: Sequence[Backup], backup: Backup) -> tuple[Change, ...] | Non
     older = backups[backups.index(backup) + 1 :]
     before = next((candidate for candidate in older if candidate.complete), None)
     return None if before is None else changes(before, backup)
+
+
+def one_by_one(oldest_first: Iterable[Backup]) -> Iterator[tuple[Backup, tuple[Change, ...] | None]]:
+    """Yield each backup with what `since` says of it; no more than two are held."""
+    before: Backup | None = None
+    for backup in oldest_first:
+        yield backup, None if before is None else changes(before, backup)
+        before = backup if backup.complete else before

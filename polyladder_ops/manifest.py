@@ -6,23 +6,37 @@ password. `format` says how to read it: fields are only added within one format.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.contents import Contents, LargeObject, SequenceValue, TableData
-from polyladder_ops.postgres.inventory import CatalogEntry  # noqa: TC001 - pydantic asks for it
-from polyladder_ops.postgres.properties import DatabaseProperties, Extension, Role  # noqa: TC001 - the same
+from polyladder_ops.postgres.described import (  # noqa: TC001 - pydantic asks for them
+    CatalogEntry,
+    DatabaseProperties,
+    Extension,
+    Role,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["FORMAT", "Manifest", "Source", "load"]
+__all__ = ["FORMAT", "Manifest", "Source", "load", "read_head"]
 
 FORMAT = 1
+
+# The first lines as `Manifest.to_json` writes them, up to the instant; without escapes, of which we write none there.
+_HEAD = re.compile(
+    rb'\{\r?\n "format": 1,\r?\n "id": "[^"\\]*",\r?\n "file": "(?P<file>[^"\\]*)",\r?\n "site": "(?P<site>[^"\\]*)",\r?\n'
+    rb' "source": \{\r?\n(?:  "\w+": [^\r\n{}]*\r?\n)+ \},\r?\n "taken_at": "(?P<taken_at>[^"\\]*)",\r?\n'
+)
+_HEAD_BYTES = 2048
 
 
 def _utc(value: datetime) -> datetime:
@@ -53,7 +67,7 @@ class Source(_Frozen):
 class Manifest(_Frozen):
     """One backup. Times are the server's clock; `taken_at` is the snapshot's instant and orders backups."""
 
-    format: int = FORMAT
+    format: Annotated[int, Field(strict=True)] = FORMAT
     id: str
     file: str
     site: str
@@ -109,18 +123,42 @@ def load(path: Path) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise _unusable(path, f"{error}.") from error
     try:
-        seen = pydantic.TypeAdapter(dict[str, object]).validate_json(text).get("format")
-        if seen != FORMAT or isinstance(seen, bool):
-            raise _unreadable(path, seen)
         manifest = Manifest.model_validate_json(text)
     except pydantic.ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, p['loc'])) or 'the text'}: {p['msg']}"
-            for p in error.errors(include_input=False)
-        ]
-        raise _unusable(path, "; ".join(problems[:5]) + ".") from None
+        raise _why(path, text, error) from None
+    if manifest.format != FORMAT or "format" not in manifest.model_fields_set:
+        raise _unreadable(path, manifest.format if manifest.format > FORMAT else None)
     _check_names(path, manifest)
     return manifest
+
+
+def read_head(folder: Path, name: str) -> tuple[str, datetime]:
+    """Return of which site and instant the manifest of this name is, as `load` would say, from its first lines if they do.
+
+    What comes after them is not looked at. Raise OpsError as `load` does if the first lines don't say it.
+    """
+    path = f"{folder}{os.sep}{name}"
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path takes as long as the reading, 10,000 times
+            head = _HEAD.match(file.read(_HEAD_BYTES) or b"")
+        if head is not None and head["file"].decode() == name.removesuffix(".json"):
+            return head["site"].decode(), _utc(datetime.fromisoformat(head["taken_at"].decode()))
+    except (OSError, ValueError):
+        pass
+    manifest = load(folder / name)
+    return manifest.site, manifest.taken_at
+
+
+def _why(path: Path, text: str, error: pydantic.ValidationError) -> OpsError:
+    """Return what is wrong with a text that is no manifest: a newer format, rather than what that changes."""
+    with contextlib.suppress(pydantic.ValidationError):
+        seen = pydantic.TypeAdapter(dict[str, object]).validate_json(text).get("format")
+        if seen != FORMAT or isinstance(seen, bool):
+            return _unreadable(path, seen)
+    problems = [
+        f"{'.'.join(map(str, p['loc'])) or 'the text'}: {p['msg']}" for p in error.errors(include_input=False)
+    ]
+    return _unusable(path, "; ".join(problems[:5]) + ".")
 
 
 def _check_names(path: Path, manifest: Manifest) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pydantic
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from polyladder_ops.catalog import Backup
+    from polyladder_ops.catalog import Backup, Catalog, Entry
     from polyladder_ops.retention import Decision, Rule
 
-__all__ = ["Outcome", "begun", "pin", "prune", "unpin"]
+__all__ = ["Outcome", "begun", "decide", "pin", "prune", "unpin"]
 
 _TOMBSTONE = ".pruned"
+_NAMES_S = (
+    0.1  # how old the names may be that a deletion trusts; reading those of a full folder takes a tenth of it
+)
 _AGAIN = "Look with `invoke backup.list`, then run `invoke backup.prune` again."
 
 
@@ -43,8 +47,8 @@ class Outcome:
     With a `failure` some of what should go may still be there.
     """
 
-    decisions: tuple[Decision, ...] = ()
-    gone: tuple[Backup, ...] = ()
+    decisions: tuple[Decision[Entry], ...] = ()
+    gone: tuple[Entry, ...] = ()
     ended: tuple[str, ...] = ()
     failure: OpsError | None = None
 
@@ -52,6 +56,12 @@ class Outcome:
     def ids(self) -> tuple[str, ...]:
         """Return what is gone by this run's doing."""
         return (*(backup.id for backup in self.gone), *self.ended)
+
+
+def decide(found: Catalog, rule: Rule, now: datetime) -> tuple[Decision[Entry], ...]:
+    """Return a decision on each backup, newest first; one whose manifest is unusable is never one that goes."""
+    decisions = retention.decide(found.entries, rule, now)
+    return tuple(d for d in decisions if not d.goes or d.backup.facts is not None)
 
 
 def prune(folder: Path, site: str, rule: Rule, *, now: datetime, patience_s: float = 60.0) -> Outcome:
@@ -63,17 +73,18 @@ def prune(folder: Path, site: str, rule: Rule, *, now: datetime, patience_s: flo
     if not folder.exists():
         return Outcome()
     with folder_lock(folder, doing="pruning backups", timeout_s=patience_s):
-        backups = catalog.scan(folder, site).backups
-        decisions = retention.decide(backups, rule, now)
-        gone: list[Backup] = []
+        found = catalog.scan(folder, site)
+        decisions = decide(found, rule, now)
+        gone: list[Entry] = []
         ended: list[str] = []
         failure = None
         try:
             with _on_disk(folder):
                 _end_what_was_begun(folder, site, ended)
-                _delete_all(decisions, retention.guards(backups, rule, now).all, gone)
-                if gone:
-                    _look_again(folder, site, decisions)
+                if any(decision.goes for decision in decisions):
+                    guards = retention.guards(found.entries, rule, now).all
+                    _delete_all(decisions, guards, gone, _Watch(folder))
+                    _look_again(decisions, guards, _Watch(folder))
         except OpsError as error:
             failure = error
     return Outcome(decisions, tuple(gone), tuple(ended), failure)
@@ -97,42 +108,73 @@ def _on_disk(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _delete_all(decisions: Sequence[Decision], guards: Sequence[Backup], gone: list[Backup]) -> None:
+def _delete_all(
+    decisions: Sequence[Decision[Entry]], guards: Sequence[Entry], gone: list[Entry], watch: _Watch
+) -> None:
     """Delete what shall go; before each one look whether it, and what must stand, are still what was decided on."""
     for decision in decisions:
         if not decision.goes:
             continue
         for backup in (decision.backup, *guards):
-            _unchanged(backup)
+            watch.check(backup)
         _delete(decision.backup)
         gone.append(decision.backup)
 
 
-def _unchanged(backup: Backup) -> None:
-    """Raise OpsError if what is on the disk is not this backup any more: somebody works there without the lock."""
-    manifest = backup.path.with_name(f"{backup.path.name}.json")
-    if not manifest.exists() or catalog.open_backup(backup.path) != backup:
-        raise OpsError(
-            f"backup {backup.id} was changed meanwhile",
-            detail="It is not what it was when it was decided what goes, so nothing more was deleted.",
-            hint=_AGAIN,
-        )
+@dataclass
+class _Watch:
+    """Whether backups are still what was decided on: their own files at each look, the folder's names every moment."""
+
+    folder: Path
+    listing: catalog.Listing = field(default_factory=catalog.Listing)
+    listed_at: float = float("-inf")
+    seen: dict[str, object] = field(default_factory=dict)
+
+    def check(self, backup: Entry) -> None:
+        """Raise OpsError if what is on the disk is not this backup any more: somebody works there without the lock."""
+        if time.monotonic() - self.listed_at > _NAMES_S:
+            self.listing, self.listed_at = catalog.names_in(self.folder), time.monotonic()
+        if not self.listing.shows(backup) or not self._is_same(backup):
+            raise OpsError(
+                f"backup {backup.id} was changed meanwhile",
+                detail="It is not what it was when it was decided what goes, so nothing more was deleted.",
+                hint=_AGAIN,
+            )
+
+    def _is_same(self, backup: Entry) -> bool:
+        """Open it again, unless no file of it was touched since we did."""
+        touched = [_touched(backup.path.with_name(f"{backup.file}{suffix}")) for suffix in ("", ".json")]
+        if self.seen.get(backup.file) != touched:
+            if replace(backup).facts != backup.facts:
+                return False
+            self.seen[backup.file] = touched
+        return True
 
 
-def _delete(backup: Backup) -> None:
-    tombstone = backup.path.with_name(backup.path.name + _TOMBSTONE)
+def _touched(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _delete(backup: Entry) -> None:
+    facts = backup.facts
+    assert facts is not None, "what can't be opened is not deleted"
+    tombstone = backup.path.with_name(backup.file + _TOMBSTONE)
     if not backup.complete:  # it can't be taken for whole, and bytes like these would not be known again
         backup.path.unlink(missing_ok=True)
-    backup.path.with_name(f"{backup.path.name}.json").replace(tombstone)
+    backup.path.with_name(f"{backup.file}.json").replace(tombstone)
     sync_directory(tombstone.parent)
     backup.path.unlink(missing_ok=True)
-    _bury(tombstone, backup.path, backup.manifest)
+    _bury(tombstone, backup.record_paths, facts.sha256)
 
 
-def _bury(tombstone: Path, data: Path, manifest: Manifest) -> None:
+def _bury(tombstone: Path, recorded: Sequence[Path], sha256: str) -> None:
     """Remove the records that speak of these bytes, and then the last that is left of the backup."""
-    for path in catalog.records_of(data):
-        if records.load_all([path], manifest.sha256):
+    for path in recorded:
+        if records.load_all([path], sha256):
             path.unlink(missing_ok=True)
     sync_directory(tombstone.parent)
     tombstone.unlink()
@@ -147,7 +189,7 @@ def _end_what_was_begun(folder: Path, site: str, ended: list[str]) -> None:
             continue
         if data.exists() and storage.fingerprint(data) == (manifest.size_bytes, manifest.sha256):
             data.unlink()
-        _bury(tombstone, data, manifest)
+        _bury(tombstone, catalog.records_of(data), manifest.sha256)
         ended += [] if data.exists() else [manifest.id]
 
 
@@ -164,15 +206,17 @@ def _tombstones(folder: Path, site: str) -> Iterator[tuple[Path, Manifest]]:
             yield path, manifest
 
 
-def _look_again(folder: Path, site: str, decisions: Sequence[Decision]) -> None:
+def _look_again(decisions: Sequence[Decision[Entry]], guards: Sequence[Entry], watch: _Watch) -> None:
     """Raise OpsError unless all that should go is gone, and all that should stay is there as before."""
-    listed = {backup.path: backup for backup in catalog.scan(folder, site).backups}
+    listing = catalog.names_in(watch.folder)
     for decision in decisions:
         backup = decision.backup
-        if not decision.goes and listed.get(backup.path) != backup:
+        if not decision.goes and not listing.shows(backup):
             raise OpsError(f"backup {backup.id} should stay and is not what it was", hint=_AGAIN)
-        if decision.goes and (backup.path in listed or backup.path.exists()):
+        if decision.goes and listing.names & {backup.file, f"{backup.file}.json"}:
             raise OpsError(f"backup {backup.id} was deleted and is there again", hint=_AGAIN)
+    for backup in guards:
+        watch.check(backup)
 
 
 def pin(backup: Backup, *, reason: str = "") -> Backup:

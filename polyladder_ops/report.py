@@ -10,14 +10,14 @@ from polyladder_ops import history
 from polyladder_ops.terminal import age, duration, many, plain, size, table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from polyladder_ops.catalog import Backup
+    from polyladder_ops.catalog import Backup, Entry
     from polyladder_ops.records import Record
     from polyladder_ops.retention import Decision
     from polyladder_ops.verification import Verdict
 
-__all__ = ["as_row", "changed", "decided", "described", "line", "listed", "verdict"]
+__all__ = ["as_row", "as_row_decided", "changed", "decided", "described", "line", "listed", "verdict"]
 
 _SHOWN = 20  # of the reasons; a server of another major differs in every table
 _HEADERS = ("id", "taken at", "age", "size", "tables", "rows", "complete", "verified", "encrypted", "pinned")
@@ -30,9 +30,10 @@ def line(backup: Backup) -> str:
     return f"{plain(backup.id)}  {plain(manifest.source.database)}  {_time(backup.taken_at)}  {kept}"
 
 
-def listed(backups: Sequence[Backup], now: datetime) -> str:
-    """Return the table of backups."""
-    return table([_cells(backup, now) for backup in backups], _HEADERS)
+def listed(backups: Iterable[Backup], now: datetime) -> str:
+    """Return the table of backups; empty if there are none."""
+    cells = [_cells(backup, now) for backup in backups]
+    return table(cells, _HEADERS) if cells else ""
 
 
 def _cells(backup: Backup, now: datetime) -> tuple[object, ...]:
@@ -56,25 +57,24 @@ def _verified(backup: Backup) -> object:
     return "FAILED" if backup.failed else backup.verified
 
 
-def changed(backups: Sequence[Backup]) -> str:
+def changed(oldest_first: Iterable[Backup]) -> str:
     """Return each backup with what changed since the one before it, newest first."""
-    lines = []
-    for backup in backups:
-        found = history.since(backups, backup)
-        lines.append(line(backup))
-        if found is None:
-            lines.append("  the first one")
-        lines += [f"  {plain(str(change))}" for change in found or ()]
-        lines += ["  nothing changed"] if found == () else []
-    return "\n".join(lines)
+    shown = ["\n".join(_changed(backup, found)) for backup, found in history.one_by_one(oldest_first)]
+    return "\n".join(reversed(shown))
 
 
-def decided(decisions: Sequence[Decision], now: datetime) -> str:
+def _changed(backup: Backup, found: Sequence[history.Change] | None) -> list[str]:
+    lines = [line(backup), *(f"  {plain(str(change))}" for change in found or ())]
+    lines += ["  the first one"] if found is None else []
+    return [*lines, *(["  nothing changed"] if found == () else [])]
+
+
+def decided(decisions: Sequence[Decision[Entry]], now: datetime) -> str:
     """Return the backups that go, each with its reason, and below them how many stay, by reason."""
     going = [
-        (b.id, _time(b.taken_at), age(b.taken_at, now), size(b.stored_bytes or 0), decision.why)
+        (b.id, _time(b.taken_at), age(b.taken_at, now), size(facts.stored_bytes or 0), decision.why)
         for decision in decisions
-        if decision.goes and (b := decision.backup)
+        if decision.goes and (b := decision.backup) and (facts := b.facts)
     ]
     staying = Counter(decision.why for decision in decisions if not decision.goes)
     tables = [
@@ -82,6 +82,22 @@ def decided(decisions: Sequence[Decision], now: datetime) -> str:
         table([(count, why) for why, count in staying.items()], ("stay", "because")) if staying else "",
     ]
     return "\n\n".join(filter(None, tables))
+
+
+def as_row_decided(decision: Decision[Entry]) -> dict[str, Any]:
+    """Return one decision for programs; keys are only ever added. The backup must be one that can be opened."""
+    backup = decision.backup
+    assert backup.facts is not None
+    return {
+        "id": backup.id,
+        "path": str(backup.path),
+        "taken_at": _iso(backup.taken_at),
+        "size_bytes": backup.facts.size_bytes,
+        "verified": backup.verified,
+        "pinned": backup.pinned,
+        "goes": decision.goes,
+        "why": decision.why,
+    }
 
 
 def as_row(backup: Backup) -> dict[str, Any]:

@@ -16,15 +16,50 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
+    from pathlib import Path
 
-    from polyladder_ops.catalog import Backup
+__all__ = ["Candidate", "Decision", "Guards", "Rule", "decide", "guards"]
 
-__all__ = ["Decision", "Guards", "Rule", "decide", "guards"]
+
+class Candidate(Protocol):
+    """What is asked of a backup. All but its name and time may have to be read, so it is asked only if it matters."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+
+    @property
+    def path(self) -> Path:
+        """Its data file, there or not."""
+
+    @property
+    def taken_at(self) -> datetime:
+        """The server's clock at the snapshot."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether manifest and data agree."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether it is complete and its last verification passed."""
+
+    @property
+    def pinned(self) -> bool:
+        """Whether somebody wants it kept."""
+
+    @property
+    def flaw(self) -> str:
+        """Why it is not complete; empty if it is."""
+
+
+B = TypeVar("B", bound=Candidate)
 
 # A server's clock and ours differ; by more than this one of them is wrong.
 _SKEW = timedelta(days=1)
@@ -39,63 +74,67 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Decision:
+class Decision(Generic[B]):
     """Whether a backup goes or stays, and why."""
 
-    backup: Backup
+    backup: B
     goes: bool
     why: str
 
 
 @dataclass(frozen=True)
-class Guards:
+class Guards(Generic[B]):
     """The backups that must stand while others go: the newest complete one and the newest verified ones."""
 
-    newest: Backup | None
-    verified: tuple[Backup, ...]
+    newest: B | None
+    verified: tuple[B, ...]
 
     @property
-    def all(self) -> tuple[Backup, ...]:
+    def all(self) -> tuple[B, ...]:
         """Each of them, once or twice."""
         return (*([self.newest] if self.newest else []), *self.verified)
 
 
-def guards(backups: Sequence[Backup], rule: Rule, now: datetime) -> Guards:
+def guards(backups: Sequence[B], rule: Rule, now: datetime) -> Guards[B]:
     """Return what no deletion may touch, of backups in any order."""
     ordered = sorted(backups, key=lambda backup: (backup.taken_at, backup.id), reverse=True)
-    counted = [b for b in ordered if b.complete and not _is_of_the_future(b, now)]
-    verified = [backup for backup in counted if backup.verified][: rule.keep_verified]
-    return Guards(counted[0] if counted else None, tuple(verified))
+    counted = [backup for backup in ordered if not _is_of_the_future(backup, now)]
+    newest = next((backup for backup in counted if backup.complete), None)
+    verified = (backup for backup in counted if backup.verified)
+    return Guards(newest, tuple(islice(verified, rule.keep_verified)))
 
 
-def decide(backups: Sequence[Backup], rule: Rule, now: datetime) -> tuple[Decision, ...]:
+def decide(backups: Sequence[B], rule: Rule, now: datetime) -> tuple[Decision[B], ...]:
     """Return a decision on each backup, in the order given."""
     kept = guards(backups, rule, now)
     return tuple(_judge(backup, rule, now, kept) for backup in backups)
 
 
-def _judge(backup: Backup, rule: Rule, now: datetime, kept: Guards) -> Decision:
-    if reason := _reason_to_stay(backup, rule, now, kept):
+def _judge(backup: B, rule: Rule, now: datetime, kept: Guards[B]) -> Decision[B]:
+    if reason := next(_reasons_to_stay(backup, rule, now, kept), ""):
         return Decision(backup, goes=False, why=reason)
     flaw = f" and not complete: {backup.flaw}" if backup.flaw else ""
     return Decision(backup, goes=True, why=f"older than {_days(rule)}{flaw}")
 
 
-def _reason_to_stay(backup: Backup, rule: Rule, now: datetime, kept: Guards) -> str:
-    """Return the first reason that holds; empty if none does."""
+def _reasons_to_stay(backup: B, rule: Rule, now: datetime, kept: Guards[B]) -> Iterator[str]:
+    """Yield the reasons that hold; the first one is told."""
     count, wanted = len(kept.verified), rule.keep_verified
-    reasons = {
-        "pinned": backup.pinned,
-        "dated in the future": _is_of_the_future(backup, now),
-        f"not older than {_days(rule)}": now - backup.taken_at <= timedelta(days=rule.days),
-        "the newest complete one": kept.newest is not None and backup.path == kept.newest.path,
-        f"among the {wanted} newest verified": backup.path in {guard.path for guard in kept.verified},
-        f"nothing goes while only {count} of {wanted} are verified": count < wanted,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), "")
+    if backup.pinned:
+        yield "pinned"
+    if _is_of_the_future(backup, now):
+        yield "dated in the future"
+    if now - backup.taken_at <= timedelta(days=rule.days):
+        yield f"not older than {_days(rule)}"
+    if kept.newest is not None and backup.path == kept.newest.path:
+        yield "the newest complete one"
+    if backup.path in {guard.path for guard in kept.verified}:
+        yield f"among the {wanted} newest verified"
+    if count < wanted:
+        yield f"nothing goes while only {count} of {wanted} are verified"
 
 
-def _is_of_the_future(backup: Backup, now: datetime) -> bool:
+def _is_of_the_future(backup: Candidate, now: datetime) -> bool:
     return backup.taken_at > now + _SKEW
 
 

@@ -88,6 +88,8 @@ def pace(done: int, total: int | None, seconds: float) -> str:
 
 def plain(text: str) -> str:
     """Return the text with line breaks, escapes and other invisible characters written out."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
@@ -122,6 +124,8 @@ def _line(cells: Sequence[str], widths: Sequence[int], to_right: Sequence[bool])
 
 def _width(text: str) -> int:
     """Return the columns that a terminal gives the text: two for East Asian ones, none for combining marks."""
+    if text.isascii():
+        return len(text)
     return sum(
         0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
         for char in text

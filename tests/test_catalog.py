@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
+import tracemalloc
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from polyladder_ops import portable
+from polyladder_ops import catalog, manifest, portable, pruning, report
 from polyladder_ops.catalog import Backup, Catalog, find, open_backup, parse_time, scan
 from polyladder_ops.errors import OpsError, UsageError
-from tests.factories import NIGHT, put, record
+from polyladder_ops.postgres.described import CatalogEntry
+from polyladder_ops.retention import Rule
+from tests.factories import NIGHT, put, record, table
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
+
+    from polyladder_ops.manifest import Manifest
 
 NOW = NIGHT + timedelta(days=30)
 
@@ -283,3 +290,153 @@ def test_times_are_read_as_utc_instants() -> None:
 def test_a_backup_shows_the_manifests_instant(nights: Path) -> None:
     backup: Backup = scan(nights, "production").backups[-1]
     assert (backup.taken_at, backup.id) == (NIGHT, "polyladder_20260105_020000")
+
+
+# What only the first lines of a manifest tell -------------------------------------------------------------------------
+
+
+def cut_tail(folder: Path, day: int) -> None:
+    """Leave of a manifest what its first lines say, as a full disk does."""
+    path = folder / f"polyladder_202601{day:02}_020000.sql.gz.json"
+    path.write_bytes(path.read_bytes()[:1200])
+
+
+def test_a_manifest_that_breaks_off_late_is_never_latest_and_is_named(nights: Path) -> None:
+    cut_tail(nights, 8)
+    seen = scan(nights, "production")
+    assert [entry.taken_at.day for entry in seen.entries] == [9, 8, 7, 6, 5]
+    assert [backup.taken_at.day for backup in seen.backups] == [9, 7, 6, 5]
+    assert found(nights, "latest") == found(nights, "2026-01-08") == "20260107_020000"
+    (unusable,) = seen.unusable
+    assert "polyladder_20260108_020000" in unusable.message
+    with pytest.raises(OpsError, match=r"polyladder_20260108_020000.* is unusable"):
+        found(nights, "polyladder_20260108")
+    broken = seen.entries[1]
+    assert (broken.complete, broken.verified, broken.pinned) == (False, False, False)
+    assert broken.flaw == "its manifest is unusable"
+
+
+def test_the_first_lines_are_read_as_the_whole_is(tmp_path: Path) -> None:
+    shapes: dict[str, Callable[[str], str]] = {
+        "as we write it": lambda text: text,
+        "with the line ends of Windows": lambda text: text.replace("\n", "\r\n"),
+        "indented otherwise": lambda text: json.dumps(json.loads(text), indent=4),
+        "on one line": lambda text: json.dumps(json.loads(text)),
+        "in another order": lambda text: json.dumps(dict(reversed(json.loads(text).items())), indent=1),
+        "in another zone": lambda text: text.replace("02:00:00Z", "04:00:00+02:00"),
+        "with much before its time": lambda text: text.replace(
+            '"database": "polyladder"', f'"database": "{"x" * 5000}"'
+        ),
+    }
+    for number, change in enumerate(shapes.values()):
+        made = put(
+            tmp_path, taken_at=NIGHT + timedelta(days=number), site='caf\u00e9 "1"' if number % 2 else "a"
+        )
+        path = tmp_path / f"{made.file}.json"
+        path.write_bytes(change(path.read_text(encoding="utf-8")).encode())
+    seen = scan(tmp_path, "a")
+    entries = sorted((*seen.entries, *seen.others), key=lambda entry: entry.taken_at)
+    assert len(entries) == len(shapes)
+    for number, entry in enumerate(entries):
+        backup = entry.open()
+        assert entry.taken_at == backup.taken_at == NIGHT + timedelta(days=number)
+        assert (entry.site, entry.id, entry.path) == (backup.manifest.site, backup.id, backup.path)
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ('"format": 1', '"format": 2'),
+        ('"file": "polyladder_', '"file": "../polyladder_'),
+        ('"taken_at": "2026-01-05T02:00:00Z"', '"taken_at": "2026-01-05T02:00:00"'),
+        ('"taken_at": "2026-01-05T02:00:00Z"', '"taken_at": "soon"'),
+        ('"site": "production"', '"site": "\x00\ud83d"'),
+    ],
+)
+def test_first_lines_that_lie_are_no_entry(was: str, now: str, tmp_path: Path) -> None:
+    made = put(tmp_path)
+    path = tmp_path / f"{made.file}.json"
+    path.write_bytes(path.read_text(encoding="utf-8").replace(was, now).encode("utf-8", "surrogatepass"))
+    seen = scan(tmp_path, "production")
+    assert (seen.entries, seen.others, len(seen.unusable)) == ((), (), 1)
+
+
+def test_a_backup_that_is_pruned_while_others_are_listed_is_not_called_broken(nights: Path) -> None:
+    seen = scan(nights, "production")
+    (nights / "polyladder_20260106_020000.sql.gz.json").unlink()
+    unusable: list[OpsError] = []
+    assert [backup.taken_at.day for backup in seen.opened(unusable)] == [9, 8, 7, 5]
+    assert unusable == []
+
+
+def test_a_manifest_that_was_changed_since_it_was_listed_is_not_opened(nights: Path) -> None:
+    seen = scan(nights, "production")
+    path = nights / "polyladder_20260108_020000.sql.gz.json"
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("2026-01-08T02", "2026-01-02T02"), encoding="utf-8"
+    )
+    with pytest.raises(OpsError, match="polyladder_20260108_020000 was changed meanwhile"):
+        seen.entries[1].open()
+    assert seen.latest is not None
+    assert seen.latest.taken_at.day == 7
+
+
+MANY = 300
+
+
+@pytest.fixture(scope="module")
+def full_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with many backups of a large database each."""
+    folder = tmp_path_factory.mktemp("many")
+    objects = tuple(CatalogEntry("table", f"public.t{n}", "app", (), "2" * 32) for n in range(300))
+    put(folder, taken_at=NIGHT, objects=objects, tables=tuple(table(f"public.t{n}") for n in range(50)))
+    first = folder / "polyladder_20260105_020000.sql.gz"
+    text = Path(f"{first}.json").read_text(encoding="utf-8")
+    for number in range(1, MANY):
+        at = NIGHT + timedelta(minutes=number)
+        name = f"polyladder_{at:%Y%m%d_%H%M%S}"
+        (folder / f"{name}.sql.gz").write_bytes(first.read_bytes())
+        changed = text.replace("polyladder_20260105_020000", name)
+        changed = changed.replace(
+            '"taken_at": "2026-01-05T02:00:00Z"', f'"taken_at": "{at:%Y-%m-%dT%H:%M:%SZ}"'
+        )
+        (folder / f"{name}.sql.gz.json").write_text(changed, encoding="utf-8")
+    return folder
+
+
+def test_of_many_backups_one_is_opened_to_find_the_latest(
+    full_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+
+    real = manifest.load
+
+    def load(path: Path) -> Manifest:
+        opened.append(path)
+        return real(path)
+
+    monkeypatch.setattr(catalog, "load", load)
+    monkeypatch.setattr(manifest, "load", load)
+    seen = scan(full_folder, "production")
+    assert len(seen.entries) == MANY
+    assert opened == []
+    newest = find(seen, "latest", now=NOW)
+    assert newest.id == seen.entries[0].id
+    assert len(opened) == 1
+
+
+def test_memory_holds_of_each_of_many_backups_a_line_not_its_manifest(full_folder: Path) -> None:
+    manifest.load(full_folder / "polyladder_20260105_020000.sql.gz.json")  # what the first one makes for all
+    tracemalloc.start()
+    try:
+        seen = scan(full_folder, "production")
+        text = report.listed(seen.opened(), NOW)
+        rows = [report.as_row(backup) for backup in seen.opened()]
+        changes = report.changed(seen.opened(oldest_first=True))
+        decided = pruning.decide(seen, Rule(days=1, keep_verified=1), NOW)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(text.splitlines()), len(rows), len(decided)) == (MANY + 1, MANY, MANY)
+    assert changes.count("nothing changed") == MANY - 1
+    assert peak < MANY * 12_000, peak

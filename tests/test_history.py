@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polyladder_ops.catalog import Backup
-from polyladder_ops.history import Change, changes, since
+from polyladder_ops.history import Change, changes, one_by_one, since
 from tests.factories import NIGHT, manifest, table
 
 if TYPE_CHECKING:
@@ -76,3 +76,15 @@ def test_changes_are_counted_since_the_complete_backup_before() -> None:
     assert since(newest_first, last) == (Change("public.decks", 1, 4),)
     assert since(newest_first, broken) == (Change("public.decks", 1, 9),)
     assert since(newest_first, first) is None
+
+
+def test_one_by_one_says_of_each_what_since_says() -> None:
+    newest_first = [
+        backup(table(rows=4, digest="4" * 32), day=3),
+        backup(table(rows=9), day=2, stored_bytes=None),
+        backup(table(rows=1), day=1),
+        backup(table(rows=2), day=0, stored_bytes=None),
+    ]
+    assert [found for _, found in one_by_one(newest_first[::-1])][::-1] == [
+        since(newest_first, backup) for backup in newest_first
+    ]

@@ -116,3 +116,26 @@ def test_a_huge_row_is_held_at_most_two_and_a_half_times(database: Target, tmp_p
         assert peak <= FLOOR + 2.5 * ROW, task
         # The floor has room for a row of this size held four times; for a row of a gigabyte it has none.
         assert peak - little[task] <= 2.5 * ROW + SLACK, task
+
+
+MANY = """
+SELECT format('CREATE TABLE public.t%s AS SELECT n AS id FROM generate_series(1, 9) AS n', n)
+FROM generate_series(1, {tables}) AS n
+"""
+A_TABLE = 20_000  # bytes: its name, its columns, its digest, its definition
+
+
+def test_memory_grows_by_little_for_each_table(database: Target, tmp_path: Path) -> None:
+    few, many = 50, 1000
+    found = []
+    for tables in (few, many):
+        with closing(session.connect(database)) as connection:
+            connection.execute("DROP SCHEMA public CASCADE")
+            connection.execute("CREATE SCHEMA public")
+            statements = [
+                row[0] for row in connection.execute(MANY.format(tables=tables).encode()).fetchall()
+            ]
+        found.append(peaks(database, tmp_path / str(tables), ";".join(statements)))
+    for task, peak in found[1].items():
+        assert peak <= FLOOR, task
+        assert peak - found[0][task] <= (many - few) * A_TABLE, task

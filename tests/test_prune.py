@@ -25,7 +25,7 @@ from tests.factories import put, record
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from polyladder_ops.catalog import Backup
+    from polyladder_ops.catalog import Entry
     from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.conninfo import Target
 
@@ -145,7 +145,7 @@ def test_what_somebody_changes_without_the_lock_stops_everything(
     real = pruning._delete
     guard = full.path / f"{id_of(50)}.sql.gz"
 
-    def and_then_somebody_cuts_a_guard(backup: Backup) -> None:
+    def and_then_somebody_cuts_a_guard(backup: Entry) -> None:
         real(backup)
         guard.write_bytes(b"")
 
@@ -162,7 +162,7 @@ def test_it_looks_again_whether_what_should_stay_is_there(
 ) -> None:
     real = pruning._delete
 
-    def and_take_another_too(backup: Backup) -> None:
+    def and_take_another_too(backup: Entry) -> None:
         real(backup)
         (full.path / f"{id_of(20)}.sql.gz.json").unlink(missing_ok=True)
 
@@ -177,6 +177,63 @@ def test_it_looks_again_whether_what_should_go_is_gone(full: Full, monkeypatch: 
     done = prune(full.path)
     assert done.failure is not None
     assert "was deleted and is there again" in done.failure.message
+
+
+def test_a_manifest_that_breaks_off_late_guards_nothing_and_stays(full: Full) -> None:
+    """Its first lines and its records say: complete, verified, newest. What can't be read must not push others out."""
+    for day in (1, 100):
+        path = full.path / f"{id_of(day)}.sql.gz.json"
+        path.write_bytes(path.read_bytes()[:1200])
+    before = names(full.path)
+    done = prune(full.path)
+    assert (done.ids, done.failure) == ((), None)
+    assert {decision.why for decision in done.decisions if "verified" in decision.why} == {
+        "among the 3 newest verified",
+        "nothing goes while only 2 of 3 are verified",
+    }
+    assert id_of(100) not in {decision.backup.id for decision in done.decisions if decision.goes}
+    record(full.path, catalog.open_backup(full.path / f"{id_of(20)}.sql.gz").manifest)
+    done = prune(full.path)
+    assert set(done.ids) == set(full.old[1:])
+    assert before.keys() - names(full.path).keys() == {
+        name for name in before if name.startswith(full.old[1:]) and not name.endswith(".pruned")
+    }
+
+
+def test_a_pin_that_somebody_copies_in_without_the_lock_stops_everything(
+    full: Full, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pruning._delete
+    pinned = catalog.open_backup(full.path / f"{id_of(102)}.sql.gz")
+
+    def and_a_pin_comes(backup: Entry) -> None:
+        real(backup)
+        record(full.path, pinned.manifest, kind="pin", verdict="", at=NOW + timedelta(1))
+        time.sleep(pruning._NAMES_S * 1.5)
+
+    monkeypatch.setattr(pruning, "_delete", and_a_pin_comes)
+    done = prune(full.path)
+    assert done.failure is not None
+    assert "was changed meanwhile" in done.failure.message
+    assert catalog.open_backup(pinned.path).pinned
+
+
+def test_deleting_many_reads_the_folders_names_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, listings = fill(tmp_path / "backups", old=100), 0
+    real = catalog.names_in
+
+    def count(folder: Path) -> catalog.Listing:
+        nonlocal listings
+        listings += 1
+        return real(folder)
+
+    monkeypatch.setattr(catalog, "names_in", count)
+    began = time.monotonic()
+    assert len(prune(full.path).ids) == 100
+    assert listings <= 5 + (time.monotonic() - began) / pruning._NAMES_S
+    assert names(full.path) == full.rest
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
@@ -446,7 +503,9 @@ def test_whoever_waits_for_a_prune_finds_the_backup_gone_and_records_nothing(doi
         go(process)
         time.sleep(0.5)
         assert process.poll() is None
-        pruning._delete(catalog.open_backup(chosen))
+        pruning._delete(
+            next(entry for entry in catalog.scan(full.path, SITE).entries if entry.path == chosen)
+        )
     assert json.loads(process.communicate(timeout=60)[0]) == {"pinned": [], "looked at": []}
     assert [name for name in names(full.path) if name.startswith(chosen.name)] == []
 

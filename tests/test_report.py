@@ -128,7 +128,7 @@ def test_changes_are_told_under_each_backup() -> None:
     day = timedelta(days=1)
     old, new = TableData("public.a", "", 10, 1, "0"), TableData("public.a", "", 7, 1, "1")
     shown = [backup(AT + 2 * day, tables=(new,)), backup(AT + day, tables=(new,)), backup(AT, tables=(old,))]
-    assert [line for line in report.changed(shown).splitlines() if line.startswith(" ")] == [
+    assert [line for line in report.changed(shown[::-1]).splitlines() if line.startswith(" ")] == [
         "  nothing changed", "  public.a fell by 3 (10 → 7 rows)", "  the first one",
     ]  # fmt: skip
 
@@ -191,7 +191,7 @@ def test_names_can_not_steer_the_terminal() -> None:
     texts = [
         report.described(shown),
         report.listed([shown], AT),
-        report.changed([shown, backup(AT - timedelta(days=1))]),
+        report.changed([backup(AT - timedelta(days=1)), shown]),
         report.verdict(Verdict(shown, "stored", "failed", (evil,), 1)),
     ]  # fmt: skip
     assert not [text for text in texts if "\x1b" in text or "\r" in text]

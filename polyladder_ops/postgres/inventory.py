@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from polyladder_ops.postgres import grants, queries
+from polyladder_ops.postgres.described import CatalogEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,17 +39,6 @@ class CatalogObject:
     `grants` are sentences as in `grants.py`, those on a column behind `(column)`. `definition` is for people and for
     `digest`: one fact a line, only what departs from the plainest case. Passwords in it are sealed, not written out.
     """
-
-    kind: str
-    name: str
-    owner: str
-    grants: tuple[str, ...]
-    definition: str
-
-
-@dataclass(frozen=True)
-class CatalogEntry:
-    """What a manifest keeps of an object: its definition only as a digest."""
 
     kind: str
     name: str

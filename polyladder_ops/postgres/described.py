@@ -1,0 +1,85 @@
+"""What a manifest keeps of a database besides its rows: objects, properties, roles, extensions; values alone.
+
+They stand apart from what reads them, so that whoever looks at manifests need not load a client library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["CatalogEntry", "DatabaseProperties", "Extension", "Membership", "Role"]
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """What a manifest keeps of an object: its definition only as a digest."""
+
+    kind: str
+    name: str
+    owner: str
+    grants: tuple[str, ...]
+    definition: str
+
+
+@dataclass(frozen=True)
+class DatabaseProperties:
+    """A database without its contents; what a major does not know yet is empty.
+
+    `grants` are sentences as in `grants.py`; `settings` are (role or "", name, value as the server stores it);
+    `security_labels` are (provider, label). All are sorted.
+    """
+
+    owner: str
+    encoding: str
+    collate: str
+    ctype: str
+    locale_provider: str
+    locale: str
+    icu_rules: str
+    collation_version: str
+    tablespace: str
+    connection_limit: int
+    is_template: bool
+    grants: tuple[str, ...]
+    comment: str
+    settings: tuple[tuple[str, str, str], ...]
+    security_labels: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Membership:
+    """That a role is a member of `role`; `inherit` and `set` are None before PostgreSQL 16, which made them options."""
+
+    role: str
+    admin: bool
+    inherit: bool | None
+    set: bool | None
+    grantor: str
+
+
+@dataclass(frozen=True)
+class Role:
+    """A role of the server, without its password; `valid_until` is UTC text, empty if the password never expires."""
+
+    name: str
+    superuser: bool
+    inherit: bool
+    createrole: bool
+    createdb: bool
+    login: bool
+    replication: bool
+    bypassrls: bool
+    connection_limit: int
+    valid_until: str
+    settings: tuple[tuple[str, str], ...]
+    comment: str
+    memberships: tuple[Membership, ...]
+
+
+@dataclass(frozen=True)
+class Extension:
+    """An extension that is installed in the database."""
+
+    name: str
+    version: str
+    schema: str
