@@ -66,11 +66,20 @@ class _Dumped:
     facts: survey.Survey = field(repr=False)
 
 
-def take(target: Target, folder: Path, *, site: str, private: Path, options: Options | None = None) -> Backup:
+def take(
+    target: Target,
+    folder: Path,
+    *,
+    site: str,
+    private: Path,
+    options: Options | None = None,
+    previous: Catalog | None = None,
+) -> Backup:
     """Return a finished backup of the target in `folder`: data, manifest, both read back.
 
-    `private` is a folder for what must not lie beside backups. Raise Refused if the target is not the one that this
-    site's last backup came from; OpsError if anything at all went wrong: then nothing is listed.
+    `private` is a folder for what must not lie beside backups, `previous` the folder's catalog if it was just read. Raise
+    Refused if the target is not the one that this site's last backup came from; OpsError if anything at all went wrong:
+    then nothing is listed.
     """
     options = options or Options()
     if options.with_passwords and not options.recipients:
@@ -80,7 +89,7 @@ def take(target: Target, folder: Path, *, site: str, private: Path, options: Opt
             hint="Set BACKUP_AGE_RECIPIENTS, or leave --with-passwords out.",
         )
     keys = encryption.recipients(options.recipients) if options.recipients else []
-    previous = catalog.scan(folder, site)
+    previous = previous or catalog.scan(folder, site)
     with (
         closing(session.connect(target)) as connection,
         translated("the server failed during the backup"),
@@ -129,9 +138,10 @@ def _check_source(identity: Identity, previous: Catalog, site: str, *, new_sourc
             detail="Its data may be behind, and a dump of it can be cancelled by replay.",
             hint="Point DATABASE_URL at the primary.",
         )
-    if new_source or not previous.backups:
+    newest = None if new_source else next(previous.opened(), None)
+    if newest is None:
         return
-    last = previous.backups[0].manifest.source
+    last = newest.manifest.source
     known, now = (last.system_identifier, last.database), (identity.system_identifier, identity.database)
     if known != now:
         raise Refused(
@@ -315,7 +325,8 @@ def _manifest(
         not_included=facts.not_included,
         warnings=(),
     )
-    before = previous.latest.manifest if previous.latest else None
+    latest = previous.latest
+    before = latest.manifest if latest else None
     return manifest.model_copy(update={"warnings": shrinkage(before, manifest)})
 
 

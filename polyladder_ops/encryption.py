@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from polyladder_ops.errors import OpsError, SettingsError
@@ -12,11 +13,29 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Altered", "Reader", "Writer", "decrypt", "encrypt", "identities", "recipients"]
+__all__ = [
+    "Altered",
+    "PrivateKey",
+    "Reader",
+    "Writer",
+    "decrypt",
+    "encrypt",
+    "identities",
+    "new_pair",
+    "recipients",
+    "texts",
+]
 
 
 class Altered(OpsError):  # noqa: N818 - a finding, not an accident
     """The encrypted bytes are not those that were written: changed, cut, or never age's."""
+
+
+@dataclass(frozen=True)
+class PrivateKey:
+    """A private key as its file holds it: a line of age's own, or a whole ssh key. It must not be printed."""
+
+    text: str = field(repr=False)
 
 
 class Reader(Protocol):
@@ -49,7 +68,15 @@ def recipients(keys: Sequence[str]) -> list[Any]:
     return parsed
 
 
-def identities(path: Path | None) -> list[Any]:
+def new_pair() -> tuple[str, str]:
+    """Return a new public key and its private one, as `BACKUP_AGE_RECIPIENTS` and a file of identities take them."""
+    made = _pyrage().x25519.Identity.generate()
+    secret = str(made)
+    hide(secret)
+    return str(made.to_public()), secret
+
+
+def identities(path: Path | None) -> list[PrivateKey]:
     """Return the private keys in this file: age's own (comment lines allowed) or one ssh key without a passphrase.
 
     Raise SettingsError if no file is named, or if it can't be read or holds no key that can be used.
@@ -60,23 +87,43 @@ def identities(path: Path | None) -> list[Any]:
             hint="Set BACKUP_AGE_IDENTITY_FILE to the file with the AGE-SECRET-KEY line.",
         )
     try:
-        text = path.read_bytes()
+        text = path.read_bytes().decode("utf-8", "replace")
     except OSError as error:
         raise SettingsError(
             "BACKUP_AGE_IDENTITY_FILE can't be read",
             detail=f"{path}: {error.strerror}.",
             hint="Check its path and rights.",
         ) from error
-    return _ssh_key(path, text) if b"PRIVATE KEY-----" in text else _age_keys(path, text)
+    return _ssh_key(path, text) if _is_ssh(text) else _age_keys(path, text)
 
 
-def _age_keys(path: Path, text: bytes) -> list[Any]:
+def _is_ssh(text: str) -> bool:
+    return "PRIVATE KEY-----" in text
+
+
+def _parsed(key: Any) -> Any:
+    """Return the key as age takes it, or as it is if it already is so. Raise its IdentityError if it can't be used."""
     pyrage = _pyrage()
-    keys = re.findall(r"^AGE-SECRET-KEY-[A-Z0-9-]+", text.decode("utf-8", "replace"), re.MULTILINE)
-    for key in keys:
-        hide(key)
+    if not isinstance(key, PrivateKey):
+        return key
+    if _is_ssh(key.text):
+        return pyrage.ssh.Identity.from_buffer(key.text.encode())
+    return pyrage.x25519.Identity.from_str(key.text)
+
+
+def texts(keys: Sequence[Any]) -> list[str]:
+    """Return what another process needs to use these private keys: not for any eye."""
+    return [key.text if isinstance(key, PrivateKey) else str(key) for key in keys]
+
+
+def _age_keys(path: Path, text: str) -> list[PrivateKey]:
+    pyrage = _pyrage()
+    found = [PrivateKey(key) for key in re.findall(r"^AGE-SECRET-KEY-[A-Z0-9-]+", text, re.MULTILINE)]
+    for key in found:
+        hide(key.text)
     try:
-        found = [pyrage.x25519.Identity.from_str(key) for key in keys]
+        for key in found:
+            _parsed(key)
     except pyrage.IdentityError:
         found = []
     if not found:
@@ -88,16 +135,17 @@ def _age_keys(path: Path, text: bytes) -> list[Any]:
     return found
 
 
-def _ssh_key(path: Path, text: bytes) -> list[Any]:
+def _ssh_key(path: Path, text: str) -> list[PrivateKey]:
     pyrage = _pyrage()
     try:
-        return [pyrage.ssh.Identity.from_buffer(text)]
+        _parsed(PrivateKey(text))
     except pyrage.IdentityError as error:
         raise SettingsError(
             "BACKUP_AGE_IDENTITY_FILE holds an ssh key that age can't use",
             detail=f"{path}: {error}.",
             hint="Name an ed25519 or rsa key without a passphrase, or a file that `age-keygen -o` wrote.",
         ) from None
+    return [PrivateKey(text)]
 
 
 def encrypt(reader: Reader, writer: Writer, keys: Sequence[Any]) -> None:
@@ -108,11 +156,12 @@ def encrypt(reader: Reader, writer: Writer, keys: Sequence[Any]) -> None:
 def decrypt(reader: Reader, writer: Writer, keys: Sequence[Any]) -> None:
     """Decrypt everything that the reader gives; the writer may get plain bytes before damage is noticed.
 
-    Raise Altered if the bytes were changed or cut, OpsError if no key fits.
+    Raise Altered if the bytes were changed or cut, or if anything stands behind them; OpsError if no key fits.
     """
     pyrage = _pyrage()
+    parsed = [_parsed(key) for key in keys]
     try:
-        pyrage.decrypt_io(reader, writer, list(keys))
+        pyrage.decrypt_io(reader, writer, parsed)
     except (pyrage.DecryptError, OSError) as error:
         text = str(error)
         if "matching" in text.lower():
@@ -121,6 +170,8 @@ def decrypt(reader: Reader, writer: Writer, keys: Sequence[Any]) -> None:
                 hint="Set BACKUP_AGE_IDENTITY_FILE to a key that belongs to one of its recipients.",
             ) from error
         raise Altered("the encrypted bytes are damaged", detail=f"age says: {text}.") from error
+    if reader.read(1):
+        raise Altered("something stands behind the encrypted data")
 
 
 def _pyrage() -> Any:

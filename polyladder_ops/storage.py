@@ -14,18 +14,20 @@ import threading
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, cast
 
-from polyladder_ops import encryption
+from polyladder_ops import decryption, encryption
 from polyladder_ops.errors import OpsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["Damaged", "Stored", "StoredWriter", "fingerprint", "read"]
 
 BLOCK = 1 << 18
+_SYNCED = 1 << 25  # a file is synced whenever it has grown by this much
+_PLAIN = 2 * BLOCK  # what is unpacked at a time
 _GZIP = 31  # zlib's window bits for a gzip header and trailer
 _MAGIC = b"\x1f\x8b"
 Sink = Callable[[bytes], None]
@@ -47,17 +49,22 @@ class Stored:
 class _Hashed:
     """A file that digests what is written to it or read from it, and keeps its first error: age passes on a text."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: IO[bytes], name: str, *, hashed: bool = True) -> None:
         self._file = file
         self._name = name
-        self.sha256 = hashlib.sha256()
+        self._sha256 = hashlib.sha256() if hashed else None
         self.size_bytes = 0
         self.failure: OpsError | None = None
 
     def _note(self, data: bytes) -> bytes:
-        self.sha256.update(data)
+        if self._sha256:
+            self._sha256.update(data)
         self.size_bytes += len(data)
         return data
+
+    def digest(self) -> str:
+        """Return the sha256 of what passed; nothing if none was wanted."""
+        return self._sha256.hexdigest() if self._sha256 else ""
 
     def write(self, data: bytes) -> int:
         try:
@@ -68,7 +75,6 @@ class _Hashed:
         return len(self._note(data))
 
     def read(self, size: int = -1) -> bytes:
-        # age asks for 8 KiB a call; each call gives the interpreter's lock away, so it gets larger pieces buffered.
         try:
             return self._note(self._file.read(size))
         except OSError as error:
@@ -78,6 +84,45 @@ class _Hashed:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+class _EarlySync:
+    """Syncs a file in a thread while it grows, so that little is left to sync at its end.
+
+    A file system tells only once what it could not write (fsync(2)), and it may tell it here: `end` raises it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._due = threading.Event()
+        self._asked_bytes = 0
+        self._over = False
+        self._failure: OSError | None = None
+        self._thread = threading.Thread(target=self._syncing, daemon=True, name="sync")
+        self._thread.start()
+
+    def due(self, size_bytes: int) -> None:
+        """Say how large the file is now."""
+        if size_bytes - self._asked_bytes >= _SYNCED:
+            self._asked_bytes = size_bytes
+            self._due.set()
+
+    def end(self) -> None:
+        """Stop the thread. Raise the OSError that a sync met."""
+        self._over = True
+        self._due.set()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _syncing(self) -> None:
+        while self._due.wait() and not self._over:
+            self._due.clear()
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                self._failure = error
+                return
 
 
 class StoredWriter:
@@ -94,15 +139,17 @@ class StoredWriter:
             raise _unwritten(error) from error
         self._out = _Hashed(self._file, path.name)
         self._recipients = recipients
-        self._blocks: queue.Queue[bytes | None] = queue.Queue(maxsize=16)
+        self._blocks: queue.Queue[bytes | None] = queue.Queue(maxsize=6)
         self._failure: BaseException | None = None
         self._plain_bytes = 0
+        self._early = _EarlySync(self._file.fileno())
         self._thread = threading.Thread(target=self._guarded, daemon=True, name="gzip")
         self._thread.start()
 
     def write(self, data: bytes) -> None:
         """Take the next bytes of SQL."""
         self._plain_bytes += len(data)
+        self._early.due(self._out.size_bytes)
         self._put(data)
 
     def finish(self) -> Stored:
@@ -111,13 +158,14 @@ class StoredWriter:
         self._thread.join()
         self._raise()
         try:
+            self._early.end()
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
             raise _unwritten(error) from error
         finally:
             self._close()
-        return Stored(self._out.size_bytes, self._out.sha256.hexdigest(), self._plain_bytes)
+        return Stored(self._out.size_bytes, self._out.digest(), self._plain_bytes)
 
     def abort(self) -> None:
         """Stop the threads and close the file, whatever state it is in; never raises."""
@@ -128,6 +176,8 @@ class StoredWriter:
             except queue.Full:
                 continue
             self._thread.join(0.2)
+        with contextlib.suppress(OSError):
+            self._early.end()
         self._close()
 
     def _close(self) -> None:
@@ -219,18 +269,23 @@ def _zlib() -> Any:
 
 
 class _Gunzip:
-    """Decompresses what is written to it into a sink, member after member, to the last byte."""
+    """Decompresses blocks, member after member, to the last byte."""
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
+    def __init__(self) -> None:
         self._member: Any = None
         self._start = b""  # the first bytes of the next member, until there are enough to know it
         self._zlib = _zlib()
         self._members = 0
         self.plain_bytes = 0
 
-    def write(self, data: bytes) -> int:
-        size = len(data)
+    def unpacked(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield what is inside. Raise Damaged if it is not whole, or not all that there is."""
+        with _closed(blocks):
+            for block in blocks:
+                yield from self._unpacked(block)
+        self._expect_end()
+
+    def _unpacked(self, data: bytes) -> Iterator[bytes]:
         while data:
             if self._member is None:
                 data = self._start + data
@@ -247,28 +302,27 @@ class _Gunzip:
                     )
                 self._member = self._zlib.decompressobj(_GZIP)
                 self._members += 1
-            data = self._inflate(data)
-        return size
+            data = yield from self._inflated(data)
 
-    def _inflate(self, data: bytes) -> bytes:
-        """Decompress, a few MB at a time; return what belongs to the next member."""
-        try:
-            while True:
-                plain = self._member.decompress(data, 4 * BLOCK)
-                self.plain_bytes += len(plain)
-                if plain:
-                    self._sink(plain)
-                if self._member.eof:
-                    rest: bytes = self._member.unused_data
-                    self._member = None
-                    return rest
-                data = self._member.unconsumed_tail
-                if not data and len(plain) < 4 * BLOCK:
-                    return b""
-        except self._zlib.error as error:
-            raise Damaged("the gzip data is damaged", detail=f"{error}.") from error
+    def _inflated(self, data: bytes) -> Generator[bytes, None, bytes]:
+        """Decompress, half a MB at a time; return what belongs to the next member."""
+        while True:
+            try:
+                plain = self._member.decompress(data, _PLAIN)
+            except self._zlib.error as error:
+                raise Damaged("the gzip data is damaged", detail=f"{error}.") from error
+            self.plain_bytes += len(plain)
+            if plain:
+                yield plain
+            if self._member.eof:
+                rest: bytes = self._member.unused_data
+                self._member = None
+                return rest
+            data = self._member.unconsumed_tail
+            if not data and len(plain) < _PLAIN:
+                return b""
 
-    def close(self) -> None:
+    def _expect_end(self) -> None:
         if self._start:
             raise Damaged(
                 "something stands behind the gzip data", detail=f"Its bytes begin with {self._start.hex()}."
@@ -282,15 +336,15 @@ class _Gunzip:
 class _AsItIs:
     """Takes a file that is not compressed (the old scripts made such, too): every byte is SQL."""
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
+    def __init__(self) -> None:
         self.plain_bytes = 0
 
-    def write(self, data: bytes) -> None:
-        self.plain_bytes += len(data)
-        self._sink(data)
-
-    def close(self) -> None:
+    def unpacked(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the blocks themselves. Raise Damaged if there are none."""
+        with _closed(blocks):
+            for block in blocks:
+                self.plain_bytes += len(block)
+                yield block
         if not self.plain_bytes:
             raise Damaged("the file is empty")
 
@@ -305,94 +359,61 @@ def fingerprint(path: Path) -> tuple[int, str]:
         raise _unread(path.name, error) from error
 
 
-def read(path: Path, sink: Sink, *, keys: Sequence[Any] = (), encrypted: bool = False) -> Stored:
+def read(
+    path: Path, sink: Sink, *, keys: Sequence[Any] = (), encrypted: bool = False, hashed: bool = True
+) -> Stored:
     """Hand the SQL inside a backup's file to `sink`, block by block, and return what the file holds.
 
-    A name that ends in ``.sql`` means that the file is not compressed; content does not decide it.
+    A name that ends in ``.sql`` means that the file is not compressed; content does not decide it. Without `hashed` the
+    sha256 stays empty, for who reads a file again.
     The sink's own errors pass through. Raise Damaged if the bytes are not whole: nothing that was handed over before
     may be believed then. Raise OpsError if the file can't be read, or opened by none of the keys.
     """
+    packed = _AsItIs() if path.suffix == ".sql" else _Gunzip()
+    seen = _Seen()
+    stored = _opened(path, keys, seen, hashed=hashed) if encrypted else _stored(path, seen, hashed=hashed)
+    blocks = packed.unpacked(stored)
+    with _closed(blocks):
+        for block in blocks:
+            sink(block)
+    return Stored(seen.size_bytes, seen.sha256, packed.plain_bytes)
+
+
+@dataclass
+class _Seen:
+    """What a file was, known when it has been read to its end."""
+
+    size_bytes: int = 0
+    sha256: str = ""
+
+
+def _stored(path: Path, seen: _Seen, *, hashed: bool) -> Iterator[bytes]:
+    """Yield the file's bytes."""
     try:
-        file = path.open("rb")
+        file = path.open("rb", buffering=0)
     except OSError as error:
         raise _unread(path.name, error) from error
     with file:
-        source = _Hashed(file, path.name)
-        packed = _AsItIs(sink) if path.suffix == ".sql" else _Gunzip(sink)
-        with _decrypted(source, keys) if encrypted else _plain(source) as blocks:
-            for block in blocks:
-                packed.write(block)
-        packed.close()
-    return Stored(source.size_bytes, source.sha256.hexdigest(), packed.plain_bytes)
-
-
-@contextlib.contextmanager
-def _plain(source: _Hashed) -> Iterator[Iterator[bytes]]:
-    yield iter(lambda: source.read(BLOCK), b"")
-
-
-@contextlib.contextmanager
-def _decrypted(source: _Hashed, keys: Sequence[Any]) -> Iterator[Iterator[bytes]]:
-    """Within the block what age makes of the source, block by block; it works in a thread of its own.
-
-    So nothing of ours passes through it: a Ctrl-C inside its calls of ours would come out as damaged bytes.
-    """
-    between = _Between()
-    failures: list[BaseException] = []
-
-    def decrypting() -> None:
-        try:
-            encryption.decrypt(source, between, keys)
-            _expect_end(source)
-        except BaseException as error:
-            failures.append(source.failure or error)
-        finally:
-            between.close()
-
-    thread = threading.Thread(target=decrypting, daemon=True, name="age")
-    try:
-        thread.start()
-        yield iter(between)
-    finally:
-        between.leave()
-        if thread.ident is not None:  # a Ctrl-C may come before it has started
-            thread.join()
-    if failures:
-        error = failures[0]
-        raise Damaged(error.message, detail=error.detail) if isinstance(error, encryption.Altered) else error
-
-
-def _expect_end(source: _Hashed) -> None:
-    if source.read(1):
-        raise Damaged("something stands behind the encrypted data")
-
-
-class _Between:
-    """A short queue between a thread that writes and one that reads and may leave at any moment."""
-
-    def __init__(self) -> None:
-        self._blocks: queue.Queue[bytes | None] = queue.Queue(maxsize=16)
-        self._left = threading.Event()
-
-    def write(self, data: bytes) -> int:
-        self._put(data)
-        return len(data)
-
-    def close(self) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self._put(None)
-
-    def _put(self, block: bytes | None) -> None:
-        while not self._left.is_set():
-            try:
-                return self._blocks.put(block, timeout=0.1)
-            except queue.Full:
-                continue
-        raise BrokenPipeError
-
-    def __iter__(self) -> Iterator[bytes]:
-        while (block := self._blocks.get()) is not None:
+        source = _Hashed(file, path.name, hashed=hashed)
+        while block := source.read(BLOCK):
             yield block
+        seen.size_bytes, seen.sha256 = source.size_bytes, source.digest()
 
-    def leave(self) -> None:
-        self._left.set()
+
+def _opened(path: Path, keys: Sequence[Any], seen: _Seen, *, hashed: bool) -> Iterator[bytes]:
+    """Yield what is inside the encrypted file."""
+    try:
+        if path.stat().st_size <= decryption.SMALL:
+            sealed = b"".join(_stored(path, seen, hashed=hashed))
+            yield decryption.here(sealed, keys)
+        else:
+            seen.size_bytes, seen.sha256 = yield from decryption.by_a_process(path, keys, hashed=hashed)
+    except encryption.Altered as error:
+        raise Damaged(error.message, detail=error.detail) from error
+    except OSError as error:
+        raise _unread(path.name, error) from error
+
+
+def _closed(blocks: Iterator[bytes]) -> contextlib.AbstractContextManager[Any]:
+    """Within the block the generator is used; its `finally` runs at the end, whoever leaves."""
+    return contextlib.closing(cast("Generator[bytes, None, None]", blocks))

@@ -10,13 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from polyladder_ops import portable, records, restoring, storage
+from polyladder_ops import portable, records, storage
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import proof
 from polyladder_ops.postgres.contents import ALGORITHM, Ledger
-from polyladder_ops.postgres.databases import LocaleMissing
 from polyladder_ops.postgres.lexer import DumpError, Lexer
-from polyladder_ops.postgres.load import LoadError
 from polyladder_ops.postgres.permitted import OnlyPermitted
 from polyladder_ops.records import Record
 from polyladder_ops.storage import Damaged, Stored
@@ -100,9 +97,14 @@ def _other_file(manifest: Manifest, size: int, sha256: str) -> list[str]:
 
 
 def _contradictions(manifest: Manifest, found: Stored, ledger: Ledger) -> list[str]:
-    flaws = [str(difference) for difference in proof.compare_contents(manifest.contents, ledger.contents)]
-    if not flaws and manifest.contents != replace(ledger.contents, encoding=manifest.encoding):
-        flaws.append("the manifest lists the dump's contents in another order, or twice")
+    flaws = []
+    if manifest.contents != replace(ledger.contents, encoding=manifest.encoding):
+        from polyladder_ops.postgres import (
+            proof,
+        )  # late: bytes that are as they should be need no client library
+
+        flaws = [str(difference) for difference in proof.compare_contents(manifest.contents, ledger.contents)]
+        flaws = flaws or ["the manifest lists the dump's contents in another order, or twice"]
     if found.plain_bytes != manifest.plain_bytes:
         flaws.append(f"the dump has {found.plain_bytes} bytes, the manifest says {manifest.plain_bytes}")
     if ledger.contents.encoding != manifest.encoding:
@@ -111,29 +113,47 @@ def _contradictions(manifest: Manifest, found: Stored, ledger: Ledger) -> list[s
 
 
 def verify_by_restore(
-    backup: Backup, keys: Sequence[Any], server: Target, *, trusted: bool, progress: Progress = None
+    backup: Backup,
+    keys: Sequence[Any],
+    server: Target,
+    *,
+    trusted: bool,
+    jobs: int | None = None,
+    progress: Progress = None,
 ) -> Verdict:
     """Load the backup into a scratch database of this server, compare everything, drop it.
 
     The stored bytes are verified first. Raise OpsError if the server fails; a server that lacks something gives
     "not proved" with its name.
     """
+    from polyladder_ops import restoring
+
     began = time.monotonic()
     if reasons := _flaws(backup, keys, None):
         return _recorded(backup, "restore", "failed", reasons, began)
     obstacles = restoring.obstacles(server, backup.manifest)
     if obstacles.fatal:
         return _recorded(backup, "restore", "not proved", [*obstacles.fatal, *obstacles.doubts], began)
-    lacking, wrong = _restored(backup, keys, server, trusted=trusted, progress=progress)
+    lacking, wrong = _restored(backup, keys, server, trusted=trusted, jobs=jobs, progress=progress)
     lacking = [*obstacles.doubts, *lacking, *(obstacles.excuses if wrong else ())]
     verdict: Word = "not proved" if lacking else "failed" if wrong else "passed"
     return _recorded(backup, "restore", verdict, [*lacking, *wrong], began)
 
 
 def _restored(
-    backup: Backup, keys: Sequence[Any], server: Target, *, trusted: bool, progress: Progress
+    backup: Backup,
+    keys: Sequence[Any],
+    server: Target,
+    *,
+    trusted: bool,
+    jobs: int | None,
+    progress: Progress,
 ) -> tuple[list[str], list[str]]:
     """Restore and compare; return what the server lacks for a proof, and what came out wrong."""
+    from polyladder_ops import loading, restoring
+    from polyladder_ops.postgres.databases import LocaleMissing
+    from polyladder_ops.postgres.load import LoadError
+
     lacking: list[str] = []
     manifest = backup.manifest
     try:
@@ -142,8 +162,8 @@ def _restored(
             restoring.temporary_database(server, manifest, purpose="verify") as target,
         ):
             lacking += restoring.lacking(target, manifest)
-            restoring.load(target, backup, keys, progress=progress)
-            differences = restoring.prove(server, target.database, backup, keys)
+            loading.load(target, backup, keys, jobs=jobs, progress=progress)
+            differences = restoring.prove(server, target.database, backup, keys, jobs=jobs)
     except LocaleMissing as error:
         return [f"{error.message}: {error.detail}"], []
     except LoadError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import os
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from polyladder_ops import encryption, storage
+from polyladder_ops import decryption, encryption, storage
 from polyladder_ops.errors import Interrupted, OpsError, SettingsError
 from polyladder_ops.storage import Damaged, Stored, StoredWriter
 
@@ -46,10 +47,17 @@ KEY = Key()
 OTHER = Key()
 
 
-@pytest.fixture(params=["plain", "age"])
-def key(request: pytest.FixtureRequest) -> Key | None:
-    """The key that the test's file is encrypted to; None for a plain one."""
-    return KEY if request.param == "age" else None
+@pytest.fixture(params=["plain", "age", "age in a process"])
+def key(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Key | None:
+    """The key that the test's file is encrypted to; None for a plain one. Small files need no process but get one."""
+    if request.param == "age in a process":
+        monkeypatch.setattr(decryption, "SMALL", -1)
+    return None if request.param == "plain" else KEY
+
+
+def step(key: Key | None) -> int:
+    """Return how many bytes are passed over where every byte is tried: a process takes its time."""
+    return 1 if key is None else 3 if decryption.SMALL > 0 else 71
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +160,7 @@ def is_noticed(path: Path, raw: bytes, key: Key | None, *, sha256: str = "") -> 
 
 def test_a_cut_at_any_byte_is_refused(key: Key | None, tmp_path: Path) -> None:
     whole = stored(tmp_path, key)
-    for length in range(0, len(whole), 1 if key is None else 3):
+    for length in range(0, len(whole), step(key)):
         assert is_noticed(tmp_path / "cut", whole[:length], key), f"{length} of {len(whole)} bytes"
 
 
@@ -161,7 +169,7 @@ def test_a_flipped_bit_at_any_byte_is_noticed(key: Key | None, tmp_path: Path) -
     sha256 = hashlib.sha256(whole).hexdigest()
     chance = random.Random(7)
     unseen = []
-    for place in range(0, len(whole), 1 if key is None else 3):
+    for place in range(0, len(whole), step(key)):
         flipped = bytearray(whole)
         flipped[place] ^= 1 << chance.randrange(8)
         assert is_noticed(tmp_path / "flipped", bytes(flipped), key, sha256=sha256), f"byte {place}"
@@ -351,6 +359,28 @@ def test_a_full_disk_is_an_error_with_a_hint(
         fill(writer, size)
     assert "No space left on device" in caught.value.detail
     assert "BACKUP_DIR" in caught.value.hint
+    writer.abort()
+
+
+def test_a_disk_that_tells_only_once_what_it_could_not_write_is_heard(
+    key: Key | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        told.append(descriptor)
+        if len(told) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(storage, "_SYNCED", 1000)
+    writer = StoredWriter(tmp_path / "data", key.recipients if key else ())
+    deadline = time.monotonic() + 10
+    while not told and time.monotonic() < deadline:
+        writer.write(os.urandom(100_000))
+    with pytest.raises(OpsError, match="could not write the backup") as caught:
+        writer.finish()
+    assert "Input/output error" in caught.value.detail
     writer.abort()
 
 

@@ -11,6 +11,7 @@ import re
 import subprocess
 import threading
 import time
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 from psycopg import pq
@@ -19,6 +20,7 @@ from polyladder_ops import portable
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.snapshot import LOCK_WAIT_S, Changed, LocksExhausted
 from polyladder_ops.redaction import redact
+from polyladder_ops.undoing import standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["STALL_S", "run"]
 
 STALL_S = 900.0  # pg_dump is silent while it reads the catalog of ten thousand tables, but not for a quarter of an hour
-_BLOCK = 1 << 18
+_BLOCK = 1 << 19
+_PAUSE_S = 0.002  # for a wide pipe to fill: pg_dump writes 4 KiB at a time and would wake us for each of them
 _GRACE_S = 1.0  # it has nothing to clean up; what it would do is tell a server that may not answer
 _WORDS = 8_000  # bytes kept of each end of what pg_dump says: it quotes a LOCK of 2,000 names
 # As in session.PINNED: what bends how rows are written as text. pg_dump pins DateStyle and the like itself, and lifts
@@ -79,7 +82,8 @@ def run(
             argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
         )
         try:
-            _pump(process, sink, passfile, stall_s)
+            with standing("", partial(portable.end, process, grace_s=0)):
+                _pump(process, sink, passfile, stall_s)
         finally:
             portable.end(process, grace_s=_GRACE_S)
             for pipe in (process.stdout, process.stderr):
@@ -95,6 +99,7 @@ def _pump(
     assert process.stdout is not None
     assert process.stderr is not None
     with _last_words(process.stderr) as words, _watch(process, stall_s) as watch:
+        room = portable.widen(process.stdout, 2 * _BLOCK)
         try:
             while block := process.stdout.read(_BLOCK):
                 if not watch.came_bytes:
@@ -103,6 +108,8 @@ def _pump(
                 watch.waiting_since = None  # now it is our disk that takes its time
                 sink(block)
                 watch.waiting_since = time.monotonic()
+                if len(block) < room // 4:
+                    time.sleep(_PAUSE_S)
             process.wait()  # the watch ends it if it hangs
         except BaseException:
             portable.end(process, grace_s=_GRACE_S)  # before its stderr is waited for, which it holds open
