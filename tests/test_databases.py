@@ -115,6 +115,27 @@ def test_a_database_goes_into_the_tablespace_of_its_source_if_that_is_there(serv
     assert made == "fast"
 
 
+def test_one_question_tells_the_same_of_event_triggers_and_a_locale_as_trying_them(
+    server: Server, older_server: Target
+) -> None:
+    admin = server.target()
+    for role in ("plain", "quiet"):
+        run(admin, "CREATE ROLE %I LOGIN PASSWORD 'x'", role)
+    run(admin, "GRANT SET ON PARAMETER event_triggers TO %I", "quiet")
+    poor = [type(admin).of(**{**admin.parameters, "user": r, "password": "x"}) for r in ("plain", "quiet")]
+    told = []
+    for target in (admin, *poor, older_server):
+        for locale in ("C", "xx_XX.utf8"):
+            with connected(target) as connection:
+                told.append(databases.can_read_as(connection, locale))
+            with connected(target) as connection:
+                tried = {"event_triggers": "off", "lc_monetary": locale}
+                assert told[-1] == tuple(databases.takes_setting(connection, *one) for one in tried.items())
+    run(admin, "DROP OWNED BY plain, quiet")
+    run(admin, "DROP ROLE plain, quiet")
+    assert told[:6] == [(quiet, known) for quiet in (True, False, True) for known in (True, False)]
+
+
 def test_a_name_that_is_taken_is_refused(server: Server, database: Target) -> None:
     with connected(server.target()) as connection, pytest.raises(OpsError, match="there is a database"):
         databases.create(connection, database.database, like(server.target()))

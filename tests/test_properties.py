@@ -170,6 +170,31 @@ def test_what_the_server_refuses_is_told_and_costs_nothing_else(
     assert ("", "search_path", 'app, "$user", "we, ird", public') in found.settings
 
 
+def test_a_value_that_no_statement_stores_is_told_and_leaves_what_was_there(
+    admin: Connection, wanted: DatabaseProperties
+) -> None:
+    admin.execute("ALTER DATABASE prop_to SET temp_tablespaces = gone")
+    odd = replace(wanted, settings=(("", "temp_tablespaces", "a,b"), ("", "work_mem", "65536")))
+    (left,) = properties.apply(admin, "prop_to", odd)
+    assert left.what == "the setting temp_tablespaces"
+    found = properties.read(admin, "prop_to").settings
+    assert ("", "temp_tablespaces", "gone") in found
+    assert ("", "work_mem", "65536") in found
+
+
+def test_a_refused_statement_does_not_bring_the_other_values_into_the_log_of_the_server(
+    admin: Connection, wanted: DatabaseProperties, server: servers.Server
+) -> None:
+    impossible = replace(
+        wanted, settings=(("", "app.secret", "cana" + "ry"), ("nobody", "work_mem", "1MB")), comment="said"
+    )
+    (left,) = properties.apply(admin, "prop_to", impossible)
+    assert left.what == "the setting work_mem of role nobody"
+    log = server.log.read_text(encoding="utf-8", errors="replace")
+    assert 'ALTER ROLE "nobody" IN DATABASE "prop_to"' in log
+    assert "canary" not in log
+
+
 def test_the_owner_without_superuser_applies_what_is_its_own(
     admin: Connection, wanted: DatabaseProperties
 ) -> None:

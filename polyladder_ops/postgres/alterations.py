@@ -1,4 +1,7 @@
-"""Changes to a whole database, each tried by itself and read back: grants that end exactly equal, settings as values."""
+"""Changes to a whole database, read back: grants that end exactly equal, settings as values.
+
+All together in one round trip if that makes it so, otherwise each tried by itself: then one that is refused costs no other.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,27 @@ from polyladder_ops.postgres import grants
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-__all__ = ["NEVER_CARRIED", "NotApplied", "grant", "named", "role_settings", "settings", "tried"]
+    Settings = Mapping[tuple[str, str], str]
+    Change = tuple[str, list[sql.Composed]]
+
+__all__ = [
+    "NEVER_CARRIED",
+    "NotApplied",
+    "at_once",
+    "grant",
+    "named",
+    "never_carried",
+    "regranting",
+    "role_settings",
+    "setting",
+    "settings",
+    "tried",
+]
 
 NEVER_CARRIED = frozenset({"default_transaction_read_only"})
+# The lists whose elements the server quotes, of those that a database can have: pg_dump has the same names by heart
+# (variable_is_guc_list_quote), since no extension may add to them.
+_QUOTED_LISTS = {"local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,26 @@ def _said(error: psycopg.Error) -> str:
     return error.diag.message_primary or type(error).__name__
 
 
+def at_once(
+    connection: psycopg.Connection[Any], statements: Iterable[sql.Composed], as_wanted: Callable[[], bool]
+) -> bool:
+    """Run all the statements, in one round trip; whether all is as wanted then. Otherwise it is as it was before.
+
+    They go as messages of their own: a server that logs the one that it refuses does not log the others' values.
+    """
+    try:
+        with connection.transaction() as savepoint:
+            with connection.pipeline():
+                for statement in statements:
+                    connection.execute(statement)
+            if as_wanted():
+                return True
+            raise psycopg.Rollback(savepoint)
+    except psycopg.Error:
+        return False
+    return False
+
+
 def grant(
     connection: psycopg.Connection[Any],
     database: str,
@@ -57,9 +98,16 @@ def grant(
     before: Iterable[str],
     wanted: Iterable[str],
 ) -> Iterator[NotApplied | None]:
+    """Make the grants of a database these, one by one. Arguments as in `regranting`."""
+    for what, statements in regranting(database, owner, before, wanted):
+        yield tried(connection, what, *statements)
+
+
+def regranting(database: str, owner: str, before: Iterable[str], wanted: Iterable[str]) -> Iterator[Change]:
     """Take everything from everybody, PUBLIC and the owner too, then give what is wanted, the owner's grants first.
 
-    `owner` is who owns the database in `wanted`; should it have another owner, that one gives in its place.
+    Yields what each change is called, and its statements. `owner` is who owns the database in `wanted`; should it have
+    another owner, that one gives in its place.
     """
     before, wanted = set(before), set(wanted)
     if before == wanted:
@@ -67,9 +115,9 @@ def grant(
     name = sql.Identifier(database)
     for grantee in sorted({grants.parse(sentence).grantee for sentence in before}):
         revoke = sql.SQL("REVOKE ALL ON DATABASE {} FROM {} CASCADE").format(name, _grantee(grantee))
-        yield tried(connection, f"a revoke from {grantee or grants.PUBLIC}", revoke)
+        yield f"a revoke from {grantee or grants.PUBLIC}", [revoke]
     for given in _chained(map(grants.parse, sorted(wanted)), owner):
-        yield tried(connection, f"the grant {given}", *_granting(name, given, owner))
+        yield f"the grant {given}", [*_granting(name, given, owner)]
 
 
 def _grantee(role: str) -> sql.Composable:
@@ -106,29 +154,52 @@ def _granting(database: sql.Identifier, given: grants.Grant, owner: str) -> Iter
 def settings(
     connection: psycopg.Connection[Any],
     database: str,
-    wanted: Mapping[tuple[str, str], str],
-    stored: Callable[[], Mapping[tuple[str, str], str]],
+    wanted: Settings,
+    stored: Callable[[], Settings],
 ) -> Iterator[NotApplied | None]:
     """Set what is wanted by (role or "", name), reset what is there too much; `stored` reads back what is there."""
     before = stored()
+    for what, statement in _resets(database, before, wanted):
+        yield tried(connection, what, statement)
+    for key, value in _missing(before, wanted):
+        yield _set(connection, _holder(database, key[0]), key, value, stored)
+    yield from never_carried(wanted)
+
+
+def never_carried(wanted: Settings) -> Iterator[NotApplied]:
+    """Yield those of the settings that no restored database gets."""
+    for role, name in wanted:
+        if name in NEVER_CARRIED:
+            what = f"the setting {named(role, name)}"
+            yield NotApplied(what, "it is never carried over to a restored database")
+
+
+def setting(database: str, before: Settings, wanted: Settings) -> Iterator[sql.Composed]:
+    """Yield the statements that make `wanted` of `before`, each value in the way that the server most likely stores as it is."""
+    yield from (statement for _, statement in _resets(database, before, wanted))
+    for (role, name), value in _missing(before, wanted):
+        way = _as_list if name.lower() in _QUOTED_LISTS else _as_literal
+        yield from way(_holder(database, role), name, value)
+
+
+def _resets(database: str, before: Settings, wanted: Settings) -> Iterator[tuple[str, sql.Composed]]:
     for role, name in sorted(before.keys() - wanted.keys()):
         if name not in NEVER_CARRIED:
             reset = sql.SQL("{} RESET {}").format(_holder(database, role), sql.Identifier(name))
-            yield tried(connection, f"the reset of {named(role, name)}", reset)
-    for (role, name), value in wanted.items():
-        if name in NEVER_CARRIED:
-            yield NotApplied(
-                f"the setting {named(role, name)}", "it is never carried over to a restored database"
-            )
-        elif before.get((role, name)) != value:
-            yield _set(connection, _holder(database, role), (role, name), value, stored)
+            yield f"the reset of {named(role, name)}", reset
+
+
+def _missing(before: Settings, wanted: Settings) -> Iterator[tuple[tuple[str, str], str]]:
+    for key, value in wanted.items():
+        if key[1] not in NEVER_CARRIED and before.get(key) != value:
+            yield key, value
 
 
 def role_settings(
     connection: psycopg.Connection[Any],
     role: str,
     wanted: Iterable[tuple[str, str]],
-    stored: Callable[[], Mapping[tuple[str, str], str]],
+    stored: Callable[[], Settings],
 ) -> Iterator[NotApplied | None]:
     """Give a role these settings for all databases; `stored` reads back what is there by (role, name)."""
     holder = sql.SQL("ALTER ROLE {}").format(sql.Identifier(role))
@@ -147,7 +218,7 @@ def _set(
     holder: sql.Composed,
     key: tuple[str, str],
     value: str,
-    stored: Callable[[], Mapping[tuple[str, str], str]],
+    stored: Callable[[], Settings],
 ) -> NotApplied | None:
     """Set one setting so that the server stores exactly this value; return why it could not.
 

@@ -30,6 +30,7 @@ __all__ = [
     "LocaleMissing",
     "abandoned",
     "available_extensions",
+    "can_read_as",
     "create",
     "drop",
     "drop_abandoned",
@@ -80,6 +81,29 @@ def takes_setting(connection: Connection, name: str, value: str) -> bool:
     return True
 
 
+# Since 17 there is such a setting; what a role may set, it may also give as an option of a connection.
+_MAY_BE_QUIET = (
+    "(SELECT pg_catalog.has_parameter_privilege(name, 'SET')"
+    " FROM pg_catalog.pg_settings WHERE name = 'event_triggers')"
+)
+
+
+def can_read_as(connection: Connection, lc_monetary: str) -> tuple[bool, bool]:
+    """Whether we may switch event triggers off, and whether the server knows this locale: in one round trip if it does.
+
+    The locale then holds for this connection.
+    """
+    quiet = _MAY_BE_QUIET if connection.info.server_version >= 170000 else "false"
+    try:
+        row = connection.execute(
+            f"SELECT {quiet}, pg_catalog.set_config('lc_monetary', %s, false)".encode(), [lc_monetary]
+        ).fetchone()
+        knows = True
+    except errors.InvalidParameterValue:
+        row, knows = connection.execute(f"SELECT {quiet}".encode()).fetchone(), False
+    return bool(row and row[0]), knows
+
+
 def create(connection: Connection, name: str, like: DatabaseProperties) -> None:
     """Create an empty database from template0 with this encoding, locale and provider, and in this tablespace if it is there.
 
@@ -89,9 +113,8 @@ def create(connection: Connection, name: str, like: DatabaseProperties) -> None:
         sql.SQL("{} = {}").format(sql.SQL(word), sql.Literal(value))
         for word, value in _locale_options(like, connection.info.server_version // 10000)
     ]
-    if like.tablespace in tablespaces(connection) - {
-        "pg_default"
-    }:  # to name the default takes a right of its own
+    # To name the default takes a right of its own.
+    if like.tablespace != "pg_default" and like.tablespace in tablespaces(connection):
         options.append(sql.SQL("TABLESPACE = {}").format(sql.Identifier(like.tablespace)))
     statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 {}").format(
         sql.Identifier(name), sql.SQL(" ").join(options)
@@ -195,7 +218,7 @@ def _subscriptions(connection: Connection, database: str) -> list[str]:
 
 
 def _forget(target: Target, subscription: sql.Identifier) -> None:
-    with closing(connect(target)) as connection:
+    with closing(connect(target, timeout_s=5)) as connection:
         for change in ("ALTER SUBSCRIPTION {} DISABLE", "ALTER SUBSCRIPTION {} SET (slot_name = NONE)"):
             connection.execute(sql.SQL(change).format(subscription))
         connection.execute(sql.SQL("DROP SUBSCRIPTION {}").format(subscription))

@@ -9,7 +9,7 @@ written), whether the database is a template, and whether it takes connections.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
@@ -17,6 +17,7 @@ from psycopg import sql
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import alterations, grants, marks, queries
 from polyladder_ops.postgres.alterations import NEVER_CARRIED, NotApplied, named
+from polyladder_ops.postgres.described import DatabaseProperties, Extension, Membership, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,74 +49,11 @@ _AT_BIRTH = {
     "icu_rules": "the ICU rules",
     "tablespace": "the tablespace",
 }
+_CHOSEN_AT_BIRTH = {word.removeprefix("the ") for word in _AT_BIRTH.values()}
 _EXTENSIONS = """
 SELECT e.extname, e.extversion, s.nspname
 FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace s ON s.oid = e.extnamespace
 """
-
-
-@dataclass(frozen=True)
-class DatabaseProperties:
-    """A database without its contents; what a major does not know yet is empty.
-
-    `grants` are sentences as in `grants.py`; `settings` are (role or "", name, value as the server stores it);
-    `security_labels` are (provider, label). All are sorted.
-    """
-
-    owner: str
-    encoding: str
-    collate: str
-    ctype: str
-    locale_provider: str
-    locale: str
-    icu_rules: str
-    collation_version: str
-    tablespace: str
-    connection_limit: int
-    is_template: bool
-    grants: tuple[str, ...]
-    comment: str
-    settings: tuple[tuple[str, str, str], ...]
-    security_labels: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Membership:
-    """That a role is a member of `role`; `inherit` and `set` are None before PostgreSQL 16, which made them options."""
-
-    role: str
-    admin: bool
-    inherit: bool | None
-    set: bool | None
-    grantor: str
-
-
-@dataclass(frozen=True)
-class Role:
-    """A role of the server, without its password; `valid_until` is UTC text, empty if the password never expires."""
-
-    name: str
-    superuser: bool
-    inherit: bool
-    createrole: bool
-    createdb: bool
-    login: bool
-    replication: bool
-    bypassrls: bool
-    connection_limit: int
-    valid_until: str
-    settings: tuple[tuple[str, str], ...]
-    comment: str
-    memberships: tuple[Membership, ...]
-
-
-@dataclass(frozen=True)
-class Extension:
-    """An extension that is installed in the database."""
-
-    name: str
-    version: str
-    schema: str
 
 
 def read(connection: psycopg.Connection[Any], database: str | None = None) -> DatabaseProperties:
@@ -207,25 +145,65 @@ def apply(
     """Give a database of this server these properties, in one transaction; return what could not be given.
 
     Owner, grants, connection limit, comment, labels and settings become the same: what is there too much is taken
-    away. Every statement stands alone, so that a role that is missing costs no more than what needs it. Raise
-    OpsError if there is no such database.
+    away. Should the server refuse one of the statements, each stands alone, so that a role that is missing costs no
+    more than what needs it. Raise OpsError if there is no such database.
     """
+
+    def as_wanted() -> bool:
+        found = read(connection, database)
+        return all(what in _CHOSEN_AT_BIRTH for what, _ in differences(properties, found))
+
+    with connection.transaction():
+        before = read(connection, database)
+        if alterations.at_once(connection, _changes(database, before, properties), as_wanted):
+            missing = [*alterations.never_carried(_by_key(properties))]
+        else:
+            missing = [*_one_by_one(connection, database, before, properties)]
+    return [*missing, *_left_out(before, properties)]
+
+
+def _changes(database: str, before: DatabaseProperties, wanted: DatabaseProperties) -> Iterator[sql.Composed]:
+    """Yield the statements of all changes, on the assumption that the server refuses none."""
+    yield from (statement for _, statement in _simple(database, before, wanted))
+    given = _handed_over(before, wanted.owner)
+    for _, statements in alterations.regranting(database, wanted.owner, given, wanted.grants):
+        yield from statements
+    yield from alterations.setting(database, _by_key(before), _by_key(wanted))
+
+
+def _handed_over(before: DatabaseProperties, owner: str) -> Sequence[str]:
+    """Return the grants as they are when the database has got this owner: what the last one had and gave is its own."""
+    if owner == before.owner:
+        return before.grants
+
+    def now(role: str) -> str:
+        return owner if role == before.owner else role
+
+    given = map(grants.parse, before.grants)
+    return [str(replace(grant, grantee=now(grant.grantee), grantor=now(grant.grantor))) for grant in given]
+
+
+def _one_by_one(
+    connection: psycopg.Connection[Any],
+    database: str,
+    before: DatabaseProperties,
+    wanted: DatabaseProperties,
+) -> Iterator[NotApplied]:
+    """Make each change by itself; yield those that can't be made."""
 
     def stored() -> dict[tuple[str, str], str]:
         return _by_key(read(connection, database))
 
-    with connection.transaction():
-        before = read(connection, database)
-        missing = [
-            alterations.tried(connection, what, statement)
-            for what, statement in _simple(database, before, properties)
-        ]
-        given = read(connection, database).grants  # a new owner has changed them
-        missing += alterations.grant(connection, database, properties.owner, given, properties.grants)
-        missing += alterations.settings(connection, database, _by_key(properties), stored)
-        if set(read(connection, database).grants) != set(properties.grants):
-            missing.append(NotApplied("the grants", "they are not all as they were"))
-    return [*filter(None, missing), *_left_out(before, properties)]
+    tried = [
+        alterations.tried(connection, what, statement)
+        for what, statement in _simple(database, before, wanted)
+    ]
+    given = read(connection, database).grants  # a new owner has changed them
+    tried += alterations.grant(connection, database, wanted.owner, given, wanted.grants)
+    tried += alterations.settings(connection, database, _by_key(wanted), stored)
+    yield from filter(None, tried)
+    if set(read(connection, database).grants) != set(wanted.grants):
+        yield NotApplied("the grants", "they are not all as they were")
 
 
 def _left_out(before: DatabaseProperties, wanted: DatabaseProperties) -> Iterator[NotApplied]:

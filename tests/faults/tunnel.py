@@ -14,17 +14,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HOST = "127.0.0.1"
+_NO_QUESTIONS = (b"X\0\0\0\4", b"H\0\0\0\4")  # goodbye; say what you have
 
 
 class Tunnel:
     """Relays its connections to the ports in turn, the last one for good; `port` is where it listens.
 
     A connection that has brought `hold_after` bytes from its server stands still until `release`; `held` tells that it
-    is so. One on which nothing has passed for `idle_s` seconds is cut.
+    is so. One on which nothing has passed for `idle_s` seconds is cut. `turns` has what a client said first and each time
+    after it had heard its server: over a far link each costs a round trip, and so does each of the `connections`.
     """
 
     def __init__(self, *ports: int, hold_after: float = math.inf, idle_s: float | None = None) -> None:
         self.held = threading.Event()
+        self.connections = 0
+        self.turns: list[bytes] = []
         self._released = threading.Event()
         self._ports = itertools.chain(ports[:-1], itertools.repeat(ports[-1]))
         self._hold_after = hold_after
@@ -50,6 +54,7 @@ class Tunnel:
             except OSError:
                 return
             far = socket.create_connection((HOST, next(self._ports)))
+            self.connections += 1
             self._open += [near, far]
             threading.Thread(target=self._relay, args=(near, far), daemon=True).start()
 
@@ -63,12 +68,15 @@ class Tunnel:
 
     def _relay(self, near: socket.socket, far: socket.socket) -> None:
         other = {near: far, far: near}
-        came = 0
+        came, spoke = 0, far
         with contextlib.suppress(OSError, ValueError), near, far:
             while ready := select.select([near, far], [], [], self._idle_s)[0]:
                 for source in ready:
                     if not (data := source.recv(1 << 16)):
                         return
+                    if source is near and spoke is far and data not in _NO_QUESTIONS:
+                        self.turns.append(data[:100])
+                    spoke = source
                     came += len(data) * (source is far)
                     if came > self._hold_after and not self._released.is_set():
                         self.held.set()
