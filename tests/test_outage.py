@@ -15,9 +15,9 @@ import pytest
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from polyladder_ops import outage
+from polyladder_ops.bench import outage
+from polyladder_ops.bench.outage import Plan, Report, Switch, Turn, judge, parse
 from polyladder_ops.errors import UsageError
-from polyladder_ops.outage import Plan, Report, Switch, Turn, judge, parse
 from polyladder_ops.tasks.dev import bench
 
 if TYPE_CHECKING:

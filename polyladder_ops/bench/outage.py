@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import platform
 import re
@@ -25,7 +24,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import backups, benchmark, portable, replacement, setaside, settings, terminal
+from polyladder_ops import backups, portable, replacement, setaside, settings, terminal
+from polyladder_ops.bench import stage
+from polyladder_ops.bench.plan import parse_scale
 from polyladder_ops.errors import OpsError, UsageError
 from polyladder_ops.postgres import session
 from polyladder_ops.postgres.conninfo import Target
@@ -47,7 +48,7 @@ _CALM_S = 0.3  # between all being in again and the next switch
 _PATIENCE_S = 60.0
 _MOST_CLIENTS = 64
 _QUESTION = "SELECT oid::int8 FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
-_PROGRAM = "from polyladder_ops.outage import client; client()"
+_PROGRAM = "from polyladder_ops.bench.outage import client; client()"
 Say = Callable[[str], None]
 
 
@@ -62,12 +63,7 @@ class Plan:
 
 def parse(*, scale: str, switches: str, clients: str) -> Plan:
     """Return the plan that these texts ask for. Raise UsageError if one is no such number."""
-    try:
-        size = float(scale)
-    except ValueError:
-        size = math.nan
-    if not 0 < size <= 1000:
-        raise UsageError(f"--scale={scale} is no size", hint="Write a number such as 0.02 or 1.")
+    size = parse_scale(scale, such_as="0.02 or 1")
     if not re.fullmatch(r"[1-9][0-9]{0,2}", switches):
         raise UsageError(
             f"--switches={switches} is no number of switches", hint="Write a whole number from 1 to 999."
@@ -202,8 +198,8 @@ def run(plan: Plan, *, say: Say) -> Report:
 
     Raise OpsError if a switch fails, or if a client does not get in again.
     """
-    began_at, before = datetime.now(UTC), benchmark.load()
-    with benchmark.folders() as (home, folder):
+    began_at, before = datetime.now(UTC), stage.load()
+    with stage.folders() as (home, folder):
         say("making a PostgreSQL of our own …")
         target = server.create(home).target(seed.DATABASE)
         say(f"filling it at scale {plan.scale:g} …")
@@ -226,7 +222,7 @@ def run(plan: Plan, *, say: Say) -> Report:
     switches = tuple(
         judge(kind, own_s, [one[number] for one in turns]) for number, (kind, own_s) in enumerate(done, 1)
     )
-    machine |= {"cores": str(os.cpu_count()), "load before, after": f"{before}; {benchmark.load()}"}
+    machine |= {"cores": str(os.cpu_count()), "load before, after": f"{before}; {stage.load()}"}
     return Report(plan, began_at, switches, strayed, machine)
 
 
@@ -235,15 +231,13 @@ class _Swaps:
 
     def __init__(self, target: Target, folder: Path) -> None:
         environ = {
-            "POLYLADDER_SITE": benchmark.SITE,
+            "POLYLADDER_SITE": stage.SITE,
             "POLYLADDER_STATE_DIR": str(folder / "state"),
             "BACKUP_DIR": str(folder / "backups"),
         }
         self._target = target
         self._site = Site(settings.load({}, environ=environ, root=folder))
-        self._backup = backups.take(
-            target, self._site.folder, site=benchmark.SITE, private=self._site.private
-        )
+        self._backup = backups.take(target, self._site.folder, site=stage.SITE, private=self._site.private)
         self._ways = {RESTORE: self._restore, UNDO: self._undo}
         self._next = RESTORE
 
