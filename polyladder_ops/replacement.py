@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import preflight, restoring
+from polyladder_ops import loading, preflight, restoring
 from polyladder_ops.errors import Mismatch, OpsError, Refused, UsageError
 from polyladder_ops.portable import by_whom
 from polyladder_ops.postgres import (
@@ -31,6 +31,7 @@ from polyladder_ops.postgres import (
     volume,
 )
 from polyladder_ops.settling import after_switch, settled
+from polyladder_ops.undoing import undone_if_failing
 
 if TYPE_CHECKING:
     from polyladder_ops.catalog import Backup
@@ -50,12 +51,16 @@ _BEAT_S = 2.0  # between two looks at the lock and at the server's disk while a 
 
 @dataclass(frozen=True)
 class Options:
-    """How a restore is done. `name` is the database to end as, `replaces` whether one of that name may be there."""
+    """How a restore is done. `name` is the database to end as, `replaces` whether one of that name may be there.
+
+    `jobs` connections work side by side; None: as many as the server bears.
+    """
 
     name: str
     replaces: bool = True
     accept: frozenset[str] = frozenset()
     create_roles: bool = False
+    jobs: int | None = None
     checks: tuple[Check, ...] = ()
     progress: Callable[[str], Callable[[int], None]] | None = None
 
@@ -225,9 +230,7 @@ class _Run:
         ready = databases.temporary_name("beside")
         with session.translated("could not lock the copy"):
             databases.hold(self.connection, ready)
-        with restoring.undone_if_failing(
-            f"the database {ready}", partial(databases.drop, self.server, ready)
-        ):
+        with undone_if_failing(f"the database {ready}", partial(databases.drop, self.server, ready)):
             restoring.make_database_by(self.connection, self.server, ready, self.plan.backup.manifest)
             yield ready
 
@@ -235,12 +238,22 @@ class _Run:
         backup, accept = self.plan.backup, self.options.accept
         copy = self.server.with_database(ready)
         with self._phase("load") as progress:
-            through = restoring.load(copy, backup, self.keys, accept=accept, progress=progress)
+            through = loading.load(
+                copy, backup, self.keys, accept=accept, jobs=self.options.jobs, progress=progress
+            )
             self.accepted += [f"{a.item}: {a.why}" for a in through]
         with self._phase("analyze"):
-            restoring.analyze(copy)
+            restoring.analyze(copy, jobs=self.options.jobs)
         with self._phase("proof") as progress:
-            found = restoring.prove(self.server, ready, backup, self.keys, accept=accept, progress=progress)
+            found = restoring.prove(
+                self.server,
+                ready,
+                backup,
+                self.keys,
+                accept=accept,
+                jobs=self.options.jobs,
+                progress=progress,
+            )
             self._judge(found, "the copy is not what was dumped, so it did not replace anything")
         if self.options.checks:
             with self._phase("checks"):

@@ -7,29 +7,34 @@ encoding and locale, apply its properties as values, load, and read everything b
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import storage
-from polyladder_ops.errors import Interrupted, OpsError
-from polyladder_ops.postgres import databases, grants, inventory, proof, properties, public, session, zones
-from polyladder_ops.postgres.conninfo import Target
-from polyladder_ops.postgres.lexer import Lexer
-from polyladder_ops.postgres.load import Loader
-from polyladder_ops.postgres.olddump import PastDrops
-from polyladder_ops.postgres.permitted import OnlyPermitted
+from polyladder_ops.loading import circumstances, money, replay
+from polyladder_ops.postgres import (
+    capacity,
+    databases,
+    grants,
+    inventory,
+    proof,
+    properties,
+    session,
+    statistics,
+    team,
+    zones,
+)
 from polyladder_ops.postgres.proof import Difference
+from polyladder_ops.undoing import undone, undone_if_failing
 
 if TYPE_CHECKING:
     from polyladder_ops.catalog import Backup
     from polyladder_ops.manifest import Manifest
+    from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.contents import Contents
     from polyladder_ops.postgres.inventory import CatalogEntry
-    from polyladder_ops.postgres.load import Accepted
     from polyladder_ops.postgres.properties import DatabaseProperties, Extension
     from polyladder_ops.postgres.session import Connection
 
@@ -37,20 +42,15 @@ __all__ = [
     "Obstacles",
     "analyze",
     "lacking",
-    "load",
     "make_database",
     "make_database_by",
     "obstacles",
     "prove",
     "temporary_database",
     "temporary_roles",
-    "undone",
-    "undone_if_failing",
 ]
 
 Progress = Callable[[int], None] | None
-# What a database may have set for its application and what would change the meaning of a dump that is loaded into it.
-LOADING = {"array_nulls": "on", "transform_null_equals": "off"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def obstacles(server: Target, manifest: Manifest) -> Obstacles:
         major = session.identify(connection).major
         available = databases.available_extensions(connection)
         tablespaces = databases.tablespaces(connection)
-        knows_money = databases.takes_setting(connection, "lc_monetary", _money(manifest))
+        knows_money = databases.takes_setting(connection, "lc_monetary", money(manifest))
     source, tablespace = manifest.source.server_major, manifest.properties.tablespace
     doubts = [f"the server's major version is {major}, the source's was {source}"] if major != source else []
     doubts += [f"the tablespace {tablespace} is missing"] if tablespace not in tablespaces else []
@@ -84,7 +84,7 @@ def obstacles(server: Target, manifest: Manifest) -> Obstacles:
     return Obstacles(
         tuple(f"the extension {name} is not available" for name in missing),
         tuple(doubts),
-        () if knows_money else (f"the locale {_money(manifest)}, by which money was written, is missing",),
+        () if knows_money else (f"the locale {money(manifest)}, by which money was written, is missing",),
     )
 
 
@@ -155,131 +155,28 @@ def temporary_roles(server: Target, manifest: Manifest, *, trusted: bool) -> Ite
         yield made
 
 
-@contextlib.contextmanager
-def undone(what: str, undo: Callable[[], None]) -> Iterator[None]:
-    """Call `undo` when the block ends, however it ends; if both fail, the block's own error tells of both."""
-    with undone_if_failing(what, undo):
-        yield
-    undo()
+def analyze(target: Target, *, jobs: int | None = None) -> None:
+    """Give the planner its statistics: a restored database has none, and an app on it would crawl.
 
-
-@contextlib.contextmanager
-def undone_if_failing(what: str, undo: Callable[[], None]) -> Iterator[None]:
-    """Call `undo` if the block fails; if that fails too, the block's own error stays the error and tells of both."""
-    try:
-        yield
-    except BaseException as error:
-        try:
-            undo()
-        except OpsError as left:
-            stays = f"Besides, {what} is still there: {left.detail or left.message}"
-            if isinstance(error, KeyboardInterrupt):
-                said = f"interrupted by {str(error) or 'Ctrl-C'}"
-                raise Interrupted(
-                    said, detail=stays, hint="The next proof on that server drops it."
-                ) from error
-            if isinstance(error, OpsError):
-                error.detail = f"{error.detail} {stays}".strip()
-        raise
-
-
-def load(
-    target: Target,
-    backup: Backup,
-    keys: Sequence[Any],
-    *,
-    accept: Collection[str] = (),
-    progress: Progress = None,
-) -> tuple[Accepted, ...]:
-    """Load a backup into an empty database, checking once more that these are the bytes of its manifest.
-
-    Return which of the statements that `accept` names (`statement:12`) the server refused and were let through; what
-    that cost is the proof's to tell. Raise OpsError if it refuses anything else or the bytes are others: the database is
-    to be dropped then.
+    `jobs` connections work side by side; None: as many as the server bears. Raise OpsError if it fails.
     """
-    return _feed(target, backup, keys, schema_only=False, accept=accept, progress=progress)
-
-
-def _feed(
-    target: Target,
-    backup: Backup,
-    keys: Sequence[Any],
-    *,
-    schema_only: bool,
-    accept: Collection[str],
-    progress: Progress,
-) -> tuple[Accepted, ...]:
-    target, settings = circumstances(target, backup.manifest)
-    with (
-        session.translated("the server failed while it loaded the backup"),
-        closing(session.connect(target, settings={**LOADING, **settings})) as connection,
-    ):
-        return feed(connection, backup, keys, schema_only=schema_only, accept=accept, progress=progress)
-
-
-def feed(
-    connection: Connection,
-    backup: Backup,
-    keys: Sequence[Any],
-    *,
-    schema_only: bool = False,
-    accept: Collection[str] = (),
-    progress: Progress = None,
-) -> tuple[Accepted, ...]:
-    """Send a backup's dump to this connection, in the caller's transaction if there is one; return what was let through.
-
-    Raise OpsError if the server refuses anything that is not accepted, if the dump is not whole, or if these are not the
-    bytes that the manifest speaks of.
-    """
-    manifest = backup.manifest
-    if manifest.knows_objects:
-        owners = [
-            entry.owner for entry in manifest.objects if (entry.kind, entry.name) == ("schema", "public")
-        ]
-        client_major = int(re.split(r"\D", manifest.source.client_version, maxsplit=1)[0])
-        public.expect(connection, client_major=client_major, owner=owners[0] if owners else None)
-    loader = Loader(connection, schema_only=schema_only, accept=accept)
-    lexer = Lexer(OnlyPermitted(loader if manifest.knows_objects else PastDrops(loader)))
-
-    def sink(block: bytes) -> None:
-        lexer.feed(block)
-        if progress:
-            progress(len(block))
-
-    stored = storage.read(backup.path, sink, keys=keys, encrypted=manifest.encrypted)
-    lexer.close()
-    loader.finish()
-    other = proof.compare_contents(manifest.contents, loader.ledger.contents)
-    if other or stored.sha256 != manifest.sha256:
-        raise OpsError(
-            f"backup {backup.id} changed since it was taken or looked at",
-            detail=f"{other[0] if other else 'Its sha256 is another one'}.",
-            hint=f"Run `invoke verify --backup={backup.id}`. Nothing live was changed.",
-        )
-    return loader.accepted
-
-
-def circumstances(server: Target, manifest: Manifest) -> tuple[Target, dict[str, str]]:
-    """Return how to reach a restored database, and the settings under which its text means what it meant.
-
-    Money is written by lc_monetary. Event triggers stay quiet where the server knows how: one that notes who logs in
-    or what is made would change what it notes.
-    """
-    with closing(session.connect(server)) as connection:
-        if databases.takes_setting(connection, "event_triggers", "off"):
-            options = f"{server.parameters.get('options', '')} -c event_triggers=off".strip()
-            server = Target.of(**{**server.parameters, "options": options})
-        knows_money = databases.takes_setting(connection, "lc_monetary", _money(manifest))
-    return server, {"lc_monetary": _money(manifest)} if knows_money else {}
-
-
-def analyze(target: Target) -> None:
-    """Give the planner its statistics: a restored database has none, and an app on it would crawl."""
     with (
         session.translated("could not analyze the restored database"),
         closing(session.connect(target)) as connection,
     ):
-        connection.execute("ANALYZE")
+        tables = statistics.tables(connection)
+        more = _more(connection, sum(table.size_bytes for table in tables), jobs)
+        with team.opened(partial(session.connect, target), more) as others:
+            statistics.gather([connection, *others], tables)
+
+
+_WORTH_A_CONNECTION = 8_000_000  # bytes; less is looked at before another is connected
+
+
+def _more(connection: Connection, size_bytes: int, jobs: int | None) -> int:
+    """Return how many connections are to help this one with so much data."""
+    worth = jobs or 1 + size_bytes // _WORTH_A_CONNECTION
+    return min(worth, capacity.jobs(capacity.read(connection), jobs)) - 1 if worth > 1 else 0
 
 
 def prove(
@@ -289,18 +186,22 @@ def prove(
     keys: Sequence[Any],
     *,
     accept: Collection[str] = (),
+    jobs: int | None = None,
     progress: Progress = None,
 ) -> list[Difference]:
     """Return every difference between the database and what the manifest says; none means that it is proved.
 
-    Reads rows, sequences, large objects, objects with owner and grants, extensions, and database properties. Of an old
-    file the objects are those that its own statements make in an empty database.
+    Reads rows, sequences, large objects, objects with owner and grants, extensions, and database properties, on new
+    connections, `jobs` of them side by side; None: as many as the server bears. Of an old file the objects are those
+    that its own statements make in an empty database.
     """
     manifest = backup.manifest
     quiet, settings = circumstances(server, manifest)
     target = quiet.with_database(database)
-    with closing(session.connect(target, settings=settings)) as connection:
-        contents = proof.read_contents(connection, manifest.contents, progress=progress)
+    connect = partial(session.connect, target, settings=settings)
+    with closing(connect()) as connection:
+        with team.opened(connect, _more(connection, manifest.contents.size_bytes, jobs)) as others:
+            contents = proof.read_contents(connection, manifest.contents, others=others, progress=progress)
         if not manifest.knows_objects:
             contents = zones.read_again(connection, manifest.contents, contents)
     with closing(session.connect(target)) as connection:
@@ -310,7 +211,7 @@ def prove(
 
     def replayed() -> Sequence[CatalogEntry]:
         with temporary_database(server, manifest, purpose="replay") as empty:
-            _feed(empty, backup, keys, schema_only=True, accept=accept, progress=None)
+            replay(empty, backup, keys, accept=accept)
             with closing(session.connect(quiet.with_database(empty.database))) as connection:
                 return inventory.entries(connection)
 

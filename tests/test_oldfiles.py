@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pyrage
 import pytest
 
-from polyladder_ops import oldfiles, portable, restoring
+from polyladder_ops import loading, oldfiles, portable, restoring
 from polyladder_ops.catalog import Backup
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import properties, session
@@ -107,7 +107,7 @@ def described(path: Path, like: DatabaseProperties, *keys: object) -> Backup:
 def restored(server: Target, backup: Backup, *keys: object) -> Iterator[Target]:
     """Within the block a database that the backup was loaded into."""
     with restoring.temporary_database(server, backup.manifest, purpose="old") as target:
-        restoring.load(target, backup, keys)
+        loading.load(target, backup, keys, jobs=3)
         yield target
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 import pytest
 
-from polyladder_ops import backups, restoring
+from polyladder_ops import backups, loading, restoring
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import proof, session
 from polyladder_ops.postgres.contents import Contents, SequenceValue, TableData
@@ -30,12 +32,12 @@ def backup(sample: Target, tmp_path_factory: pytest.TempPathFactory) -> Backup:
 @pytest.fixture(scope="module")
 def restored(server: Server, backup: Backup) -> Iterator[Target]:
     with restoring.temporary_database(server.target(), backup.manifest, purpose="test") as target:
-        restoring.load(target, backup, [])
+        loading.load(target, backup, [])
         yield target
 
 
-def differences(server: Server, restored: Target, backup: Backup) -> list[str]:
-    return [str(d) for d in restoring.prove(server.target(), restored.database, backup, [])]
+def differences(server: Server, restored: Target, backup: Backup, jobs: int | None = None) -> list[str]:
+    return [str(d) for d in restoring.prove(server.target(), restored.database, backup, [], jobs=jobs)]
 
 
 def test_a_restored_database_is_equal_and_the_proof_leaves_nothing(
@@ -43,7 +45,64 @@ def test_a_restored_database_is_equal_and_the_proof_leaves_nothing(
 ) -> None:
     before = session.database_sizes(server.target()).keys()
     assert differences(server, restored, backup) == []
+    assert differences(server, restored, backup, jobs=3) == []
     assert session.database_sizes(server.target()).keys() == before
+
+
+def test_several_connections_read_what_one_reads(restored: Target, backup: Backup) -> None:
+    wanted = backup.manifest.contents
+    told: list[int] = []
+    with ExitStack() as opened:
+        one, *others = [opened.enter_context(closing(session.connect(restored))) for _ in range(4)]
+        alone = proof.read_contents(one, wanted)
+        beside = proof.read_contents(one, wanted, others=others, progress=told.append)
+        assert beside == alone
+        assert sum(told) == sum(table.size_bytes for table in beside.tables)
+        last = "SELECT query FROM pg_catalog.pg_stat_activity WHERE pid = ANY(%s)"
+        pids = [other.info.backend_pid for other in others]
+        assert any("COPY" in query for (query,) in one.execute(last, [pids]))
+        one.execute("BEGIN")
+        assert proof.read_contents(one, wanted) == alone
+
+
+def test_every_connection_reads_in_the_encoding_of_the_dump(database: Target) -> None:
+    wanted = Contents("LATIN1", tuple(TableData(f"public.t{n}", "(t)", 0, 1 << 20, "") for n in range(6)))
+    with ExitStack() as opened:
+        one, *others = [opened.enter_context(closing(session.connect(database))) for _ in range(3)]
+        for table in wanted.tables:
+            one.execute(
+                f"CREATE TABLE {table.name} AS SELECT 'é' AS t FROM generate_series(1, 1000)".encode()
+            )
+        found = proof.read_contents(one, wanted, others=others)
+    assert [table.size_bytes for table in found.tables] == [2 * 1000] * 6
+
+
+def test_a_reader_that_the_server_ends_ends_the_proof_with_that_cause(
+    server: Server, restored: Target, backup: Backup
+) -> None:
+    """One waits for a table that somebody has locked; a proof without that table is none."""
+    waiting = "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_locks WHERE NOT granted"
+
+    def end(holder: session.Connection) -> None:
+        while not holder.execute(waiting).fetchall():
+            time.sleep(0.02)
+
+    with closing(session.connect(restored)) as holder, ThreadPoolExecutor() as pool:
+        holder.execute("BEGIN")
+        holder.execute("LOCK TABLE learning.word")
+        ended = pool.submit(end, holder)
+        with pytest.raises(OpsError, match="could not read the database back") as caught:
+            differences(server, restored, backup, jobs=2)
+        ended.result(timeout=10)
+        assert "terminating connection" in caught.value.detail
+
+
+def test_small_tables_share_a_round_trip_and_large_ones_come_first() -> None:
+    sizes = [10, 300_000, *[5000] * 120, 900_000, 0]
+    tables = [TableData(f"public.t{n}", "(n)", 1, size, "") for n, size in enumerate(sizes)]
+    there = {table.name: ("r", "") for table in tables}
+    tasks = list(proof._Tables(there, None).tasks(tables))
+    assert [task.size_bytes for task in tasks] == [900_000, 300_000, 250_000, 250_000, 100_010]
 
 
 DAMAGE = {
@@ -140,6 +199,12 @@ def test_the_proof_names(damage: str, found: list[str], restored: Target) -> Non
     for piece in DAMAGE[damage][1]:
         said = piece.replace("{database}", restored.database)
         assert any(said in difference for difference in found), found
+
+
+def test_several_connections_name_the_same(
+    server: Server, found: list[str], restored: Target, backup: Backup
+) -> None:
+    assert differences(server, restored, backup, jobs=3) == found
 
 
 def test_the_proof_names_nothing_else(found: list[str], restored: Target) -> None:

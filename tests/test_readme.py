@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polyladder_ops import errors
+from polyladder_ops.bench.targets import COMPARISONS, MEMORY
 from polyladder_ops.settings import VARIABLES
 from polyladder_ops.tasks import ns
 
@@ -84,6 +85,15 @@ def exit_codes_table() -> str:
 )
 def test_a_table_of_the_readme_equals_the_program(name: str, render: Callable[[], str]) -> None:
     assert block(name) == render()
+
+
+def test_the_benchmark_in_the_readme_is_of_all_that_is_compared_and_of_these_targets() -> None:
+    cells = [re.split(r" {2,}", line) for line in block("benchmark").splitlines()]
+    begins = cells.index(["what", "against", "ratio", "CPU ratio", "target", "met"]) + 1
+    rows = cells[begins : cells.index([""], begins)]
+    assert [row[:2] for row in rows] == [[each.what, each.against] for each in (*COMPARISONS, MEMORY)]
+    for each, row in zip((*COMPARISONS, MEMORY), rows, strict=True):
+        assert (each.target in row) if each.target else not set(row) & {"yes", "no"}
 
 
 @pytest.mark.parametrize("name", task_names(ns))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pyrage
 import pytest
 
-from polyladder_ops import backups, catalog, restoring, verification
+from polyladder_ops import backups, catalog, loading, restoring, verification
 from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.postgres import databases, session
 from tests.conftest import numbers, run
@@ -444,7 +444,7 @@ def test_a_backup_that_changes_after_it_was_verified_is_not_taken_for_restored(
         restoring.temporary_roles(scratch.target, backup.manifest, trusted=False),
         restoring.temporary_database(scratch.target, backup.manifest, purpose="test") as target,
     ):
-        restoring.load(target, backup, [])
+        loading.load(target, backup, [])
 
 
 def test_a_database_that_can_not_get_all_its_properties_says_which(taken: Backup, server: Server) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from polyladder_ops import backups, restoring
+from polyladder_ops import backups, loading, restoring
 from polyladder_ops.postgres import session
 from tests import shapes
 
@@ -27,7 +27,7 @@ def taken(source: Target, tmp_path: Path) -> Backup:
 def round_trip(server: Server, source: Target, tmp_path: Path) -> tuple[Backup, list[str]]:
     backup = taken(source, tmp_path)
     with restoring.temporary_database(server.target(), backup.manifest, purpose="shape") as target:
-        restoring.load(target, backup, [])
+        loading.load(target, backup, [], jobs=3)
         return backup, [str(d) for d in restoring.prove(server.target(), target.database, backup, [])]
 
 
@@ -112,7 +112,7 @@ def test_a_check_that_was_changed_is_not_taken_for_a_reworded_one(
     fill(database, "CREATE TABLE k (s varchar(9) CONSTRAINT one CHECK (s IN ('a', 'b')))")
     backup = taken(database, tmp_path)
     with restoring.temporary_database(server.target(), backup.manifest, purpose="shape") as target:
-        restoring.load(target, backup, [])
+        loading.load(target, backup, [], jobs=3)
         fill(
             target,
             "ALTER TABLE k DROP CONSTRAINT one",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from psycopg import sql
 
-from polyladder_ops import backups, oldfiles, portable, restoring
+from polyladder_ops import backups, loading, oldfiles, portable, restoring
 from polyladder_ops.postgres import session
 from polyladder_ops.postgres.lexer import Lexer
 from polyladder_ops.postgres.load import Loader, LoadError
@@ -126,7 +126,7 @@ class Fleet:
         """Load the backup into this server; return what the proof and, if the source is given, pg_dump 18 say of it."""
         server = self.server(major)
         with restoring.temporary_database(server, backup.manifest, purpose="shape") as target:
-            restoring.load(target, backup, [])
+            loading.load(target, backup, [], jobs=3)
             found = [str(d) for d in restoring.prove(server, target.database, backup, [])]
             if source is not None:
                 now, before = rows(target), rows(source)

@@ -90,6 +90,11 @@ class Contents:
         """Rows of all tables together."""
         return sum(table.rows for table in self.tables)
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all rows as COPY writes them, and of all large objects."""
+        return sum(table.size_bytes for table in self.tables) + sum(o.size_bytes for o in self.large_objects)
+
 
 class RowDigest:
     """Rows and digest of one table, from blocks of COPY text; order-free ones look at each row by itself."""

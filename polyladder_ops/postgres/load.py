@@ -23,7 +23,7 @@ from polyladder_ops.postgres.lexer import setting_of
 from polyladder_ops.postgres.refusals import BETWEEN, Accepted, Answer, LoadError, Statement, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from polyladder_ops.postgres.session import Connection
 
@@ -34,6 +34,7 @@ _BATCH_STATEMENTS = 200
 _GOOD = {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY}
 # Clients from 17 on write it for every server; servers before 17 refuse it (hazard: no other line may be dropped).
 _TOO_NEW = b"SET transaction_timeout = 0"
+_TOP = 20  # and only among its first statements
 _DATA_CALLS = re.compile(
     rb"SELECT pg_catalog\.(setval|lo_open|lowrite|lo_close|lo_create)\(|INSERT INTO |BEGIN\Z|COMMIT\Z|ALTER LARGE OBJECT\b"
     rb"|GRANT .* ON LARGE OBJECT\b|REVOKE .* ON LARGE OBJECT\b|COMMENT ON LARGE OBJECT\b",
@@ -71,13 +72,20 @@ class Loader:
     may be refused; `accepted` tells what was. In a transaction of the caller's nothing commits: the dump's own BEGIN
     and COMMIT stay behind. Raise LoadError as soon as the server refuses something else, OpsError if it fails,
     psycopg's OperationalError if it is gone; what was sent before stays, so the database is to be dropped then, or the
-    caller's transaction to be rolled back.
+    caller's transaction to be rolled back. `tick` is called at least once a second while the server lets us wait; what
+    it raises ends the load.
     """
 
     def __init__(
-        self, connection: Connection, *, schema_only: bool = False, accept: Collection[str] = ()
+        self,
+        connection: Connection,
+        *,
+        schema_only: bool = False,
+        accept: Collection[str] = (),
+        tick: Callable[[], None] | None = None,
     ) -> None:
         self.ledger = Ledger()
+        self._tick = tick
         self._connection = connection
         self._pgconn = connection.pgconn
         self._schema_only = schema_only
@@ -104,12 +112,21 @@ class Loader:
         """Take one statement; it travels with its neighbours, or alone if it may be refused."""
         self.ledger.statement(text)
         self._statements += 1
-        if self._stays_behind(text):
+        self.do(text, self._statements)
+
+    def pass_by(self, text: bytes = b"") -> None:
+        """Count a statement, or the rows of a table, that waits or is another connection's; the ledger learns of the text."""
+        self.ledger.statement(text)
+        self._statements += 1
+
+    def do(self, text: bytes, place: int) -> None:
+        """Take one statement of this place in the dump, which is counted and known already."""
+        if self._stays_behind(text, place):
             return
         setting = setting_of(text)
         if setting and setting[0] == b"standard_conforming_strings":
             self._escapes = setting[1] == b"off"
-        statement = Statement(text, self._statements)
+        statement = Statement(text, place)
         if statement.item in self._accept and not _CONTROL.match(text):
             self._try(statement)
             return
@@ -118,8 +135,8 @@ class Loader:
         if setting or len(self._batch) >= _BATCH_STATEMENTS or self._batch_bytes >= _BATCH_BYTES:
             self.finish()
 
-    def _stays_behind(self, text: bytes) -> bool:
-        if text == _TOO_NEW and self._before_17 and self._statements < 20:
+    def _stays_behind(self, text: bytes, place: int) -> bool:
+        if text == _TOO_NEW and self._before_17 and place < _TOP:
             return True
         if self._atomic and _CONTROL.match(text):
             if text in (b"BEGIN", b"COMMIT"):  # pg_dump's own, around large objects
@@ -200,7 +217,9 @@ class Loader:
         """Start the rows of a table.
 
         A table that was made or truncated in the same transaction is filled page after page. Otherwise the server puts
-        a short row into the gap that a long one left on an earlier page, and the rows read back in another order.
+        a short row into the gap that a long one left on an earlier page, and the rows read back in another order. Such
+        rows may also be written as frozen (docs, COPY): nothing rewrites the table's pages later to say that they are
+        visible, neither the index build nor the first vacuum after the switch.
         """
         truncates = self.ledger.is_empty_yet(table) and not self._atomic
         self.ledger.copy_begin(statement, table, columns)
@@ -210,15 +229,25 @@ class Loader:
         copy = Statement(statement, self._statements)
         self._copy = self._begun(copy, own=truncates or copy.item in self._accept)
         try:
-            self._say(self._copy, self._copy.begin)
-            self._say(self._copy, b"TRUNCATE ONLY " + table if truncates else b"")
+            if self._copy.may_fail:
+                self._say(self._copy, self._copy.begin)
             self.finish()
-            self._pgconn.send_query(statement)
-            result = next(self._results())
-            if result.status != pq.ExecStatus.COPY_IN:
-                raise Answer(result, self._connection.info.encoding).refusal(copy)
+            self._start_rows(b"TRUNCATE ONLY " + table if truncates else b"")
         except LoadError as error:
             self._let_through(self._copy, error)
+
+    def _start_rows(self, truncate: bytes) -> None:
+        """Send the COPY with what belongs around it as one query: over a tunnel each round trip counts."""
+        copy = self._copy
+        rows = copy.statement.text + b" WITH (FREEZE)" if truncate else copy.statement.text
+        begin, end = (b"", b"") if copy.may_fail else (copy.begin, copy.end)
+        self._pgconn.send_query(BETWEEN.join(filter(None, (begin, truncate, rows, end))))
+        for result in self._results():
+            if result.status == pq.ExecStatus.COPY_IN:
+                return
+            if result.status not in _GOOD:
+                raise Answer(result, self._connection.info.encoding).refusal(copy.statement)
+        raise LoadError("the server did not wait for the rows of a table")
 
     def copy_data(self, data: bytes) -> None:
         """Send rows; blocks while the server is behind, and gives way to a Ctrl-C meanwhile."""
@@ -250,7 +279,7 @@ class Loader:
         except LoadError as error:
             self._let_through(copy, error)
         else:
-            self._say(copy, copy.end)
+            self._say(copy, copy.end if copy.may_fail else b"")
 
     def _flush(self) -> None:
         while self._pgconn.flush() == 1:
@@ -261,6 +290,8 @@ class Loader:
         """Wait up to a second for the socket; return whether there is something to read."""
         socket = self._pgconn.socket
         readable, _, _ = select.select([socket], [socket] if write else [], [], 1.0)
+        if self._tick:
+            self._tick()
         return bool(readable)
 
     def _results(self) -> Iterator[pq.abc.PGresult]:

@@ -8,18 +8,19 @@ counts by itself, in any order. Sequences, large objects and the catalog's objec
 from __future__ import annotations
 
 import contextlib
-import select
+import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import xxhash
 from psycopg import errors, pq, sql
-from psycopg.errors import error_from_result
 
 from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import copyout
 from polyladder_ops.postgres.contents import Contents, LargeObject, RowDigest, SequenceValue, TableData
 from polyladder_ops.postgres.lexer import is_copy_target
 from polyladder_ops.postgres.session import Connection, translated
+from polyladder_ops.postgres.team import Team
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ __all__ = ["Difference", "compare_contents", "compare_objects", "read_contents",
 _T = TypeVar("_T")
 _PIECE = 1 << 18
 _TOGETHER = 50
+_WIDE = 1 << 20  # bytes of an average row
 
 
 @dataclass(frozen=True)
@@ -52,43 +54,61 @@ class Difference:
 
 
 def read_contents(
-    connection: Connection, wanted: Contents, *, progress: Callable[[int], None] | None = None
+    connection: Connection,
+    wanted: Contents,
+    *,
+    others: Sequence[Connection] = (),
+    progress: Callable[[int], None] | None = None,
 ) -> Contents:
     """Return what this database holds under the names of `wanted`: its tables, sequences and all large objects.
 
-    A table or sequence that is not there is left out, one that lacks a column has none. Raise OpsError if the server fails.
+    `others` read beside the connection, under the same settings as it. A table or sequence that is not there is left
+    out, one that lacks a column has none. Raise OpsError if the server fails.
     """
     with translated("could not read the database back"):
         there = _relations(connection, [s.name for s in wanted.sequences])
-        sequences = [sequence.name for sequence in wanted.sequences if sequence.name in there]
-        found = replace(
-            wanted,
-            sequences=tuple(_sequences(connection, sequences)),
-            large_objects=tuple(_large_objects(connection)),
-        )
-        return replace(
-            found, tables=tuple(read_tables(connection, wanted.tables, wanted.encoding, progress=progress))
-        )
+        sequences = tuple(_sequences(connection, [s.name for s in wanted.sequences if s.name in there]))
+        large_objects: list[LargeObject] = []
+        size = sum(o.size_bytes for o in wanted.large_objects)
+        beside = [_Task(size, lambda reader: large_objects.extend(_large_objects(reader)))]
+        tables = _read_tables([connection, *others], wanted.tables, wanted.encoding, progress, beside)
+        return replace(wanted, tables=tuple(tables), sequences=sequences, large_objects=tuple(large_objects))
+
+
+def read_tables(connection: Connection, wanted: Sequence[TableData], encoding: str) -> list[TableData]:
+    """Return what these tables hold, as far as they are there, in the text that the session writes in this encoding."""
+    return _read_tables([connection], wanted, encoding)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Something that any of the connections can read, and how much it is."""
+
+    size_bytes: int
+    read: Callable[[Connection], None]
 
 
 _ENCODE = "SELECT pg_catalog.set_config('client_encoding', %s, false)"
 
 
-def read_tables(
-    connection: Connection,
+def _read_tables(
+    connections: Sequence[Connection],
     wanted: Sequence[TableData],
     encoding: str,
-    *,
     progress: Callable[[int], None] | None = None,
+    beside: Sequence[_Task] = (),
 ) -> list[TableData]:
-    """Return what these tables hold, as far as they are there, in the text that the session writes in this encoding."""
-    connection.execute(_ENCODE, ["UTF8"])
-    there = _relations(connection, [table.name for table in wanted])
-    # From here on rows come as in the dump, and SQL_ASCII (which no client can decode) as plain bytes.
-    connection.execute(_ENCODE, [encoding])
-    return [
-        _table(connection, table, *there[table.name], progress) for table in wanted if table.name in there
-    ]
+    """Return what these tables hold, a table read by one connection as a whole, the largest first."""
+    connections[0].execute(_ENCODE, ["UTF8"])
+    there = _relations(connections[0], [table.name for table in wanted])
+    for connection in connections:
+        # From here on rows come as in the dump, and SQL_ASCII (which no client can decode) as plain bytes.
+        connection.execute(_ENCODE, [encoding])
+    tables = _Tables(there, progress)
+    tasks = [*beside, *tables.tasks([table for table in wanted if table.name in there])]
+    tasks.sort(key=lambda task: task.size_bytes, reverse=True)
+    Team(connections).share(task.read for task in tasks)
+    return [tables.found[table.name] for table in wanted if table.name in there]
 
 
 _RELATIONS = """
@@ -116,76 +136,73 @@ def _check(name: str, columns: str = "") -> sql.SQL:
     return sql.SQL(name)
 
 
-def _table(
-    connection: Connection,
-    table: TableData,
-    kind: str,
-    condition: str,
-    progress: Callable[[int], None] | None,
-) -> TableData:
-    name = _check(table.name, table.columns)
-    query = sql.SQL("COPY {} {} TO STDOUT").format(name, sql.SQL(table.columns))
-    if kind == "p" or condition:
-        # A partitioned table itself can't be copied before PostgreSQL 18; what is selected from it can.
-        only = sql.SQL("" if kind == "p" else "ONLY")
-        parts = sql.SQL(table.columns[1:-1]), only, name, sql.SQL(condition)
-        query = sql.SQL("COPY (SELECT {} FROM {} {} {}) TO STDOUT").format(*parts)
-    digest = RowDigest(order_free=table.order_free)
-    encoding = connection.info.encoding
-    spelled = query.as_string(None).encode("utf-8" if encoding == "ascii" else encoding)
-    # In a transaction of the caller's this may fail alone.
-    inside = connection.info.transaction_status == pq.TransactionStatus.INTRANS
-    try:
-        with connection.transaction() if inside else contextlib.nullcontext():
-            for piece in _rows(connection, spelled):
-                digest.update(piece)
-                if progress:
-                    progress(len(piece))
-    except errors.UndefinedColumn:
-        return replace(table, columns="", rows=0, size_bytes=0, digest="")
-    return replace(table, rows=digest.rows, size_bytes=digest.size_bytes, digest=digest.hexdigest())
+class _Tables:
+    """Tables that are read back; `found` is filled by whoever does the tasks."""
 
+    def __init__(self, there: Mapping[str, tuple[str, str]], progress: Callable[[int], None] | None) -> None:
+        self.found: dict[str, TableData] = {}
+        self._there = there
+        self._progress = progress
+        self._telling = threading.Lock()
+        self._huge = threading.Lock()
 
-def _rows(connection: Connection, query: bytes) -> Iterator[bytes]:
-    """Yield the text of a COPY TO STDOUT in pieces cut anywhere; psycopg's own loop takes twice as long for a row."""
-    pgconn = connection.pgconn
-    pgconn.send_query(query)
-    _expect(connection, pq.ExecStatus.COPY_OUT)
-    piece = bytearray()
-    while (got := pgconn.get_copy_data(1))[0] >= 0:
-        size, row = got
-        if not size:
-            _wait(connection)
-        elif size < _PIECE:
-            piece += row
-            if len(piece) >= _PIECE:
-                yield bytes(piece)
-                piece.clear()
-        else:  # a huge row is not held once more
-            yield bytes(piece)
-            piece.clear()
-            yield from (bytes(row[at : at + _PIECE]) for at in range(0, size, _PIECE))
-    yield bytes(piece)
-    _expect(connection, pq.ExecStatus.COMMAND_OK)
-    _expect(connection, None)
+    def tasks(self, tables: Sequence[TableData]) -> Iterator[_Task]:
+        """Yield what is to be done: large tables alone, small ones together as long as they are worth one round trip."""
+        portion: list[TableData] = []
+        wide = [table for table in tables if table.size_bytes > table.rows * _WIDE]
+        if wide:  # a connection keeps the room that its largest row took, so one has them all
+            yield self._task(wide)
+        others = [table for table in tables if table not in wide]
+        for table in sorted(others, key=lambda table: table.size_bytes, reverse=True):
+            portion.append(table)
+            if len(portion) == _TOGETHER or sum(t.size_bytes for t in portion) >= _PIECE:
+                yield self._task(portion)
+                portion = []
+        if portion:
+            yield self._task(portion)
 
+    def _task(self, portion: Sequence[TableData]) -> _Task:
+        return _Task(sum(t.size_bytes for t in portion), lambda reader: self._read(reader, portion))
 
-def _expect(connection: Connection, status: pq.ExecStatus | None) -> None:
-    """Take the next result. Raise psycopg.Error if it is another than this; None stands for the end of results."""
-    pgconn = connection.pgconn
-    while pgconn.flush() or pgconn.is_busy():
-        _wait(connection)
-    result = pgconn.get_result()
-    if result is not None and result.status != status:
-        while pgconn.get_result():  # until then nothing else can be asked
-            pass
-        raise error_from_result(result, encoding=connection.info.encoding)
+    def _read(self, connection: Connection, portion: Sequence[TableData]) -> None:
+        # In a transaction of the caller's this may fail alone.
+        inside = connection.info.transaction_status == pq.TransactionStatus.INTRANS
+        try:
+            with connection.transaction() if inside else contextlib.nullcontext():
+                self._copy(connection, portion)
+        except errors.UndefinedColumn:
+            if len(portion) > 1:
+                for table in portion:
+                    self._read(connection, [table])
+            else:
+                (table,) = portion
+                self.found[table.name] = replace(table, columns="", rows=0, size_bytes=0, digest="")
 
+    def _copy(self, connection: Connection, portion: Sequence[TableData]) -> None:
+        digests = [RowDigest(order_free=table.order_free) for table in portion]
+        for place, piece in copyout.rows(
+            connection, [self._query(connection, t) for t in portion], self._huge
+        ):
+            digests[place].update(piece)
+            if self._progress:
+                with self._telling:
+                    self._progress(len(piece))
+        for table, digest in zip(portion, digests, strict=True):
+            self.found[table.name] = replace(
+                table, rows=digest.rows, size_bytes=digest.size_bytes, digest=digest.hexdigest()
+            )
 
-def _wait(connection: Connection) -> None:
-    """Wait up to a second for the server, so that a Ctrl-C gets through."""
-    if select.select([connection.pgconn.socket], [], [], 1.0)[0]:
-        connection.pgconn.consume_input()
+    def _query(self, connection: Connection, table: TableData) -> bytes:
+        kind, condition = self._there[table.name]
+        name = _check(table.name, table.columns)
+        query = sql.SQL("COPY {} {} TO STDOUT").format(name, sql.SQL(table.columns))
+        if kind == "p" or condition:
+            # A partitioned table itself can't be copied before PostgreSQL 18; what is selected from it can.
+            only = sql.SQL("" if kind == "p" else "ONLY")
+            parts = sql.SQL(table.columns[1:-1]), only, name, sql.SQL(condition)
+            query = sql.SQL("COPY (SELECT {} FROM {} {} {}) TO STDOUT").format(*parts)
+        encoding = connection.info.encoding
+        return query.as_string(None).encode("utf-8" if encoding == "ascii" else encoding)
 
 
 def _sequences(connection: Connection, names: Sequence[str]) -> Iterable[SequenceValue]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 COMMENT = "the app's own comment: \"don't lose it\""
 SETTING = "statement_timeout = '41s'"
 ROWS = 4000
+JOBS = 2  # so small a dump would get one by itself
 _Error = TypeVar("_Error", bound=OpsError)
 
 
@@ -127,9 +128,8 @@ class Stage:
         """Restore in this process, without asking."""
         target = target or self.target
         self.said: list[str] = []
-        made = replacement.Options(
-            name=options.pop("name", target.database), accept=frozenset(accept), **options
-        )
+        options = {"name": target.database, "jobs": JOBS, **options}
+        made = replacement.Options(accept=frozenset(accept), **options)
         return replacement.replace(
             target, self.backup, [], made, say=self.said.append, confirm=confirm or (lambda _plan: None)
         )
@@ -151,7 +151,7 @@ class Stage:
         return failed
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        return self.place.start(*(arguments or self.arguments), **environment)
+        return self.place.start(*(arguments or (*self.arguments, f"--jobs={JOBS}")), **environment)
 
     @property
     def arguments(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from polyladder_ops import restoring
+from polyladder_ops import loading, restoring
 from polyladder_ops.postgres import session
 from tests.faults.places import ROWS, Place, database, notes, rows_of, say
 
@@ -25,7 +25,7 @@ def differences(backup: Backup, server: servers.Server) -> list[str]:
     name = "came_back"
     restoring.make_database(server.target(), name, backup.manifest)
     try:
-        restoring.load(server.target(name), backup, [])
+        loading.load(server.target(name), backup, [])
         return [str(difference) for difference in restoring.prove(server.target(), name, backup, [])]
     finally:
         say(server.target(), "DROP DATABASE {} WITH (FORCE)", name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from psycopg.errors import OutOfMemory
 
-from polyladder_ops import restoring
+from polyladder_ops import loading, restoring
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.session import connect
 from polyladder_ops.postgres.snapshot import LocksExhausted
@@ -219,7 +219,7 @@ def proved(backup: Backup, place: Place, server: servers.Server) -> bool:
     name = f"{place.target.database}_back"
     restoring.make_database(server.target(), name, backup.manifest)
     try:
-        restoring.load(server.target(name), backup, [])
+        loading.load(server.target(name), backup, [])
         differences = restoring.prove(server.target(), name, backup, [])
     finally:
         say(server.target(), "DROP DATABASE {} WITH (FORCE)", name)

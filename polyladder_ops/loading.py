@@ -1,0 +1,190 @@
+"""Putting a backup's dump into an empty database, over as many connections as the server bears, or in one transaction.
+
+What is sent is checked once more against the manifest while it passes: the bytes, and every table's digest.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from polyladder_ops import storage
+from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import capacity, databases, proof, public, session, team
+from polyladder_ops.postgres.conninfo import Target
+from polyladder_ops.postgres.lexer import Lexer
+from polyladder_ops.postgres.load import Loader
+from polyladder_ops.postgres.olddump import PastDrops
+from polyladder_ops.postgres.parallel import A_TABLE, Crew
+from polyladder_ops.postgres.permitted import OnlyPermitted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from polyladder_ops.catalog import Backup
+    from polyladder_ops.manifest import Manifest
+    from polyladder_ops.postgres.capacity import Capacity
+    from polyladder_ops.postgres.contents import Contents
+    from polyladder_ops.postgres.lexer import Handler
+    from polyladder_ops.postgres.load import Accepted
+    from polyladder_ops.postgres.session import Connection
+    from polyladder_ops.storage import Stored
+
+    Progress = Callable[[int], None] | None
+
+__all__ = ["LOADING", "circumstances", "feed", "load", "money", "replay"]
+
+LOADING = {"array_nulls": "on", "transform_null_equals": "off"}
+"""What a database may have set for its application and what would change the meaning of a dump that is loaded into it."""
+
+# A crash of the server before the end means a new restore anyway; the switch's own COMMIT flushes everything before it.
+_NOBODY_WAITS = {"synchronous_commit": "off"}
+_WORTH_A_CONNECTION = 4_000_000  # bytes of rows; a dump of few is in before others are connected
+
+
+def load(
+    target: Target,
+    backup: Backup,
+    keys: Sequence[Any],
+    *,
+    accept: Collection[str] = (),
+    jobs: int | None = None,
+    progress: Progress = None,
+) -> tuple[Accepted, ...]:
+    """Load a backup into an empty database, checking once more that these are the bytes of its manifest.
+
+    `jobs` is how many connections work side by side; None: as many as the server's cores, memory and free connections
+    allow. Return which of the statements that `accept` names (`statement:12`) the server refused and were let through;
+    what that cost is the proof's to tell. Raise OpsError if it refuses anything else or the bytes are others: the
+    database is to be dropped then.
+    """
+    target, settings = circumstances(target, backup.manifest)
+    with (
+        session.translated("the server failed while it loaded the backup"),
+        closing(session.connect(target)) as first,
+    ):
+        room = capacity.read(first)
+        number = _jobs(room, backup.manifest, jobs, accept)
+        settings |= {**LOADING, **_NOBODY_WAITS, **capacity.settings(room, number)}
+        session.pin(first, settings)
+        with team.opened(partial(session.connect, target, settings=settings), number - 1) as others:
+            if not others:
+                return feed(first, backup, keys, accept=accept, progress=progress)
+            _feed_all([first, *others], backup, keys, progress)
+    return ()
+
+
+def _jobs(room: Capacity, manifest: Manifest, wanted: int | None, accept: Collection[str]) -> int:
+    """Return how many connections to open: no more than there is work for, and one if a statement may be refused."""
+    if any(item.startswith("statement:") for item in accept):
+        return 1  # what comes after it may depend on it; the dump's own order is known to work
+    tables = manifest.contents.tables
+    worth = 1 + sum(table.size_bytes + A_TABLE for table in tables) // _WORTH_A_CONNECTION
+    return max(1, min(wanted or worth, capacity.jobs(room, wanted), len(tables)))
+
+
+def _feed_all(
+    connections: Sequence[Connection], backup: Backup, keys: Sequence[Any], progress: Progress
+) -> None:
+    _expect_public(connections[0], backup.manifest)
+    crew = Crew(
+        connections, backup.manifest.contents, wrap=partial(_guarded, backup.manifest), progress=progress
+    )
+    read: list[Stored] = []
+
+    def unpack(sink: Callable[[bytes], None], number: int) -> None:
+        leads = number == 0  # the others' bytes are judged by the digests of their tables
+        encrypted = backup.manifest.encrypted
+        stored = storage.read(backup.path, sink, keys=keys, encrypted=encrypted, hashed=leads)
+        if leads:
+            read.append(stored)
+
+    crew.run(unpack)
+    _expect_same(backup, crew.contents, read[0])
+
+
+def replay(target: Target, backup: Backup, keys: Sequence[Any], *, accept: Collection[str] = ()) -> None:
+    """Do the statements of a backup in an empty database, without any rows and values. Raise as `load` does."""
+    target, settings = circumstances(target, backup.manifest)
+    with (
+        session.translated("the server failed while it loaded the backup"),
+        closing(session.connect(target, settings={**LOADING, **_NOBODY_WAITS, **settings})) as connection,
+    ):
+        feed(connection, backup, keys, schema_only=True, accept=accept)
+
+
+def feed(
+    connection: Connection,
+    backup: Backup,
+    keys: Sequence[Any],
+    *,
+    schema_only: bool = False,
+    accept: Collection[str] = (),
+    progress: Progress = None,
+) -> tuple[Accepted, ...]:
+    """Send a backup's dump to this connection, in the caller's transaction if there is one; return what was let through.
+
+    Raise OpsError if the server refuses anything that is not accepted, if the dump is not whole, or if these are not the
+    bytes that the manifest speaks of.
+    """
+    manifest = backup.manifest
+    _expect_public(connection, manifest)
+    tick = partial(progress, 0) if progress else None
+    loader = Loader(connection, schema_only=schema_only, accept=accept, tick=tick)
+    lexer = Lexer(_guarded(manifest, loader))
+
+    def sink(block: bytes) -> None:
+        lexer.feed(block)
+        if progress:
+            progress(len(block))
+
+    stored = storage.read(backup.path, sink, keys=keys, encrypted=manifest.encrypted)
+    lexer.close()
+    loader.finish()
+    _expect_same(backup, loader.ledger.contents, stored)
+    return loader.accepted
+
+
+def _guarded(manifest: Manifest, handler: Handler) -> Handler:
+    return OnlyPermitted(handler if manifest.knows_objects else PastDrops(handler))
+
+
+def _expect_public(connection: Connection, manifest: Manifest) -> None:
+    """Make the schema public what this dump's client expects; of an old file nobody knows."""
+    if not manifest.knows_objects:
+        return
+    owners = [entry.owner for entry in manifest.objects if (entry.kind, entry.name) == ("schema", "public")]
+    client_major = int(re.split(r"\D", manifest.source.client_version, maxsplit=1)[0])
+    public.expect(connection, client_major=client_major, owner=owners[0] if owners else None)
+
+
+def _expect_same(backup: Backup, contents: Contents, stored: Stored) -> None:
+    """Raise OpsError if what was read is not what the manifest says."""
+    other = proof.compare_contents(backup.manifest.contents, contents)
+    if other or stored.sha256 != backup.manifest.sha256:
+        raise OpsError(
+            f"backup {backup.id} changed since it was taken or looked at",
+            detail=f"{other[0] if other else 'Its sha256 is another one'}.",
+            hint=f"Run `invoke verify --backup={backup.id}`. Nothing live was changed.",
+        )
+
+
+def circumstances(server: Target, manifest: Manifest) -> tuple[Target, dict[str, str]]:
+    """Return how to reach a restored database, and the settings under which its text means what it meant.
+
+    Money is written by lc_monetary. Event triggers stay quiet where the server knows how: one that notes who logs in
+    or what is made would change what it notes.
+    """
+    with closing(session.connect(server)) as connection:
+        can_be_quiet, knows_money = databases.can_read_as(connection, money(manifest))
+    if can_be_quiet:
+        options = f"{server.parameters.get('options', '')} -c event_triggers=off".strip()
+        server = Target.of(**{**server.parameters, "options": options})
+    return server, {"lc_monetary": money(manifest)} if knows_money else {}
+
+
+def money(manifest: Manifest) -> str:
+    """Return the locale by which the source wrote money."""
+    return manifest.session.get("lc_monetary", "C")
