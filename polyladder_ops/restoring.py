@@ -88,10 +88,6 @@ def obstacles(server: Target, manifest: Manifest) -> Obstacles:
     )
 
 
-def _money(manifest: Manifest) -> str:
-    return manifest.session.get("lc_monetary", "C")
-
-
 def make_database(server: Target, name: str, manifest: Manifest) -> None:
     """Create the database from template0 and apply the source's properties to it as values, as far as the server can.
 

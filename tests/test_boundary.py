@@ -26,6 +26,7 @@ from polyladder_ops.tasks.boundary import (
     OpsTask,
     confirm,
     is_dry,
+    number_of,
     open_settings,
     project_root,
     refuse_dry,
@@ -385,3 +386,13 @@ def test_a_quick_task_is_quick(project: Path) -> None:
     begun = time.monotonic()
     invoke(project, "--list")
     assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("text", ["0", "65", "-1", "two", "1.5", " 2", "٢", "9" * 40])
+def test_a_flag_that_wants_a_number_refuses_what_is_none(text: str) -> None:
+    with pytest.raises(errors.UsageError, match="is no number from 1 to 64"):
+        number_of(text, "jobs")
+
+
+def test_a_flag_that_was_not_given_is_no_number() -> None:
+    assert (number_of("", "jobs"), number_of("1", "jobs"), number_of("64", "jobs")) == (None, 1, 64)

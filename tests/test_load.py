@@ -325,6 +325,12 @@ def test_rows_for_a_table_that_is_not_there_do_not_become_statements(database: T
     assert values(database, "SELECT count(*) FROM public.t") == [0]
 
 
+def test_rows_that_statements_brought_are_not_lost_when_others_follow(database: Target) -> None:
+    insert, copy = b"INSERT INTO public.t VALUES (1, 'x');", b"COPY public.t (a, b) FROM stdin;\n2\ty\n\\.\n"
+    load(database, TABLE, insert, copy)
+    assert values(database, "SELECT b FROM public.t ORDER BY a") == ["x", "y"]
+
+
 def test_statements_run_in_their_order_over_many_batches(database: Target) -> None:
     steps = [b"UPDATE public.t SET a = a * 2 + %d %% 2;" % number for number in range(1000)]
     load(database, TABLE, b"INSERT INTO public.t VALUES (1, '');", b"\n".join(

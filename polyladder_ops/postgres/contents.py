@@ -35,6 +35,7 @@ _SETVAL = re.compile(rb"SELECT pg_catalog\.setval\('((?:[^']|'')*)', (-?\d+), (t
 _LO_OPEN = re.compile(rb"SELECT pg_catalog\.lo_open\('(\d+)', \d+\)")
 _LO_WRITE = re.compile(rb"SELECT pg_catalog\.lowrite\(0, '\\{1,2}x((?:[0-9a-fA-F]{2})*)'\)")
 _CREATE = re.compile(rb'CREATE (?:UNLOGGED )?TABLE ((?:[^\s"(]|"(?:[^"]|"")+")+)')
+_INSERT = re.compile(rb'INSERT INTO ((?:[^\s"(]|"(?:[^"]|"")+")+)')
 _COLUMN = re.compile(rb'[^,"\s]+|"(?:[^"]|"")*"')
 _LO_CLOSE = b"SELECT pg_catalog.lo_close(0)"
 # Clients before 10.3 write names without their schema, and say once for many which it is.
@@ -177,6 +178,7 @@ class Ledger:
     _sequences: dict[bytes, tuple[int, bool]] = field(default_factory=dict)
     _large_objects: dict[int, tuple[int, xxhash.xxh3_128]] = field(default_factory=dict)
     _created: set[bytes] = field(default_factory=set)
+    _inserted: set[bytes] = field(default_factory=set)
     _current: RowDigest | None = None
     _open_object: int = 0  # 0 is no large object's number
     _schema: bytes = b""  # of names without one
@@ -197,6 +199,8 @@ class Ledger:
             self._setting(text)
         elif text.startswith(b"SELECT pg_catalog."):
             self._call(text)
+        elif inserted := _INSERT.match(text):
+            self._inserted.add(self.qualified(inserted[1]))
 
     def qualified(self, name: bytes) -> bytes:
         """Return a name as the dump spells it, with the schema that it means here if it has none."""
@@ -241,7 +245,8 @@ class Ledger:
     def is_empty_yet(self, table: bytes) -> bool:
         """Whether the next COPY brings the first rows of a table that the dump itself has made, and not by its root."""
         name = self.qualified(table)
-        return name in self._created and name not in self._tables and not self._via_root
+        has_rows = name in self._tables or name in self._inserted
+        return name in self._created and not has_rows and not self._via_root
 
     def copy_begin(self, _statement: bytes, table: bytes, columns: bytes) -> None:
         """Start or go on with a table; leaves of one root are one table whatever order their columns have."""
