@@ -200,7 +200,10 @@ def prove(
             contents = proof.read_contents(connection, manifest.contents, others=others, progress=progress)
         if not manifest.knows_objects:
             contents = zones.read_again(connection, manifest.contents, contents)
-    with closing(session.connect(target)) as connection:
+    with (
+        session.translated("could not read the database back"),
+        closing(session.connect(target)) as connection,
+    ):
         objects = inventory.entries(connection)
         extensions = properties.extensions(connection)
         own = properties.read(connection)

@@ -222,6 +222,59 @@ def test_rows_come_frozen_and_all_visible(database: Target) -> None:
         assert values(database, frozen) == values(database, filled) != [0]
 
 
+def test_a_dump_that_is_one_transaction_is_the_first_connections(database: Target) -> None:
+    load(database, b"BEGIN;", tables(6), builds(6), b"COMMIT;")
+    assert values(database, "SELECT count(*) FROM public.t5") == [5]
+    assert values(
+        database, "SELECT count(*) FROM pg_index WHERE indexrelid = 'public.t5_lower'::regclass"
+    ) == [1]
+
+
+def test_generated_columns_are_computed_when_what_they_read_is_in(database: Target) -> None:
+    """No digest sees them: COPY leaves them out."""
+    definitions = b"""
+SET check_function_bodies = false;
+CREATE FUNCTION public.name_of(integer) RETURNS text LANGUAGE sql IMMUTABLE
+    AS $_$ SELECT PUBLIC."lookup_name" ($1) $_$;
+CREATE FUNCTION public.lookup_name(integer) RETURNS text LANGUAGE plpgsql STABLE
+    AS $_$ BEGIN RETURN (SELECT name FROM public.b_name WHERE a = $1); END $_$;
+CREATE TABLE public.a_first (a integer);
+CREATE TABLE public.b_name (a integer, name text);
+CREATE TABLE public.c_word (
+    a integer,
+    name text GENERATED ALWAYS AS (public.name_of(a)) STORED,
+    long text
+);
+"""
+    # The largest, so that it would be the first connection's first, while the second one has the two others to load.
+    words = b"".join(b"%d\t%b\n" % (n, b"x" * 2000) for n in range(2000))
+    rows = b"".join(b"%d\n" % n for n in range(2000))
+    names = b"".join(b"%d\tname %d\n" % (n, n) for n in range(60_000))
+    load(
+        database,
+        definitions,
+        b"COPY public.a_first (a) FROM stdin;\n%b\\.\n" % (rows * 60),
+        b"COPY public.b_name (a, name) FROM stdin;\n%b\\.\n" % names,
+        b"COPY public.c_word (a, long) FROM stdin;\n%b\\.\n" % words,
+        jobs=2,
+    )
+    assert values(database, "SELECT count(*) FROM public.c_word WHERE name = 'name ' || a") == [2000]
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_rows_that_come_by_a_root_need_no_comment(jobs: int, database: Target) -> None:
+    """As clients write them from 11.0 to the spring of 2023 with --load-via-partition-root."""
+    definitions = b"""
+CREATE TABLE public.root (
+    a integer
+)
+PARTITION BY RANGE (a);
+CREATE TABLE public.leaf PARTITION OF public.root DEFAULT;
+"""
+    load(database, definitions, b"COPY public.root (a) FROM stdin;\n1\n2\n\\.\n", tables(3), jobs=jobs)
+    assert values(database, "SELECT a FROM public.leaf ORDER BY a") == [1, 2]
+
+
 # What goes wrong -----------------------------------------------------------------------------------------------------
 
 

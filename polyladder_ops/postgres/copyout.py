@@ -42,30 +42,33 @@ def rows(
 def _pieces(connection: Connection, huge: threading.Lock) -> Iterator[bytes]:
     get = connection.pgconn.get_copy_data
     piece, row = bytearray(), memoryview(b"")
+    reads, is_alone = 0, False
     with contextlib.ExitStack() as alone:
-        reads = 0
         while True:
             size, row = get(1)
-            if 0 < size < _PIECE:
-                piece += row
-                reads = 0
-            elif size > 0:  # a huge row is not held once more
+            if size < 0:
                 yield bytes(piece)
-                piece.clear()
-                yield from (bytes(row[at : at + _PIECE]) for at in range(0, size, _PIECE))
-                reads, row = 0, memoryview(b"")
-                alone.close()
-            elif size == 0:  # all that libpq has read, some 16 kB, is taken
+                return
+            if not size:  # all that libpq has read, some 16 kB, is taken
                 if len(piece) >= _PIECE:
                     yield bytes(piece)
                     piece.clear()
-                reads += 1
-                if reads == _HUGE:
+                reads += _wait(connection)
+                if reads >= _HUGE and not is_alone:
                     alone.enter_context(huge)
-                _wait(connection)
-            else:
+                    is_alone = True
+                continue
+            if size < _PIECE:
+                piece += row
+            else:  # a huge row is not held once more
                 yield bytes(piece)
-                return
+                piece.clear()
+                yield from (bytes(row[at : at + _PIECE]) for at in range(0, size, _PIECE))
+                row = memoryview(b"")
+            reads = 0
+            if is_alone:
+                alone.close()
+                is_alone = False
 
 
 def _expect(connection: Connection, status: pq.ExecStatus | None) -> None:
@@ -80,7 +83,9 @@ def _expect(connection: Connection, status: pq.ExecStatus | None) -> None:
         raise error_from_result(result, encoding=connection.info.encoding)
 
 
-def _wait(connection: Connection) -> None:
-    """Wait up to a second for the server, so that a Ctrl-C gets through."""
-    if select.select([connection.pgconn.socket], [], [], 1.0)[0]:
-        connection.pgconn.consume_input()
+def _wait(connection: Connection) -> bool:
+    """Wait up to a second for the server, so that a Ctrl-C gets through; return whether it sent something."""
+    if not select.select([connection.pgconn.socket], [], [], 1.0)[0]:
+        return False
+    connection.pgconn.consume_input()
+    return True

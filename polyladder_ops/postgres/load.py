@@ -104,6 +104,11 @@ class Loader:
         """What the server refused and was let through, in the dump's order."""
         return tuple(self._accepted)
 
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether what was sent so far is in a transaction that has not ended."""
+        return self._pgconn.transaction_status == pq.TransactionStatus.INTRANS
+
     def comment(self, text: bytes) -> None:
         """Pass a comment to the ledger; the server has no use for it."""
         self.ledger.comment(text)

@@ -76,6 +76,7 @@ class Crew:
         self.sizes = {table.name: table.size_bytes for table in contents.tables}
         self.owners: Mapping[str, int] = {}
         self.judged: Container[str] = ()
+        self.leader_alone = False
         self._expected = contents
         self._judges: Judges | None = Judges()
         self.sections: list[_Section] = []
@@ -132,7 +133,7 @@ class Crew:
         if self._judges is None:
             return
         judged, self._judges = self._judges.judged(), None
-        names = [table.name for table in self._expected.tables]
+        names = frozenset(table.name for table in self._expected.tables)
         self.judged = names if judged is None else {self.decode(name) for name in judged}
         self.owners = shares(self._expected, self.size, self.judged)
 
@@ -257,7 +258,8 @@ class _Reader:
             self._enter()
         self._has_rows = True
         self._blocks[self._table] += 1
-        self._is_mine = self._crew.owners.get(self._table, 0) == self._number
+        owner = 0 if self._crew.leader_alone else self._crew.owners.get(self._table, 0)
+        self._is_mine = owner == self._number
         if self._is_mine:
             self.loader.copy_begin(statement, table, columns)
         else:
@@ -288,15 +290,18 @@ class _Reader:
         section = self._crew.section(self._at)
         if self._leads:
             self.loader.finish()
+            # In a transaction of the dump's own nobody else sees what it makes (pg_restore --single-transaction --file).
+            self._crew.leader_alone |= self.loader.is_in_transaction
             self._crew.plan()
             with self._crew.team.changed():
                 section.is_open = True
         else:
             self._crew.team.wait_until(lambda: section.is_open)
-            for text, place in self._settings:
-                self.loader.do(text, place)
-            self.loader.finish()
-            self._settings.clear()
+            if not self._crew.leader_alone:
+                for text, place in self._settings:
+                    self.loader.do(text, place)
+                self.loader.finish()
+                self._settings.clear()
         self._is_inside = True
 
     def _leave(self) -> None:
@@ -328,6 +333,8 @@ class _Reader:
         def is_settled() -> bool:
             nonlocal late
             everything = section.arrived == self._crew.size
+            if self._crew.leader_alone and not self._leads:
+                return True
             if unit := builds.take(self._crew.loaded, everything=everything):
                 taken.append(unit)
             late = self._leads and time.monotonic() > deadline
