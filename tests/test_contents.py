@@ -10,6 +10,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from polyladder_ops.postgres import contents as module
 from polyladder_ops.postgres.contents import (
     Contents,
     LargeObject,
@@ -199,6 +200,18 @@ def test_a_huge_row_is_digested_as_it_comes(order_free: bool) -> None:
     assert peak < 1_000_000
     text = block * count + (b"" if order_free else b"\n")
     assert digest.hexdigest() == xxhash.xxh3_128_hexdigest(text)
+    assert digest.has_huge_rows
+
+
+@given(st.lists(st.integers(0, 40), max_size=8), st.integers(1, 20))
+def test_a_row_is_huge_by_its_own_length_however_blocks_cut_it(lengths: list[int], block: int) -> None:
+    text = b"".join(b"x" * length + b"\n" for length in lengths)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_HUGE", 20)
+        digest = RowDigest(order_free=False)
+        for at in range(0, len(text), block):
+            digest.update(text[at : at + block])
+    assert digest.has_huge_rows == any(length >= 20 for length in lengths)
 
 
 def test_a_huge_row_that_is_put_in_order_is_joined_once() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -79,15 +78,3 @@ def test_a_statement_that_writes_no_rows_is_an_error(connection: Connection) -> 
     with pytest.raises(psycopg.Error):
         read(connection, b"SELECT 1")
     assert connection.execute("SELECT 1").fetchone() == (1,)
-
-
-def test_rows_that_come_in_many_reads_do_not_wait_for_themselves(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each is longer than what counts as huge by its reads, none by its size."""
-    monkeypatch.setattr(copyout, "_HUGE", 2)
-    lock = threading.Lock()
-    query = b"COPY (SELECT repeat('x', 200000) FROM generate_series(1, 40)) TO STDOUT"
-    found = b"".join(piece for _, piece in copyout.rows(connection, [query], lock))
-    assert (found.count(b"\n"), len(found)) == (40, 40 * 200_001)
-    assert not lock.locked()

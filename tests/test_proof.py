@@ -105,6 +105,16 @@ def test_small_tables_share_a_round_trip_and_large_ones_come_first() -> None:
     assert [task.size_bytes for task in tasks] == [900_000, 300_000, 250_000, 250_000, 100_010]
 
 
+def test_tables_with_huge_rows_are_one_connections() -> None:
+    """A connection keeps the room of its largest row, so that each connection that met one would have its own."""
+    tables = [
+        TableData(f"public.t{n}", "(n)", 1, size, "", has_huge_rows=size > 500)
+        for n, size in enumerate([100, 600, 1000])
+    ]
+    tasks = list(proof._Tables({table.name: ("r", "") for table in tables}, None).tasks(tables))
+    assert [task.size_bytes for task in tasks] == [1600, 100]
+
+
 DAMAGE = {
     "one byte of a row": (
         "UPDATE learning.word SET lemma = overlay(lemma placing '~' from 1 for 1) WHERE id = 7",

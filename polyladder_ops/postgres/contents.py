@@ -41,6 +41,7 @@ _LO_CLOSE = b"SELECT pg_catalog.lo_close(0)"
 # Clients before 10.3 write names without their schema, and say once for many which it is.
 _SEARCH_PATH = re.compile(rb'SET search_path = ((?:[^\s",]|"(?:[^"]|"")+")+), pg_catalog')
 _BARE_NAME = re.compile(rb'[^".]+|"(?:[^"]|"")+"')
+_HUGE = 4 << 20  # bytes of one row; no block is as long
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class TableData:
     """The rows of one table as COPY text.
 
     `digest` is `order_free` (a sum over rows) where a restore may put rows elsewhere: in other leaves of a partitioned
-    table, or among the rows that an extension brought into a table of its own.
+    table, or among the rows that an extension brought into a table of its own. `has_huge_rows` only tells a reader what
+    memory one of them will take.
     """
 
     name: str
@@ -57,6 +59,7 @@ class TableData:
     size_bytes: int
     digest: str
     order_free: bool = False
+    has_huge_rows: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ class RowDigest:
     def __init__(self, *, order_free: bool) -> None:
         self.order_free = order_free
         self.rows = self.size_bytes = self._sum = 0
+        self.has_huge_rows = False
+        self._begun = 0  # bytes of a row that goes on
         self._hash = xxhash.xxh3_128()
         self._row = xxhash.xxh3_128()  # of a row that goes on, digested as it comes: rows can be huge
         self._pieces: list[bytes] = []  # of a row that goes on and must be put into another order first
@@ -116,12 +121,21 @@ class RowDigest:
         """Take the next bytes of rows; blocks may begin and end anywhere."""
         self.rows += data.count(b"\n")
         self.size_bytes += len(data)
+        self._measure(data)
         if not self.order_free:
             self._hash.update(data)
         elif self._order is None:
             self._add(data)
         else:
             self._add_reordered(data, self._order)
+
+    def _measure(self, data: bytes) -> None:
+        """Notice a huge row by the newlines that are next to the ends of blocks."""
+        first = data.find(b"\n")
+        self._begun += len(data) if first < 0 else first
+        self.has_huge_rows |= self._begun >= _HUGE
+        if first >= 0:
+            self._begun = len(data) - data.rfind(b"\n") - 1
 
     def _add(self, data: bytes) -> None:
         first, ended, rest = data.partition(b"\n")
@@ -284,6 +298,7 @@ class Ledger:
                     table.data.size_bytes,
                     table.data.hexdigest(),
                     table.data.order_free,
+                    table.data.has_huge_rows,
                 )
                 for name, table in self._tables.items()
             ),

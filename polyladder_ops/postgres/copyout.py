@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import select
-import threading
 from typing import TYPE_CHECKING
 
 from psycopg import pq
@@ -18,57 +16,44 @@ if TYPE_CHECKING:
 __all__ = ["rows"]
 
 _PIECE = 1 << 18
-_HUGE = 256  # reads, of 16 kB at least, that bring no row's end
 
 
-def rows(
-    connection: Connection, queries: Sequence[bytes], huge: threading.Lock | None = None
-) -> Iterator[tuple[int, bytes]]:
+def rows(connection: Connection, queries: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
     """Yield what these COPY TO STDOUT statements write: the place of the statement, and a piece that is cut anywhere.
 
     All are sent at once, since over a tunnel a small table takes less time than a round trip; the server does them in
-    one transaction. Those who share the lock `huge` hold one huge row at a time, whoever reads it: libpq must have all of
-    a row before it hands it out, and holds it twice. Raise psycopg.Error if it refuses one: it does none after that.
+    one transaction. libpq must have all of a row before it hands it out, holds it twice then, and keeps that room for as
+    long as the connection lasts. Raise psycopg.Error if the server refuses a statement: it does none after that.
     """
     connection.pgconn.send_query(b";\n".join(queries))
     for place in range(len(queries)):
         _expect(connection, pq.ExecStatus.COPY_OUT)
-        for piece in _pieces(connection, huge or threading.Lock()):
+        for piece in _pieces(connection):
             yield place, piece
         _expect(connection, pq.ExecStatus.COMMAND_OK)
     _expect(connection, None)
 
 
-def _pieces(connection: Connection, huge: threading.Lock) -> Iterator[bytes]:
+def _pieces(connection: Connection) -> Iterator[bytes]:
     get = connection.pgconn.get_copy_data
     piece, row = bytearray(), memoryview(b"")
-    reads, is_alone = 0, False
-    with contextlib.ExitStack() as alone:
-        while True:
-            size, row = get(1)
-            if size < 0:
-                yield bytes(piece)
-                return
-            if not size:  # all that libpq has read, some 16 kB, is taken
-                if len(piece) >= _PIECE:
-                    yield bytes(piece)
-                    piece.clear()
-                reads += _wait(connection)
-                if reads >= _HUGE and not is_alone:
-                    alone.enter_context(huge)
-                    is_alone = True
-                continue
-            if size < _PIECE:
-                piece += row
-            else:  # a huge row is not held once more
+    while True:
+        size, row = get(1)
+        if 0 < size < _PIECE:
+            piece += row
+        elif size > 0:  # a huge row is not held once more
+            yield bytes(piece)
+            piece.clear()
+            yield from (bytes(row[at : at + _PIECE]) for at in range(0, size, _PIECE))
+            row = memoryview(b"")
+        elif size == 0:  # all that libpq has read, some 16 kB, is taken
+            if len(piece) >= _PIECE:
                 yield bytes(piece)
                 piece.clear()
-                yield from (bytes(row[at : at + _PIECE]) for at in range(0, size, _PIECE))
-                row = memoryview(b"")
-            reads = 0
-            if is_alone:
-                alone.close()
-                is_alone = False
+            _wait(connection)
+        else:
+            yield bytes(piece)
+            return
 
 
 def _expect(connection: Connection, status: pq.ExecStatus | None) -> None:
@@ -83,9 +68,7 @@ def _expect(connection: Connection, status: pq.ExecStatus | None) -> None:
         raise error_from_result(result, encoding=connection.info.encoding)
 
 
-def _wait(connection: Connection) -> bool:
-    """Wait up to a second for the server, so that a Ctrl-C gets through; return whether it sent something."""
-    if not select.select([connection.pgconn.socket], [], [], 1.0)[0]:
-        return False
-    connection.pgconn.consume_input()
-    return True
+def _wait(connection: Connection) -> None:
+    """Wait up to a second for the server, so that a Ctrl-C gets through, and read what it sent."""
+    if select.select([connection.pgconn.socket], [], [], 1.0)[0]:
+        connection.pgconn.consume_input()

@@ -32,7 +32,6 @@ __all__ = ["Difference", "compare_contents", "compare_objects", "read_contents",
 _T = TypeVar("_T")
 _PIECE = 1 << 18
 _TOGETHER = 50
-_WIDE = 1 << 20  # bytes of an average row
 
 
 @dataclass(frozen=True)
@@ -144,15 +143,14 @@ class _Tables:
         self._there = there
         self._progress = progress
         self._telling = threading.Lock()
-        self._huge = threading.Lock()
 
     def tasks(self, tables: Sequence[TableData]) -> Iterator[_Task]:
         """Yield what is to be done: large tables alone, small ones together as long as they are worth one round trip."""
         portion: list[TableData] = []
-        wide = [table for table in tables if table.size_bytes > table.rows * _WIDE]
-        if wide:  # a connection keeps the room that its largest row took, so one has them all
-            yield self._task(wide)
-        others = [table for table in tables if table not in wide]
+        huge = [table for table in tables if table.has_huge_rows]
+        if huge:  # a connection keeps the room that its largest row took, so one has them all
+            yield self._task(huge)
+        others = [table for table in tables if not table.has_huge_rows]
         for table in sorted(others, key=lambda table: table.size_bytes, reverse=True):
             portion.append(table)
             if len(portion) == _TOGETHER or sum(t.size_bytes for t in portion) >= _PIECE:
@@ -180,9 +178,7 @@ class _Tables:
 
     def _copy(self, connection: Connection, portion: Sequence[TableData]) -> None:
         digests = [RowDigest(order_free=table.order_free) for table in portion]
-        for place, piece in copyout.rows(
-            connection, [self._query(connection, t) for t in portion], self._huge
-        ):
+        for place, piece in copyout.rows(connection, [self._query(connection, t) for t in portion]):
             digests[place].update(piece)
             if self._progress:
                 with self._telling:
