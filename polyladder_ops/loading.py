@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.contents import Contents
     from polyladder_ops.postgres.lexer import Handler
     from polyladder_ops.postgres.load import Accepted
+    from polyladder_ops.postgres.script import Script
     from polyladder_ops.postgres.session import Connection
     from polyladder_ops.storage import Stored
 
@@ -51,12 +52,13 @@ def load(
     *,
     accept: Collection[str] = (),
     jobs: int | None = None,
+    script: Script | None = None,
     progress: Progress = None,
 ) -> tuple[Accepted, ...]:
     """Load a backup into an empty database, checking once more that these are the bytes of its manifest.
 
     `jobs` is how many connections work side by side; None: as many as the server's cores, memory and free connections
-    allow. Return which of the statements that `accept` names (`statement:12`) the server refused and were let through;
+    allow. `script` keeps the statements for a replay. Return which of the statements that `accept` names (`statement:12`) the server refused and were let through;
     what that cost is the proof's to tell. Raise OpsError if it refuses anything else or the bytes are others: the
     database is to be dropped then.
     """
@@ -71,8 +73,8 @@ def load(
         session.pin(first, settings)
         with team.opened(partial(session.connect, target, settings=settings), number - 1) as others:
             if not others:
-                return feed(first, backup, keys, accept=accept, progress=progress)
-            _feed_all([first, *others], backup, keys, progress)
+                return feed(first, backup, keys, accept=accept, script=script, progress=progress)
+            _feed_all([first, *others], backup, keys, script, progress)
     return ()
 
 
@@ -86,12 +88,18 @@ def _jobs(room: Capacity, manifest: Manifest, wanted: int | None, accept: Collec
 
 
 def _feed_all(
-    connections: Sequence[Connection], backup: Backup, keys: Sequence[Any], progress: Progress
+    connections: Sequence[Connection],
+    backup: Backup,
+    keys: Sequence[Any],
+    script: Script | None,
+    progress: Progress,
 ) -> None:
     _expect_public(connections[0], backup.manifest)
-    crew = Crew(
-        connections, backup.manifest.contents, wrap=partial(_guarded, backup.manifest), progress=progress
-    )
+
+    def wrap(handler: Handler, number: int) -> Handler:
+        return _guarded(backup.manifest, handler, None if number else script)
+
+    crew = Crew(connections, backup.manifest.contents, wrap=wrap, progress=progress)
     read: list[Stored] = []
 
     def unpack(sink: Callable[[bytes], None], number: int) -> None:
@@ -105,14 +113,31 @@ def _feed_all(
     _expect_same(backup, crew.contents, read[0])
 
 
-def replay(target: Target, backup: Backup, keys: Sequence[Any], *, accept: Collection[str] = ()) -> None:
-    """Do the statements of a backup in an empty database, without any rows and values. Raise as `load` does."""
+def replay(
+    target: Target,
+    backup: Backup,
+    keys: Sequence[Any],
+    *,
+    accept: Collection[str] = (),
+    script: Script | None = None,
+) -> None:
+    """Do the statements of a backup in an empty database, without any rows and values. Raise as `load` does.
+
+    They come from the `script` that a load of this backup kept, or else from the file.
+    """
     target, settings = circumstances(target, backup.manifest)
     with (
         session.translated("the server failed while it loaded the backup"),
         closing(session.connect(target, settings={**LOADING, **_NOBODY_WAITS, **settings})) as connection,
     ):
-        feed(connection, backup, keys, schema_only=True, accept=accept)
+        if script is None or script.statements is None:
+            feed(connection, backup, keys, schema_only=True, accept=accept)
+            return
+        _expect_public(connection, backup.manifest)
+        loader = Loader(connection, schema_only=True, accept=accept)
+        for text, place in script.statements:
+            loader.do(text, place)
+        loader.finish()
 
 
 def feed(
@@ -122,6 +147,7 @@ def feed(
     *,
     schema_only: bool = False,
     accept: Collection[str] = (),
+    script: Script | None = None,
     progress: Progress = None,
 ) -> tuple[Accepted, ...]:
     """Send a backup's dump to this connection, in the caller's transaction if there is one; return what was let through.
@@ -133,7 +159,7 @@ def feed(
     _expect_public(connection, manifest)
     tick = partial(progress, 0) if progress else None
     loader = Loader(connection, schema_only=schema_only, accept=accept, tick=tick)
-    lexer = Lexer(_guarded(manifest, loader))
+    lexer = Lexer(_guarded(manifest, loader, script))
 
     def sink(block: bytes) -> None:
         lexer.feed(block)
@@ -147,7 +173,8 @@ def feed(
     return loader.accepted
 
 
-def _guarded(manifest: Manifest, handler: Handler) -> Handler:
+def _guarded(manifest: Manifest, handler: Handler, script: Script | None) -> Handler:
+    handler = script.before(handler) if script else handler
     return OnlyPermitted(handler if manifest.knows_objects else PastDrops(handler))
 
 

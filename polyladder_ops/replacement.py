@@ -30,6 +30,7 @@ from polyladder_ops.postgres import (
     switch,
     volume,
 )
+from polyladder_ops.postgres.script import Script
 from polyladder_ops.settling import after_switch, settled
 from polyladder_ops.undoing import undone_if_failing
 
@@ -236,10 +237,16 @@ class _Run:
 
     def _build(self, ready: str) -> None:
         backup, accept = self.plan.backup, self.options.accept
-        copy = self.server.with_database(ready)
+        copy, script = self.server.with_database(ready), Script()
         with self._phase("load") as progress:
             through = loading.load(
-                copy, backup, self.keys, accept=accept, jobs=self.options.jobs, progress=progress
+                copy,
+                backup,
+                self.keys,
+                accept=accept,
+                jobs=self.options.jobs,
+                script=script,
+                progress=progress,
             )
             self.accepted += [f"{a.item}: {a.why}" for a in through]
         with self._phase("analyze"):
@@ -252,6 +259,7 @@ class _Run:
                 self.keys,
                 accept=accept,
                 jobs=self.options.jobs,
+                script=script,
                 progress=progress,
             )
             self._judge(found, "the copy is not what was dumped, so it did not replace anything")

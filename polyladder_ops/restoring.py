@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.contents import Contents
     from polyladder_ops.postgres.inventory import CatalogEntry
     from polyladder_ops.postgres.properties import DatabaseProperties, Extension
+    from polyladder_ops.postgres.script import Script
     from polyladder_ops.postgres.session import Connection
 
 __all__ = [
@@ -183,12 +184,13 @@ def prove(
     *,
     accept: Collection[str] = (),
     jobs: int | None = None,
+    script: Script | None = None,
     progress: Progress = None,
 ) -> list[Difference]:
     """Return every difference between the database and what the manifest says; none means that it is proved.
 
     Reads rows, sequences, large objects, objects with owner and grants, extensions, and database properties, on new
-    connections, `jobs` of them side by side; None: as many as the server bears. Of an old file the objects are those
+    connections, `jobs` of them side by side; None: as many as the server bears. `script` is what its load kept. Of an old file the objects are those
     that its own statements make in an empty database.
     """
     manifest = backup.manifest
@@ -210,7 +212,7 @@ def prove(
 
     def replayed() -> Sequence[CatalogEntry]:
         with temporary_database(server, manifest, purpose="replay") as empty:
-            replay(empty, backup, keys, accept=accept)
+            replay(empty, backup, keys, accept=accept, script=script)
             with closing(session.connect(quiet.with_database(empty.database))) as connection:
                 return inventory.entries(connection)
 

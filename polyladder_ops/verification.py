@@ -153,6 +153,7 @@ def _restored(
     from polyladder_ops import loading, restoring
     from polyladder_ops.postgres.databases import LocaleMissing
     from polyladder_ops.postgres.load import LoadError
+    from polyladder_ops.postgres.script import Script
 
     lacking: list[str] = []
     manifest = backup.manifest
@@ -162,8 +163,9 @@ def _restored(
             restoring.temporary_database(server, manifest, purpose="verify") as target,
         ):
             lacking += restoring.lacking(target, manifest)
-            loading.load(target, backup, keys, jobs=jobs, progress=progress)
-            differences = restoring.prove(server, target.database, backup, keys, jobs=jobs)
+            script = Script()
+            loading.load(target, backup, keys, jobs=jobs, script=script, progress=progress)
+            differences = restoring.prove(server, target.database, backup, keys, jobs=jobs, script=script)
     except LocaleMissing as error:
         return [f"{error.message}: {error.detail}"], []
     except LoadError as error:

@@ -50,7 +50,7 @@ def load(
 
     with ExitStack() as opened:
         connections = [opened.enter_context(closing(session.connect(target))) for _ in range(jobs)]
-        crew = Crew(connections, contents_of(whole), wrap=lambda handler: handler)
+        crew = Crew(connections, contents_of(whole), wrap=lambda handler, _number: handler)
         with session.translated("the server failed"):
             crew.run(read)
         return crew

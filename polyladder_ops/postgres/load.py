@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["Accepted", "LoadError", "Loader"]
+__all__ = ["Accepted", "LoadError", "Loader", "brings_data"]
 
 _BATCH_BYTES = 1 << 16
 _BATCH_STATEMENTS = 200
@@ -44,6 +44,11 @@ _CONTROL = re.compile(
     rb"(ABORT|BEGIN|COMMIT|END|PREPARE\s+TRANSACTION|RELEASE|ROLLBACK|SAVEPOINT|START\s+TRANSACTION)\b",
     re.IGNORECASE,
 )
+
+
+def brings_data(statement: bytes) -> bool:
+    """Return whether a statement is about values, rows or large objects, which a database without data does without."""
+    return _DATA_CALLS.match(statement) is not None
 
 
 @dataclass
@@ -148,7 +153,7 @@ class Loader:
                 return True
             said = shown(text, self._connection.info.encoding)
             raise LoadError("the dump would end the transaction around it", detail=f"It says {said}.")
-        return self._schema_only and _DATA_CALLS.match(text) is not None
+        return self._schema_only and brings_data(text)
 
     def _put(self, statement: Statement) -> None:
         self._batch.append(statement)

@@ -60,7 +60,7 @@ def shares(contents: Contents, jobs: int, judged: Container[str] = ()) -> dict[s
 class Crew:
     """The readers of one dump and what they share; `run` loads it, `contents` is what has passed then.
 
-    `wrap` puts something before each reader. `progress` is told of bytes, by the calling thread only, and now and then of
+    `wrap` puts something before the reader of this number. `progress` is told of bytes, by the calling thread only, and now and then of
     none.
     """
 
@@ -69,7 +69,7 @@ class Crew:
         connections: Sequence[Connection],
         contents: Contents,
         *,
-        wrap: Callable[[Handler], Handler],
+        wrap: Callable[[Handler, int], Handler],
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self.team = Team(connections)
@@ -106,7 +106,7 @@ class Crew:
 
         def work(number: int) -> None:
             reader = self._readers[number]
-            lexer = Lexer(self._wrap(reader))
+            lexer = Lexer(self._wrap(reader, number))
 
             def sink(block: bytes) -> None:
                 lexer.feed(block)
