@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from polyladder_ops import catalog, loading, restoring
 from polyladder_ops.errors import Mismatch
 from polyladder_ops.postgres.conninfo import Target
+from polyladder_ops.postgres.script import Script
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,9 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["job", "main"]
 
 
-def job(server: Target, name: str, backup: Path, *, proof: bool) -> str:
-    """Return what `main` is told: restore this backup into a new database, and prove it or not."""
-    told = {"server": dict(server.parameters), "name": name, "backup": str(backup), "proof": proof}
+def job(server: Target, name: str, backup: Path, *, analyze: bool = False, proof: bool = False) -> str:
+    """Return what `main` is told: restore this backup into a new database, and what to do with it then."""
+    told = {
+        "server": dict(server.parameters),
+        "name": name,
+        "backup": str(backup),
+        "analyze": analyze,
+        "proof": proof,
+    }
     return json.dumps(told) + "\n"
 
 
@@ -36,11 +43,13 @@ def main() -> None:
 def _restore(server: Target, name: str, backup: catalog.Backup, told: Mapping[str, object]) -> None:
     restoring.make_database(server, name, backup.manifest)
     target = server.with_database(name)
-    loading.load(target, backup, [])
+    script = Script()
+    loading.load(target, backup, [], script=script)
+    if told["analyze"]:
+        restoring.analyze(target)
     if not told["proof"]:
         return
-    restoring.analyze(target)
-    if differences := restoring.prove(server, name, backup, []):
+    if differences := restoring.prove(server, name, backup, [], script=script):
         raise Mismatch(f"{len(differences)} differences", detail="; ".join(map(str, differences[:5])))
 
 

@@ -59,9 +59,7 @@ class Linked:
         )
 
     def _ours(self) -> Usage:
-        return self._looked_at(
-            targets.LINKED, restores.ours(self._stage, self._far, self._backup, proof=False)
-        )
+        return self._looked_at(targets.LINKED, restores.ours(self._stage, self._far, self._backup))
 
     def _pg_restore(self) -> Usage:
         urls = {

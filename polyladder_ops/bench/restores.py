@@ -28,8 +28,9 @@ NAME = "bench_restored"
 CUSTOM = 'exec pg_dump -Fc --file="$1" "$DATABASE_URL"'
 PG_RESTORE = (
     'createdb --maintenance-db="$SERVER_URL" --template=template0 "$3"'
-    ' && exec pg_restore -j"$2" --dbname="$DATABASE_URL" "$1"'
+    ' && pg_restore -j"$2" --dbname="$DATABASE_URL" "$1"'
 )
+_ANALYZE = ' && exec vacuumdb --analyze-only -j"$2" --quiet --dbname="$DATABASE_URL"'
 _PIPED = (
     'set -o pipefail; createdb --maintenance-db="$SERVER_URL" --template=template0 "$2"'
     ' && gunzip -c "$1" | psql --quiet "$DATABASE_URL"'
@@ -42,11 +43,11 @@ _OLD = (
 )
 
 
-def ours(stage: Stage, server: Target, backup: Path, *, proof: bool) -> Usage:
+def ours(stage: Stage, server: Target, backup: Path, *, analyze: bool = False, proof: bool = False) -> Usage:
     """Return what a restore by the library took, into a database of the name that all ways use."""
     return stage.measured(
         [sys.executable, "-m", child.__name__],
-        said_to_it=child.job(server, NAME, backup, proof=proof),
+        said_to_it=child.job(server, NAME, backup, analyze=analyze, proof=proof),
     )
 
 
@@ -69,11 +70,13 @@ class Restores:
     def ways(self) -> dict[str, Callable[[], Usage]]:
         """Return what is run, in its order."""
         found: dict[str, Callable[[], Usage]] = {
-            targets.RESTORE: lambda: ours(self._stage, self._stage.server, self._backup, proof=False),
-            targets.PG_RESTORE: self._pg_restore,
-            targets.PROVED: lambda: ours(self._stage, self._stage.server, self._backup, proof=True),
+            targets.RESTORE: self._ours,
+            targets.PG_RESTORE: lambda: self._pg_restore(PG_RESTORE),
+            targets.PROVED: lambda: self._ours(proof=True),
             targets.OLD_RESTORE: self._old_restore,
             targets.PIPED: lambda: self._stage.script(_PIPED, str(self._backup), NAME, variables=self._urls),
+            targets.ANALYZED: lambda: self._ours(analyze=True, proof=True),
+            targets.PG_ANALYZED: lambda: self._pg_restore(PG_RESTORE + _ANALYZE),
         }
         return {name: self._looked_at(name, way) for name, way in found.items()}
 
@@ -89,8 +92,11 @@ class Restores:
 
         return run
 
-    def _pg_restore(self) -> Usage:
-        return self._stage.script(PG_RESTORE, str(self._custom), "2", NAME, variables=self._urls)
+    def _ours(self, *, analyze: bool = False, proof: bool = False) -> Usage:
+        return ours(self._stage, self._stage.server, self._backup, analyze=analyze, proof=proof)
+
+    def _pg_restore(self, line: str) -> Usage:
+        return self._stage.script(line, str(self._custom), "2", NAME, variables=self._urls)
 
     def _old_restore(self) -> Usage:
         with closing(session.connect(self._stage.server)) as connection:

@@ -9,12 +9,13 @@ __all__ = ["COMPARISONS", "ENOUGH_PAIRS", "ENOUGH_SCALE", "MEMORY_LIMIT", "OURS"
 BACKUP, LIBRARY, ENCRYPTED = "backup", "backup, without start-up", "backup, encrypted"
 OLD_BACKUP, FLOOR = "old backup", "pg_dump >/dev/null"
 VERIFY, VERIFY_ENCRYPTED, GUNZIP = "verify", "verify, encrypted", "gunzip -t"
-RESTORE, PROVED = "restore, no proof", "restore, full proof"
-OLD_RESTORE, PIPED, PG_RESTORE = "old restore", "gunzip -c | psql", "pg_restore -j2"
+RESTORE, PROVED, ANALYZED = "restore, no proof", "restore, full proof", "restore, ANALYZE, full proof"
+OLD_RESTORE, PIPED = "old restore", "gunzip -c | psql"
+PG_RESTORE, PG_ANALYZED = "pg_restore -j2", "pg_restore -j2, vacuumdb -Z -j2"
 LINKED, PG_LINKED = "restore over the link", "pg_restore -j4 over the link"
 LIST, EMPTY_LIST = "invoke --list", "invoke --list, one empty task"
 
-OURS = (BACKUP, ENCRYPTED, VERIFY, VERIFY_ENCRYPTED, RESTORE, PROVED, LINKED)
+OURS = (BACKUP, ENCRYPTED, VERIFY, VERIFY_ENCRYPTED, RESTORE, PROVED, ANALYZED, LINKED)
 """What must stay within the limit of memory."""
 MEMORY_LIMIT = 150_000_000
 """Bytes that any of ours may take, beside 2.5 times the largest row; the rows measured are of a few kilobytes."""
@@ -50,6 +51,7 @@ COMPARISONS = (
     Comparison(RESTORE, PIPED),
     Comparison(RESTORE, PG_RESTORE, 0.95),
     Comparison(PROVED, PG_RESTORE, 1.25),
+    Comparison(ANALYZED, PG_ANALYZED),
     Comparison(LINKED, PG_LINKED, 0.5),
     Comparison(LIST, EMPTY_LIST, 1.3),
 )
