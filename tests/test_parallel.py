@@ -114,18 +114,20 @@ LOOKUP = b"""
 SET check_function_bodies = false;
 CREATE FUNCTION public.is_known(text) RETURNS boolean LANGUAGE sql IMMUTABLE
     AS $_$ SELECT EXISTS (SELECT FROM public.known WHERE name = $1) $_$;
+CREATE TABLE public.large (name text);
 CREATE TABLE public.known (name text);
 CREATE TABLE public.judged (name text, CONSTRAINT c CHECK (public.is_known(name)));
 """
 
 
 def test_rows_that_a_function_judges_by_another_table_come_after_that_table(database: Target) -> None:
+    """Another connection than the one that would have the judged table is at the other one still, and slow."""
     many = b"".join(b"n%d\n" % n for n in range(100_000))
-    rows = (
-        b"COPY public.known (name) FROM stdin;\n%b\\.\nCOPY public.judged (name) FROM stdin;\nn99999\n\\.\n"
-        % many
-    )
-    load(database, LOOKUP, rows)
+    rows = [
+        b"COPY public.%b (name) FROM stdin;\n%b\\.\n" % table
+        for table in ((b"large", many * 2), (b"known", many), (b"judged", b"n99999\n"))
+    ]
+    load(database, LOOKUP, *rows, meanwhile=lambda number: time.sleep(0.005 if number == 1 else 0))
     assert values(database, "SELECT name FROM public.judged") == ["n99999"]
 
 

@@ -34,14 +34,14 @@ _READS = re.compile(
     re.IGNORECASE,
 )
 _HARMLESS = frozenset(
-    b"abs array_length array_position array_to_string arraycontains atomic avg begin bool btrim cardinality case cast ceil"
+    b"abs array_length array_position array_to_string arraycontains avg bool btrim cardinality case cast ceil"
     b" char chr coalesce concat concat_ws date_bin date_part date_trunc decode digest encode exists extract floor format"
     b" greatest immutable initcap jsonb_array_length jsonb_build_object jsonb_typeof least left length lower lpad ltrim make_date"
     b" make_interval max md5 min mod normalize not nullif numeric octet_length over overlay parallel position power quote_ident"
     b" quote_literal regexp_count regexp_like regexp_replace repeat replace return returns reverse right round row rpad rtrim"
     b" select setweight sha256 sha512 sign split_part sqrt starts_with strict strpos substr substring sum then timezone"
-    b" to_char to_date to_number to_timestamp to_tsvector translate trim trunc unaccent upper using varchar varying when"
-    b" and or in any all array as case if elsif else between check values xor".split()
+    b" to_char to_date to_number to_timestamp to_tsvector translate trim trunc unaccent upper varchar varying when"
+    b" and or in any all array as if elsif else between check values".split()
 )
 # Of the system's own, those that read tables, sequences or catalogs. Bare names in a deparsed table are the system's.
 _CURIOUS = re.compile(
