@@ -50,6 +50,7 @@ def test_the_text_is_json_with_the_fields_that_the_readme_names(tmp_path: Path) 
     assert fields["source"]["system_identifier"] == "7400000000000000001"
     assert fields["tables"][0] == {
         "name": "public.decks", "columns": "(id, title)", "rows": 3, "size_bytes": 30, "digest": "0" * 32, "order_free": False,
+        "has_huge_rows": False,
     }  # fmt: skip
     assert manifest().rows == manifest().contents.rows == 3
 

@@ -30,6 +30,7 @@ __all__ = [
     "connect",
     "database_size",
     "database_sizes",
+    "hang_up",
     "identify",
     "is_full",
     "is_usable",
@@ -104,7 +105,7 @@ class _Session(psycopg.Connection[TupleRow]):
     def cancel_safe(self, *, timeout: float = 30.0) -> None:
         """Ask the server to stop the query; hang up if it does not even answer that, or does not obey."""
         if not self._giving_way and not self.closed:
-            self._giving_way = threading.Timer(_OBEY_S, _hang_up, [self.pgconn.socket])
+            self._giving_way = threading.Timer(_OBEY_S, hang_up, [self.pgconn.socket])
             self._giving_way.daemon = True
             self._giving_way.start()
         try:
@@ -115,12 +116,14 @@ class _Session(psycopg.Connection[TupleRow]):
             raise
 
 
-def _hang_up(socket_number: int) -> None:
+def hang_up(socket_number: int) -> None:
     """Shut a connection's socket, so that whoever waits for it wakes up; libpq's own memory is left to that one."""
-    same = socket.socket(fileno=socket_number)
     with contextlib.suppress(OSError):
-        same.shutdown(socket.SHUT_RDWR)
-    same.detach()
+        same = socket.socket(fileno=socket_number)
+        try:
+            same.shutdown(socket.SHUT_RDWR)
+        finally:
+            same.detach()
 
 
 def connect(target: Target, *, settings: Mapping[str, str] | None = None, timeout_s: int = 15) -> Connection:

@@ -7,7 +7,6 @@ or for the server: both end when the team is told to stop.
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections import deque
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres.session import is_full
+from polyladder_ops.postgres.session import hang_up, is_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -167,7 +166,8 @@ class Team:
             self._cancel()
             self._all_gone(_LOOK_S)
         for place in self._still_working():
-            _hang_up(self.connections[place])
+            with contextlib.suppress(psycopg.Error):  # it has just closed by itself
+                hang_up(self.connections[place].pgconn.socket)
         self._all_gone(_GRACE_S)
 
     def _cancel(self) -> None:
@@ -193,15 +193,6 @@ def _cancelled(connection: Connection) -> None:
     """Ask the server to end the query; what our sessions do else if it does not answer is not for another's thread."""
     with contextlib.suppress(psycopg.Error):
         psycopg.Connection.cancel_safe(connection, timeout=_CANCEL_S)
-
-
-def _hang_up(connection: Connection) -> None:
-    """Shut the connection's socket, so that whoever waits for it wakes up; libpq's own memory is left to its thread."""
-    with (
-        contextlib.suppress(psycopg.Error, OSError),
-        socket.fromfd(connection.pgconn.socket, socket.AF_INET, socket.SOCK_STREAM) as same,
-    ):
-        same.shutdown(socket.SHUT_RDWR)
 
 
 def _joined(threads: Sequence[threading.Thread], timeout_s: float) -> None:
