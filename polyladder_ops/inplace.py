@@ -29,6 +29,7 @@ from polyladder_ops.postgres import (
     takeover,
     zones,
 )
+from polyladder_ops.postgres.script import Script
 from polyladder_ops.preflight import flag, needed_bytes
 from polyladder_ops.restoring import Found
 from polyladder_ops.terminal import size
@@ -249,25 +250,21 @@ class _Work:
     accept: frozenset[str]
     settings: Mapping[str, str]
     progress: Callable[[int], None] | None = field(repr=False)
+    script: Script = field(default_factory=Script, repr=False)
 
     def load(self) -> tuple[Accepted, ...]:
         """Load the dump; return what was let through."""
-        accepted = self._feed(schema_only=False, progress=self.progress)
-        properties.apply(self.connection, self.database, self.backup.manifest.properties)
-        return accepted
-
-    def _feed(
-        self, *, schema_only: bool, progress: Callable[[int], None] | None = None
-    ) -> tuple[Accepted, ...]:
         session.pin(self.connection, self.settings)
-        return loading.feed(
+        accepted = loading.feed(
             self.connection,
             self.backup,
             self.keys,
-            schema_only=schema_only,
             accept=self.accept,
-            progress=progress,
+            script=self.script,
+            progress=self.progress,
         )
+        properties.apply(self.connection, self.database, self.backup.manifest.properties)
+        return accepted
 
     def differences(self) -> list[Difference]:
         """Return what is not as it was dumped."""
@@ -293,7 +290,8 @@ class _Work:
         """
         with contextlib.suppress(OpsError), session.translated("could not replay the dump"), self._aside():
             clearing.clear(self.connection)
-            self._feed(schema_only=True)
+            session.pin(self.connection, self.settings)
+            loading.replay_on(self.connection, self.backup, self.keys, accept=self.accept, script=self.script)
             session.pin(self.connection)
             return inventory.entries(self.connection)
         return ()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int], None] | None
 
-__all__ = ["LOADING", "circumstances", "feed", "load", "money", "replay"]
+__all__ = ["LOADING", "circumstances", "feed", "load", "money", "replay", "replay_on"]
 
 LOADING = {"array_nulls": "on", "transform_null_equals": "off"}
 """What a database may have set for its application and what would change the meaning of a dump that is loaded into it."""
@@ -58,9 +58,9 @@ def load(
     """Load a backup into an empty database, checking once more that these are the bytes of its manifest.
 
     `jobs` is how many connections work side by side; None: as many as the server's cores, memory and free connections
-    allow. `script` keeps the statements for a replay. Return which of the statements that `accept` names (`statement:12`) the server refused and were let through;
-    what that cost is the proof's to tell. Raise OpsError if it refuses anything else or the bytes are others: the
-    database is to be dropped then.
+    allow. `script` keeps the statements for a replay. Return which of the statements that `accept` names
+    (`statement:12`) the server refused and were let through; what that cost is the proof's to tell. Raise OpsError if it
+    refuses anything else or the bytes are others: the database is to be dropped then.
     """
     target, settings = circumstances(target, backup.manifest)
     with (
@@ -130,14 +130,26 @@ def replay(
         session.translated("the server failed while it loaded the backup"),
         closing(session.connect(target, settings={**LOADING, **_NOBODY_WAITS, **settings})) as connection,
     ):
-        if script is None or script.statements is None:
-            feed(connection, backup, keys, schema_only=True, accept=accept)
-            return
-        _expect_public(connection, backup.manifest)
-        loader = Loader(connection, schema_only=True, accept=accept)
-        for text, place in script.statements:
-            loader.do(text, place)
-        loader.finish()
+        replay_on(connection, backup, keys, accept=accept, script=script)
+
+
+def replay_on(
+    connection: Connection,
+    backup: Backup,
+    keys: Sequence[Any],
+    *,
+    accept: Collection[str] = (),
+    script: Script | None = None,
+) -> None:
+    """Do so on this connection, in the caller's transaction if there is one."""
+    if script is None or script.statements is None:
+        feed(connection, backup, keys, schema_only=True, accept=accept)
+        return
+    _expect_public(connection, backup.manifest)
+    loader = Loader(connection, schema_only=True, accept=accept)
+    for text, place in script.statements:
+        loader.do(text, place)
+    loader.finish()
 
 
 def feed(

@@ -190,8 +190,8 @@ def prove(
     """Return every difference between the database and what the manifest says; none means that it is proved.
 
     Reads rows, sequences, large objects, objects with owner and grants, extensions, and database properties, on new
-    connections, `jobs` of them side by side; None: as many as the server bears. `script` is what its load kept. Of an old file the objects are those
-    that its own statements make in an empty database.
+    connections, `jobs` of them side by side; None: as many as the server bears. `script` is what its load kept. Of an old
+    file the objects are those that its own statements make in an empty database.
     """
     manifest = backup.manifest
     quiet, settings = circumstances(server, manifest)

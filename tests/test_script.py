@@ -78,7 +78,7 @@ def test_who_comes_behind_is_told_all_the_same() -> None:
 
 
 def test_a_schema_that_is_too_large_is_not_kept_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script, "_MOST", 40)
+    monkeypatch.setattr(script, "_MOST", 400)
     kept = Script()
     fed(Nothing(), kept)
     assert kept.statements is None

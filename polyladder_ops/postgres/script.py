@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Script"]
 
 _MOST = 16 << 20  # bytes; a schema that is larger is read from the file again
+_EACH = 128  # what keeping one costs beside its text
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Script:
 
     def keep(self, text: bytes, place: int) -> None:
         """Take one statement, unless that is too much."""
-        self._size += len(text)
+        self._size += len(text) + _EACH
         if self._size > _MOST:
             self.statements = None
         elif self.statements is not None:
