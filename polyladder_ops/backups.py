@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import catalog, encryption
+from polyladder_ops import catalog, encryption, storage
 from polyladder_ops.errors import OpsError, Refused, UsageError
 from polyladder_ops.manifest import Manifest, Source
 from polyladder_ops.portable import sync_directory, write_private
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from polyladder_ops.catalog import Backup, Catalog
     from polyladder_ops.postgres.clients import Client
     from polyladder_ops.postgres.conninfo import Target
-    from polyladder_ops.readback import ReadBack
 
 __all__ = ["Options", "shrinkage", "take"]
 
@@ -63,7 +62,6 @@ class _Dumped:
     snapshot: Snapshot
     contents: Contents
     stored: Stored
-    read_back: ReadBack
     finished_at: datetime
     facts: survey.Survey = field(repr=False)
 
@@ -116,7 +114,7 @@ def take(
 
         dumped, data = _until_quiet(attempt, work)
         manifest = _manifest(dumped, site, identity, client, previous, encrypted=bool(keys))
-        return _publish(folder, work, data, manifest, dumped.read_back)
+        return _publish(folder, work, data, manifest)
 
 
 @contextmanager
@@ -200,7 +198,7 @@ class _Dumping:
                     self.options.dumped(survey.clock(self.connection))
             finished_at = survey.clock(self.connection)
             self._check_files(held)
-            return _Dumped(held, contents, writer.finish(), writer.read_back, finished_at, facts)
+            return _Dumped(held, contents, writer.finish(), finished_at, facts)
         except BaseException:
             writer.abort()
             raise
@@ -347,7 +345,7 @@ def shrinkage(before: Manifest | None, now: Manifest) -> tuple[str, ...]:
     return tuple(f"{sentence} since {before.id}" for sentence in lost)
 
 
-def _publish(folder: Path, work: Path, data: Path, manifest: Manifest, read_back: ReadBack) -> Backup:
+def _publish(folder: Path, work: Path, data: Path, manifest: Manifest) -> Backup:
     """Give data and manifest their final names, the manifest last, and look at what stands there then."""
     suffix = ".sql.gz.age" if manifest.encrypted else ".sql.gz"
     with folder_lock(folder, doing="publishing a backup"):
@@ -361,7 +359,7 @@ def _publish(folder: Path, work: Path, data: Path, manifest: Manifest, read_back
             sync_directory(folder)
             _link(described, final_manifest)
             sync_directory(folder)
-            _look_at(final, manifest, read_back)
+            _read_back(final, manifest)
             return catalog.open_backup(final)
         except BaseException:
             for name in (
@@ -373,8 +371,8 @@ def _publish(folder: Path, work: Path, data: Path, manifest: Manifest, read_back
             raise
 
 
-def _look_at(final: Path, manifest: Manifest, read_back: ReadBack) -> None:
-    if read_back.look(final) != (manifest.size_bytes, manifest.sha256):
+def _read_back(final: Path, manifest: Manifest) -> None:
+    if storage.fingerprint(final) != (manifest.size_bytes, manifest.sha256):
         raise OpsError(
             f"backup {manifest.id} reads back otherwise than it was written",
             detail=f"Its {manifest.size_bytes:,} bytes have another sha256 now, or are not all there.",

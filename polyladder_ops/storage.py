@@ -18,7 +18,6 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from polyladder_ops import decryption, encryption
 from polyladder_ops.errors import OpsError
-from polyladder_ops.readback import ReadBack
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Damaged", "Stored", "StoredWriter", "fingerprint", "read"]
 
 BLOCK = 1 << 18
+_SYNCED = 1 << 25  # a file is synced whenever it has grown by this much
 _PLAIN = 2 * BLOCK  # what is unpacked at a time
 _GZIP = 31  # zlib's window bits for a gzip header and trailer
 _MAGIC = b"\x1f\x8b"
@@ -86,10 +86,49 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+class _EarlySync:
+    """Syncs a file in a thread while it grows, so that little is left to sync at its end.
+
+    A file system tells only once what it could not write (fsync(2)), and it may tell it here: `end` raises it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._due = threading.Event()
+        self._asked_bytes = 0
+        self._over = False
+        self._failure: OSError | None = None
+        self._thread = threading.Thread(target=self._syncing, daemon=True, name="sync")
+        self._thread.start()
+
+    def due(self, size_bytes: int) -> None:
+        """Say how large the file is now."""
+        if size_bytes - self._asked_bytes >= _SYNCED:
+            self._asked_bytes = size_bytes
+            self._due.set()
+
+    def end(self) -> None:
+        """Stop the thread. Raise the OSError that a sync met."""
+        self._over = True
+        self._due.set()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _syncing(self) -> None:
+        while self._due.wait() and not self._over:
+            self._due.clear()
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                self._failure = error
+                return
+
+
 class StoredWriter:
     """Compresses and, with recipients, encrypts what is written, in threads of its own, into a new file.
 
-    `finish` returns when everything is on disk; `abort` forgets it; `read_back` can look then at what is there. Raise OpsError from either or from `write` if the
+    `finish` returns when everything is on disk; `abort` forgets it. Raise OpsError from either or from `write` if the
     file can't take it (a full disk).
     """
 
@@ -103,14 +142,14 @@ class StoredWriter:
         self._blocks: queue.Queue[bytes | None] = queue.Queue(maxsize=6)
         self._failure: BaseException | None = None
         self._plain_bytes = 0
-        self.read_back = ReadBack(path, self._file.fileno())
+        self._early = _EarlySync(self._file.fileno())
         self._thread = threading.Thread(target=self._guarded, daemon=True, name="gzip")
         self._thread.start()
 
     def write(self, data: bytes) -> None:
         """Take the next bytes of SQL."""
         self._plain_bytes += len(data)
-        self.read_back.grown(self._out.size_bytes)
+        self._early.due(self._out.size_bytes)
         self._put(data)
 
     def finish(self) -> Stored:
@@ -119,7 +158,7 @@ class StoredWriter:
         self._thread.join()
         self._raise()
         try:
-            self.read_back.close()
+            self._early.end()
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -138,7 +177,7 @@ class StoredWriter:
                 continue
             self._thread.join(0.2)
         with contextlib.suppress(OSError):
-            self.read_back.close()
+            self._early.end()
         self._close()
 
     def _close(self) -> None:

@@ -138,7 +138,7 @@ LAYERS = [
     ("encryption", "settings", "terminal"),
     ("sources", "values"),
     ("undoing",),
-    ("interrupts", "portable", "redaction", "readback"),
+    ("interrupts", "portable", "redaction"),
     ("errors",),
 ]
 LAYER_OF = {module: level for level, modules in enumerate(LAYERS) for module in modules}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from polyladder_ops import decryption, encryption, readback, storage
+from polyladder_ops import decryption, encryption, storage
 from polyladder_ops.errors import Interrupted, OpsError, SettingsError
 from polyladder_ops.storage import Damaged, Stored, StoredWriter
 
@@ -373,7 +373,7 @@ def test_a_disk_that_tells_only_once_what_it_could_not_write_is_heard(
             raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(readback, "_STEP", 1000)
+    monkeypatch.setattr(storage, "_SYNCED", 1000)
     writer = StoredWriter(tmp_path / "data", key.recipients if key else ())
     deadline = time.monotonic() + 10
     while not told and time.monotonic() < deadline:
