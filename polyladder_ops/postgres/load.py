@@ -23,7 +23,7 @@ from polyladder_ops.postgres.lexer import setting_of
 from polyladder_ops.postgres.refusals import BETWEEN, Accepted, Answer, LoadError, Statement, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from polyladder_ops.postgres.session import Connection
 
@@ -35,6 +35,10 @@ _GOOD = {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_
 # Clients from 17 on write it for every server; servers before 17 refuse it (hazard: no other line may be dropped).
 _TOO_NEW = b"SET transaction_timeout = 0"
 _TOP = 20  # and only among its first statements
+# A batch takes the locks of all its statements, one after the other, and autovacuum those of a table and its indexes: a
+# foreign key on a partitioned table behind its indexes' ATTACH met it so, on a server where nobody else was.
+_DEADLOCK = "40P01"
+_TRIES = 5
 _DATA_CALLS = re.compile(
     rb"SELECT pg_catalog\.(setval|lo_open|lowrite|lo_close|lo_create)\(|INSERT INTO |BEGIN\Z|COMMIT\Z|ALTER LARGE OBJECT\b"
     rb"|GRANT .* ON LARGE OBJECT\b|REVOKE .* ON LARGE OBJECT\b|COMMENT ON LARGE OBJECT\b",
@@ -164,12 +168,27 @@ class Loader:
         batch, self._batch, self._batch_bytes = self._batch, [], 0
         if not batch:
             return
+        tries = _TRIES if self._is_undone_whole(batch) else 1
+        while refused := self._refused(batch):
+            answer, done = refused
+            tries -= 1
+            if not tries or answer.state != _DEADLOCK:
+                raise answer.refusal(answer.blamed(batch, done))
+            for _ in self._results():  # until all are heard nothing else can be said
+                pass
+        self._expect_same_rules()
+
+    def _refused(self, batch: Sequence[Statement]) -> tuple[Answer, int] | None:
+        """Send these statements; return what the server says against one, and how many it took before."""
         self._pgconn.send_query(BETWEEN.join(statement.text for statement in batch))
         for done, result in enumerate(self._results()):
             if result.status not in _GOOD:
-                answer = Answer(result, self._connection.info.encoding)
-                raise answer.refusal(answer.blamed(batch, done))
-        self._expect_same_rules()
+                return Answer(result, self._connection.info.encoding), done
+        return None
+
+    def _is_undone_whole(self, batch: Sequence[Statement]) -> bool:
+        """Whether the server undoes all of a batch if it refuses one: it is one transaction, unless one was begun."""
+        return not self.is_in_transaction and not any(_CONTROL.match(s.text) for s in batch)
 
     def _expect_same_rules(self) -> None:
         """Raise LoadError if the server reads strings by another rule than the lexer."""
