@@ -41,7 +41,7 @@ _LO_CLOSE = b"SELECT pg_catalog.lo_close(0)"
 # Clients before 10.3 write names without their schema, and say once for many which it is.
 _SEARCH_PATH = re.compile(rb'SET search_path = ((?:[^\s",]|"(?:[^"]|"")+")+), pg_catalog')
 _BARE_NAME = re.compile(rb'[^".]+|"(?:[^"]|"")+"')
-_HUGE = 4 << 20  # bytes of one row; no block is as long
+_HUGE = 1 << 20  # bytes of one row; no block is longer
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,7 @@ class RowDigest:
 
     def update(self, data: bytes) -> None:
         """Take the next bytes of rows; blocks may begin and end anywhere."""
-        # What Python 3.11's `count` looks for byte by byte, `replace` finds in 40 % of the time, copy included.
-        self.rows += len(data) - len(data.replace(b"\n", b""))
+        self.rows += data.count(b"\n")
         self.size_bytes += len(data)
         self._measure(data)
         if not self.order_free:
