@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from polyladder_ops.postgres.load import brings_data
@@ -20,16 +20,16 @@ _EACH = 128  # what keeping one costs beside its text
 class Script:
     """`statements` with their places in the dump, but those that bring data; None: nothing passed by, or too much."""
 
-    statements: list[tuple[bytes, int]] | None = None
+    statements: list[tuple[bytes, int]] | None = field(default=None, repr=False)  # they may hold passwords
     _size: int = 0
 
     def before(self, handler: Handler) -> Handler:
         """Return a handler that keeps what it hands on to this one."""
-        self.statements = []
+        self.statements, self._size = [], 0
         return _Keeper(handler, self)
 
     def keep(self, text: bytes, place: int) -> None:
-        """Take one statement, unless that is too much."""
+        """Take one statement; once it is too much, nothing is kept at all."""
         self._size += len(text) + _EACH
         if self._size > _MOST:
             self.statements = None
@@ -39,7 +39,7 @@ class Script:
 
 @dataclass
 class _Keeper:
-    _handler: Handler
+    _handler: Handler = field(repr=False)
     _script: Script
     _place: int = 0
 
