@@ -141,7 +141,7 @@ def replay_on(
     accept: Collection[str] = (),
     script: Script | None = None,
 ) -> None:
-    """Do so on this connection, in the caller's transaction if there is one."""
+    """Do the statements on this connection, in the caller's transaction if there is one. Raise as `load` does."""
     if script is None or script.statements is None:
         feed(connection, backup, keys, schema_only=True, accept=accept)
         return

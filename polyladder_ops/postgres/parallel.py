@@ -60,8 +60,8 @@ def shares(contents: Contents, jobs: int, judged: Container[str] = ()) -> dict[s
 class Crew:
     """The readers of one dump and what they share; `run` loads it, `contents` is what has passed then.
 
-    `wrap` puts something before the reader of this number. `progress` is told of bytes, by the calling thread only, and now and then of
-    none.
+    `wrap` puts something before the reader of this number. `progress` is told of bytes, by the calling thread only, and
+    now and then of none.
     """
 
     def __init__(
