@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -24,7 +25,9 @@ GRACE_S = 1.0
 LIMIT_S = 60.0
 """How long clean-ups may take when nobody presses anything."""
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+_OURS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 _LEAVE, _LOOK, _END = 0, 254, 255  # no signals have these numbers
+_UNHEARD_S = 0.1
 
 
 class _Watch:
@@ -38,6 +41,10 @@ class _Watch:
         self.depth = 0
         self.until: float | None = None
         self._leave = leave
+        self._leave_at: float | None = None
+        self._count = 0
+        self._last = ""
+        self._is_repeated = False
         self.near, self.far = socket.socketpair()
         for end in (self.near, self.far):
             end.setblocking(False)
@@ -71,25 +78,50 @@ class _Watch:
     def _look(self) -> None:
         import select
 
-        ours = {getattr(signal, name) for name in _NAMES if hasattr(signal, name)}
-        came, leave_at = "", float("inf")
-        count = 0
         while True:
-            end = min(leave_at, self.until or float("inf"))
-            wait = None if end == float("inf") else max(0.0, end - time.monotonic())
-            if not select.select([self.near], [], [], wait)[0]:
-                if min(leave_at, self.until or float("inf")) <= time.monotonic():
-                    self._leave(came if leave_at <= time.monotonic() else "")
+            if select.select([self.near], [], [], self._wait_s())[0]:
+                numbers = self.near.recv(64)
+                if _END in numbers:
                     return
-                continue
-            for number in self.near.recv(64):
-                if number == _END:
-                    return
-                if number in ours:
-                    count += 1
-                    came = signal.Signals(number).name
-                if number == _LEAVE or (number in ours and count > 1):
-                    leave_at = min(leave_at, time.monotonic() + GRACE_S)
+                for number in numbers:
+                    self._hear(number)
+            elif self._is_past(self._leave_at) or self._is_past(self.until):
+                self._leave(self._last if self._is_past(self._leave_at) else "")
+                return
+            elif self._is_unheard():
+                self._repeat()
+
+    def _wait_s(self) -> float | None:
+        waits = [max(0.0, at - time.monotonic()) for at in (self._leave_at, self.until) if at is not None]
+        return min(waits + [_UNHEARD_S] * self._is_unheard(), default=None)
+
+    @staticmethod
+    def _is_past(moment: float | None) -> bool:
+        return moment is not None and moment <= time.monotonic()
+
+    def _hear(self, number: int) -> None:
+        if number in _OURS and self._is_repeated:
+            self._is_repeated = False
+        elif number in _OURS:
+            self._count += 1
+            self._last = signal.Signals(number).name
+        if number == _LEAVE or self._count > 1:
+            self._leave_at = self._leave_at or time.monotonic() + GRACE_S
+
+    def _is_unheard(self) -> bool:
+        """Whether a signal came and the main thread goes on as if none had.
+
+        It does so if the signal came between Python's last look for one and the call in which it waits now, a read of
+        a pipe, or if the kernel gave it to another thread: once in some thousand times, and for as long as the call takes.
+        """
+        return bool(self._last) and not self.came
+
+    def _repeat(self) -> None:
+        """Send the signal again, to the main thread itself, whose call it ends; one at a time, or they can't be counted."""
+        main = threading.main_thread().ident
+        if not self._is_repeated and main is not None and sys.platform != "win32":
+            self._is_repeated = True
+            signal.pthread_kill(main, signal.Signals[self._last])
 
 
 _watches: list[_Watch] = []  # the last one hears the signals
@@ -104,8 +136,7 @@ def stop_on_signals(leave: Callable[[str], None] | None = None) -> Iterator[None
     called in a thread with the name of the signal by which a clean-up is left, or with nothing if that took `LIMIT_S`
     seconds. With it the signals stay unheard after the block, once one came: the process is about to end.
     """
-    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in _OURS}
     ours = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
     watch = _Watch(leave or (lambda _name: None))
     watch.start()

@@ -82,6 +82,42 @@ def test_the_first_signal_stops_the_run_and_the_clean_up_is_told_before_it_runs(
     assert (tmp_path / "undone").exists()
 
 
+UNHEARD = """
+import os, signal, threading, time
+from polyladder_ops.interrupts import stop_on_signals
+
+def elsewhere():
+    time.sleep(0.3)
+    print("sent", flush=True)
+    for _ in range({count}):
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+with stop_on_signals(lambda name: (print("left by", name, flush=True), os._exit(9))):
+    threading.Thread(target=elsewhere, daemon=True).start()
+    try:
+        os.read(os.pipe()[0], 1)  # nobody will write
+    except KeyboardInterrupt as error:
+        print("stopped by", error, flush=True)
+        time.sleep({seconds})
+"""
+
+
+@posix
+@pytest.mark.parametrize(("count", "seconds", "then"), [(1, 1.5, []), (2, 10, ["left by SIGTERM"])])
+def test_a_signal_that_does_not_end_the_call_in_which_we_wait_is_sent_again(
+    count: int, seconds: float, then: list[str]
+) -> None:
+    """One comes between Python's look for signals and its call to read once in 5,000 times, and was not heard.
+
+    The kernel gives one to another thread now and then, with the same effect, which is how this asks for it. What is
+    sent again must not count as a person's second one.
+    """
+    argv = [sys.executable, "-c", UNHEARD.format(count=count, seconds=seconds)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
+    assert done.stdout.splitlines() == ["sent", "stopped by SIGTERM", *then], done.stderr
+    assert done.returncode == (9 if then else 0)
+
+
 @posix
 @pytest.mark.parametrize("more", [1, 5])
 def test_a_second_signal_leaves_a_long_clean_up_and_any_more_change_nothing(
