@@ -20,7 +20,7 @@ NIGHT = datetime(2026, 1, 5, 2, 0, tzinfo=UTC)
 
 
 def table(name: str = "public.decks", rows: int = 3, digest: str = "0" * 32) -> TableData:
-    return TableData(name, "(id, title)", rows, rows * 10, digest)
+    return TableData(name, "(id, title)", rows, rows * 10, digest, has_huge_rows=False)
 
 
 def role(name: str = "app", **changes: Any) -> Role:

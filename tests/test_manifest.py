@@ -55,6 +55,14 @@ def test_the_text_is_json_with_the_fields_that_the_readme_names(tmp_path: Path) 
     assert manifest().rows == manifest().contents.rows == 3
 
 
+def test_a_manifest_that_does_not_say_how_long_its_rows_are_is_read_as_if_they_were_huge(
+    tmp_path: Path,
+) -> None:
+    fields = json.loads(manifest().to_json())
+    del fields["tables"][0]["has_huge_rows"]
+    assert load(write(tmp_path, json.dumps(fields))).tables[0].has_huge_rows
+
+
 def test_times_are_utc_whatever_zone_they_are_written_in(tmp_path: Path) -> None:
     made = manifest(taken_at=NIGHT.astimezone(timezone(timedelta(hours=9))))
     assert made.taken_at == NIGHT

@@ -66,7 +66,10 @@ def test_several_connections_read_what_one_reads(restored: Target, backup: Backu
 
 
 def test_every_connection_reads_in_the_encoding_of_the_dump(database: Target) -> None:
-    wanted = Contents("LATIN1", tuple(TableData(f"public.t{n}", "(t)", 0, 1 << 20, "") for n in range(6)))
+    wanted = Contents(
+        "LATIN1",
+        tuple(TableData(f"public.t{n}", "(t)", 0, 1 << 20, "", has_huge_rows=False) for n in range(6)),
+    )
     with ExitStack() as opened:
         one, *others = [opened.enter_context(closing(session.connect(database))) for _ in range(3)]
         for table in wanted.tables:
@@ -99,7 +102,9 @@ def test_a_reader_that_the_server_ends_ends_the_proof_with_that_cause(
 
 def test_small_tables_share_a_round_trip_and_large_ones_come_first() -> None:
     sizes = [10, 300_000, *[5000] * 120, 900_000, 0]
-    tables = [TableData(f"public.t{n}", "(n)", 1, size, "") for n, size in enumerate(sizes)]
+    tables = [
+        TableData(f"public.t{n}", "(n)", 1, size, "", has_huge_rows=False) for n, size in enumerate(sizes)
+    ]
     there = {table.name: ("r", "") for table in tables}
     tasks = list(proof._Tables(there, None).tasks(tables))
     assert [task.size_bytes for task in tasks] == [900_000, 300_000, 250_000, 250_000, 100_010]

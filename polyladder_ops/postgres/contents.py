@@ -50,7 +50,7 @@ class TableData:
 
     `digest` is `order_free` (a sum over rows) where a restore may put rows elsewhere: in other leaves of a partitioned
     table, or among the rows that an extension brought into a table of its own. `has_huge_rows` only tells a reader what
-    memory one of them will take.
+    memory one of them will take; who does not know says yes.
     """
 
     name: str
@@ -59,7 +59,7 @@ class TableData:
     size_bytes: int
     digest: str
     order_free: bool = False
-    has_huge_rows: bool = field(default=False, compare=False)
+    has_huge_rows: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True)
