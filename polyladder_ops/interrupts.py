@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -118,10 +117,10 @@ class _Watch:
 
     def _repeat(self) -> None:
         """Send the signal again, to the main thread itself, whose call it ends; one at a time, or they can't be counted."""
-        main = threading.main_thread().ident
-        if not self._is_repeated and main is not None and sys.platform != "win32":
+        send = getattr(signal, "pthread_kill", None)  # Windows has none, nor calls that a signal ends
+        if send is not None and not self._is_repeated:
             self._is_repeated = True
-            signal.pthread_kill(main, signal.Signals[self._last])
+            send(threading.main_thread().ident, signal.Signals[self._last])
 
 
 _watches: list[_Watch] = []  # the last one hears the signals
