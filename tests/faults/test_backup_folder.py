@@ -45,6 +45,43 @@ def mounted(need: Callable[[object, str], None]) -> Iterator[Mount]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def flipped(file: Path) -> None:
+    with file.open("r+b") as data:
+        data.seek(1000)
+        (byte,) = data.read(1)
+        data.seek(1000)
+        data.write(bytes([byte ^ 1]))
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, 1000)  # what is written still goes on behind a hole
+
+
+def exchanged(file: Path) -> None:
+    other = file.read_bytes()
+    file.unlink()
+    file.write_bytes(other)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows lets nobody take away a file that is open")
+@pytest.mark.parametrize("harm", [flipped, cut, exchanged])
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_backup_that_is_not_what_was_written_is_not_listed(
+    encrypted: bool, harm: Callable[[Path], None], place: Place
+) -> None:
+    """A disk that keeps something else is no error to whom it is written by: only reading it back tells."""
+    options: dict[str, Any] = {"recipients": place.encrypting()} if encrypted else {}
+
+    def dumped(_at: object) -> None:
+        (file,) = place.folder.glob(".run-*/*.gz")
+        assert file.stat().st_size > 2000
+        harm(file)
+
+    error = place.fails(OpsError, dumped=dumped, **options)
+    assert "reads back otherwise than it was written" in error.message
+    place.succeeds(**options)
+
+
 @pytest.mark.parametrize("encrypted", [False, True])
 def test_a_disk_that_gets_full_during_the_dump_keeps_nothing(
     encrypted: bool, place: Place, mounted: Mount
