@@ -221,21 +221,23 @@ class _Dumping:
         lexer = Lexer(ledger)
         progress = self.options.progress or (lambda _size: None)
         facts: list[survey.Survey] = []
-        heard_at = time.monotonic()
+        heard_at: float | None = None
 
         def sink(block: bytes) -> None:
             nonlocal heard_at
-            if not facts:  # pg_dump has read all definitions now, so nobody may have changed one until here
-                facts.append(self._survey(held))
+            if (
+                heard_at is None
+            ):  # pg_dump and we have read all definitions now: nobody may have changed one until here
+                self._expect_unmoved(held)
+            if heard_at is None or time.monotonic() - heard_at > self.options.beat_s:
+                survey.clock(self.connection)
+                heard_at = time.monotonic()
             writer.write(block)
             lexer.feed(block)
             progress(len(block))
-            if time.monotonic() - heard_at > self.options.beat_s:
-                survey.clock(self.connection)
-                heard_at = time.monotonic()
 
         try:
-            self._run(held, sink)
+            self._run(held, sink, lambda: facts.append(self._survey(held)))
             lexer.close()
         except DumpError as error:
             raise OpsError(
@@ -245,13 +247,14 @@ class _Dumping:
             ) from error
         return ledger.contents, facts[0]
 
-    def _run(self, held: Snapshot, sink: Callable[[bytes], None]) -> None:
+    def _run(self, held: Snapshot, sink: Callable[[bytes], None], meanwhile: Callable[[], None]) -> None:
         wait_s = self.options.lock_wait_s
         dump.run(
             self.client,
             self.target,
             held.name,
             sink,
+            meanwhile=meanwhile,
             private=self.hidden,
             need_tls=self.need_tls,
             encoding=self.identity.encoding,
@@ -260,19 +263,19 @@ class _Dumping:
         )
 
     def _survey(self, held: Snapshot) -> survey.Survey:
-        facts, failure = None, None
         try:
-            facts = survey.read(self.connection, held)
+            return survey.read(self.connection, held)
+        except LocksExhausted:
+            raise
         except OpsError as error:  # what was dropped meanwhile can be the reason
-            failure = error
+            self._expect_unmoved(held, error)
+            raise
+
+    def _expect_unmoved(self, held: Snapshot, failure: OpsError | None = None) -> None:
         with closing(session.connect(self.target)) as outside:
             moved = snapshot.moved(outside, held)
         if moved:
             raise Changed(f"a {' and a '.join(moved)} was changed while definitions were read") from failure
-        if facts is None:
-            assert failure is not None
-            raise failure
-        return facts
 
 
 def _verifiers(roles: dict[str, str]) -> bytes:

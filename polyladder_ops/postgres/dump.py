@@ -56,6 +56,7 @@ def run(
     snapshot: str,
     sink: Callable[[bytes], None],
     *,
+    meanwhile: Callable[[], None],
     private: Path,
     need_tls: bool,
     encoding: str,
@@ -64,6 +65,7 @@ def run(
 ) -> None:
     """Hand the whole plain dump to `sink`, block by block; return only if pg_dump says that it is done.
 
+    `meanwhile` is called once, when pg_dump begins to read the catalog, which keeps it and one server process busy.
     `private` is a folder for the passfile; `encoding` is the database's own, in which everything it holds can be
     written. Raise Changed if a table changed under pg_dump or was locked for `lock_wait_s` seconds, LocksExhausted if
     the server has no room for its locks, OpsError if pg_dump fails, says nothing for `stall_s` seconds, or is ended.
@@ -83,7 +85,7 @@ def run(
         )
         try:
             with standing("", partial(portable.end, process, grace_s=0)):
-                _pump(process, sink, passfile, stall_s)
+                _pump(process, sink, meanwhile, passfile, stall_s)
         finally:
             portable.end(process, grace_s=_GRACE_S)
             for pipe in (process.stdout, process.stderr):
@@ -94,20 +96,25 @@ def run(
 
 
 def _pump(
-    process: subprocess.Popen[bytes], sink: Callable[[bytes], None], passfile: Path, stall_s: float
+    process: subprocess.Popen[bytes],
+    sink: Callable[[bytes], None],
+    meanwhile: Callable[[], None],
+    passfile: Path,
+    stall_s: float,
 ) -> None:
     assert process.stdout is not None
     assert process.stderr is not None
     with _last_words(process.stderr) as words, _watch(process, stall_s) as watch:
         room = portable.widen(process.stdout, 2 * _BLOCK)
         try:
+            with watch.unconcerned():
+                meanwhile()
             while block := process.stdout.read(_BLOCK):
                 if not watch.came_bytes:
                     passfile.unlink(missing_ok=True)  # it has logged in
                 watch.came_bytes += len(block)
-                watch.waiting_since = None  # now it is our disk that takes its time
-                sink(block)
-                watch.waiting_since = time.monotonic()
+                with watch.unconcerned():
+                    sink(block)
                 if len(block) < room // 4:
                     time.sleep(_PAUSE_S)
             process.wait()  # the watch ends it if it hangs
@@ -135,6 +142,13 @@ class _Watch:
         self._stall_s = stall_s
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True, name="watch")
+
+    @contextlib.contextmanager
+    def unconcerned(self) -> Iterator[None]:
+        """Within the block it is we who take our time: our disk, our questions to the server."""
+        self.waiting_since = None
+        yield
+        self.waiting_since = time.monotonic()
 
     def _look(self) -> None:
         while not self._over.wait(min(1.0, self._stall_s / 4)):

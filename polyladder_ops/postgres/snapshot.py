@@ -30,6 +30,7 @@ __all__ = [
     "hold",
     "moved",
     "relations",
+    "room_for_locks",
     "unchanged",
 ]
 
@@ -192,9 +193,10 @@ def _lock(connection: Connection, targets: list[Relation], wait_s: float) -> Non
             sql.SQL("ONLY {}").format(relation.identifier) for relation in targets[begin : begin + _BATCH]
         ]
         try:
-            connection.execute(
-                sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(sql.SQL(", ").join(names))
-            )
+            with room_for_locks():
+                connection.execute(
+                    sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(sql.SQL(", ").join(names))
+                )
         except (errors.UndefinedTable, errors.InvalidSchemaName, errors.WrongObjectType) as error:
             raise Changed(str(error)) from error
         except errors.InsufficientPrivilege as error:
@@ -203,8 +205,15 @@ def _lock(connection: Connection, targets: list[Relation], wait_s: float) -> Non
                 detail=f"{_text(error)}.",
                 hint="Grant SELECT on it (or the role pg_read_all_data), or use the owner's DATABASE_URL.",
             ) from error
-        except errors.OutOfMemory as error:
-            raise LocksExhausted(f"{_text(error)}.") from error
+
+
+@contextmanager
+def room_for_locks() -> Iterator[None]:
+    """Within the block the server's lack of room for a lock becomes LocksExhausted; to read the catalog takes some too."""
+    try:
+        yield
+    except errors.OutOfMemory as error:
+        raise LocksExhausted(f"{_text(error)}.") from error
 
 
 def _text(error: psycopg.Error) -> str:

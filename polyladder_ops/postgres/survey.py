@@ -13,6 +13,7 @@ from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import inventory, properties
 from polyladder_ops.postgres.contents import Contents, decode
 from polyladder_ops.postgres.session import PINNED, Connection, translated
+from polyladder_ops.postgres.snapshot import room_for_locks
 
 if TYPE_CHECKING:
     from polyladder_ops.postgres.inventory import CatalogEntry
@@ -54,8 +55,8 @@ class Survey:
 
 
 def read(connection: Connection, held: Snapshot) -> Survey:
-    """Return the facts as this transaction sees them. Raise OpsError if the server fails."""
-    with translated("could not read the catalog"):
+    """Return the facts as this transaction sees them. Raise LocksExhausted, or OpsError if the server fails."""
+    with translated("could not read the catalog"), room_for_locks():
         prepared = _column(
             connection,
             "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database() ORDER BY 1",

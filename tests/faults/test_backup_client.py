@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import sys
@@ -14,11 +15,13 @@ from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import clients
 from polyladder_ops.postgres.clients import Client
 from polyladder_ops.sandbox import server as servers
-from tests.faults.places import ROWS, Place, dumping, rows_of
+from tests.faults.places import ROWS, Place, dumping, rows_of, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from polyladder_ops.postgres.snapshot import Snapshot
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="stand-ins are shell scripts, ended by signals"
@@ -131,3 +134,16 @@ def test_a_pg_dump_that_can_not_be_started_is_named(place: Place, tmp_path: Path
     program.write_text("no program")
     error = place.fails(OpsError, clients=[Client(program, "18.6", speaks_tls=True)])
     assert error.message == f"could not start {program}"
+
+
+def test_a_definition_that_changes_between_our_look_and_pg_dump_s_is_looked_at_again(
+    place: Place, stand_in: Callable[[str], tuple[Client, ...]]
+) -> None:
+    define = "CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT {}'"
+    say(place.target, define.format(1))
+    change = f'[ -e ${{0}}ed ] || {{ sleep 0.7; psql -qc "{define.format(2)}"; touch ${{0}}ed; }}'
+    tries: list[Snapshot] = []
+    made = place.succeeds(exported=tries.append, clients=stand_in(f'{change}\npg_dump "$@"'))
+    assert len(tries) == 2
+    found = [entry for entry in made.manifest.objects if entry.kind == "function"]
+    assert gzip.decompress(made.path.read_bytes()).count(b"SELECT 2") == len(found) == 1
