@@ -11,30 +11,23 @@ import hashlib
 import os
 import queue
 import threading
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
 from polyladder_ops import decryption, encryption
 from polyladder_ops.errors import OpsError
+from polyladder_ops.gzipped import AsItIs, Damaged, Gunzip, closed, packer
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["Damaged", "Stored", "StoredWriter", "fingerprint", "read"]
 
 BLOCK = 1 << 18
 _SYNCED = 1 << 25  # a file is synced whenever it has grown by this much
-_PLAIN = 2 * BLOCK  # what is unpacked at a time
-_GZIP = 31  # zlib's window bits for a gzip header and trailer
-_MAGIC = b"\x1f\x8b"
 Sink = Callable[[bytes], None]
-
-
-class Damaged(OpsError):  # noqa: N818 - a finding, not an accident
-    """The stored bytes are not what a backup is made of."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +202,7 @@ class StoredWriter:
             self._failure = self._failure or error
 
     def _compress(self, write: Callable[[bytes], object]) -> None:
-        gzip = _zlib().compressobj(1, zlib.DEFLATED, _GZIP)
+        gzip = packer()
         while (block := self._blocks.get()) is not None:
             if self._failure is not None:
                 return
@@ -259,96 +252,6 @@ def _unread(name: str, error: OSError) -> OpsError:
     )
 
 
-def _zlib() -> Any:
-    """Return isal's twin of zlib, ten times faster in the same format; zlib itself where there is no wheel of it."""
-    try:
-        from isal import isal_zlib
-    except ImportError:
-        return zlib
-    return isal_zlib
-
-
-class _Gunzip:
-    """Decompresses blocks, member after member, to the last byte."""
-
-    def __init__(self) -> None:
-        self._member: Any = None
-        self._start = b""  # the first bytes of the next member, until there are enough to know it
-        self._zlib = _zlib()
-        self._members = 0
-        self.plain_bytes = 0
-
-    def unpacked(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
-        """Yield what is inside. Raise Damaged if it is not whole, or not all that there is."""
-        with _closed(blocks):
-            for block in blocks:
-                yield from self._unpacked(block)
-        self._expect_end()
-
-    def _unpacked(self, data: bytes) -> Iterator[bytes]:
-        while data:
-            if self._member is None:
-                data = self._start + data
-                self._start = b""
-                if len(data) < len(_MAGIC):
-                    self._start = data
-                    break
-                if data[:2] != _MAGIC:
-                    raise Damaged(
-                        "the file is not gzip"
-                        if not self._members
-                        else "something stands behind the gzip data",
-                        detail=f"Its bytes begin with {data[:8].hex()}.",
-                    )
-                self._member = self._zlib.decompressobj(_GZIP)
-                self._members += 1
-            data = yield from self._inflated(data)
-
-    def _inflated(self, data: bytes) -> Generator[bytes, None, bytes]:
-        """Decompress, half a MB at a time; return what belongs to the next member."""
-        while True:
-            try:
-                plain = self._member.decompress(data, _PLAIN)
-            except self._zlib.error as error:
-                raise Damaged("the gzip data is damaged", detail=f"{error}.") from error
-            self.plain_bytes += len(plain)
-            if plain:
-                yield plain
-            if self._member.eof:
-                rest: bytes = self._member.unused_data
-                self._member = None
-                return rest
-            data = self._member.unconsumed_tail
-            if not data and len(plain) < _PLAIN:
-                return b""
-
-    def _expect_end(self) -> None:
-        if self._start:
-            raise Damaged(
-                "something stands behind the gzip data", detail=f"Its bytes begin with {self._start.hex()}."
-            )
-        if self._member is not None:
-            raise Damaged("the gzip data is cut", detail="It ends before its checksum.")
-        if not self._members:
-            raise Damaged("the file is empty")
-
-
-class _AsItIs:
-    """Takes a file that is not compressed (the old scripts made such, too): every byte is SQL."""
-
-    def __init__(self) -> None:
-        self.plain_bytes = 0
-
-    def unpacked(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
-        """Yield the blocks themselves. Raise Damaged if there are none."""
-        with _closed(blocks):
-            for block in blocks:
-                self.plain_bytes += len(block)
-                yield block
-        if not self.plain_bytes:
-            raise Damaged("the file is empty")
-
-
 def fingerprint(path: Path) -> tuple[int, str]:
     """Return size and sha256 of a file's bytes. Raise OpsError if it can't be read."""
     try:
@@ -369,11 +272,11 @@ def read(
     The sink's own errors pass through. Raise Damaged if the bytes are not whole: nothing that was handed over before
     may be believed then. Raise OpsError if the file can't be read, or opened by none of the keys.
     """
-    packed = _AsItIs() if path.suffix == ".sql" else _Gunzip()
+    packed = AsItIs() if path.suffix == ".sql" else Gunzip()
     seen = _Seen()
     stored = _opened(path, keys, seen, hashed=hashed) if encrypted else _stored(path, seen, hashed=hashed)
     blocks = packed.unpacked(stored)
-    with _closed(blocks):
+    with closed(blocks):
         for block in blocks:
             sink(block)
     return Stored(seen.size_bytes, seen.sha256, packed.plain_bytes)
@@ -412,8 +315,3 @@ def _opened(path: Path, keys: Sequence[Any], seen: _Seen, *, hashed: bool) -> It
         raise Damaged(error.message, detail=error.detail) from error
     except OSError as error:
         raise _unread(path.name, error) from error
-
-
-def _closed(blocks: Iterator[bytes]) -> contextlib.AbstractContextManager[Any]:
-    """Within the block the generator is used; its `finally` runs at the end, whoever leaves."""
-    return contextlib.closing(cast("Generator[bytes, None, None]", blocks))

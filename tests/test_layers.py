@@ -83,7 +83,7 @@ ONE_PLACE = [
         "polyladder_ops/encryption.py",
         "age's traps (plaintext before damage is noticed) are met in one place",
     ),
-    ("isal", "polyladder_ops/storage.py", "gzip comes from one place, with one fallback"),
+    ("isal", "polyladder_ops/gzipped.py", "gzip comes from one place, with one fallback"),
     ("dotenv", "polyladder_ops/sources.py", "nothing but the settings reads .env files"),
 ]
 
@@ -135,7 +135,7 @@ LAYERS = [
     ("records", "manifest"),
     ("postgres",),
     ("storage", "decryption", "decryptor", "workspace", "textfile"),
-    ("encryption", "settings", "terminal"),
+    ("encryption", "gzipped", "settings", "terminal"),
     ("sources", "values"),
     ("undoing",),
     ("interrupts", "portable", "redaction"),
