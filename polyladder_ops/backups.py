@@ -114,7 +114,7 @@ def take(
 
         dumped, data = _until_quiet(attempt, work)
         manifest = _manifest(dumped, site, identity, client, previous, encrypted=bool(keys))
-        return _publish(folder, work, data, manifest)
+        return _publish(folder, work, data, manifest, dumped.stored)
 
 
 @contextmanager
@@ -348,7 +348,7 @@ def shrinkage(before: Manifest | None, now: Manifest) -> tuple[str, ...]:
     return tuple(f"{sentence} since {before.id}" for sentence in lost)
 
 
-def _publish(folder: Path, work: Path, data: Path, manifest: Manifest) -> Backup:
+def _publish(folder: Path, work: Path, data: Path, manifest: Manifest, stored: Stored) -> Backup:
     """Give data and manifest their final names, the manifest last, and look at what stands there then."""
     suffix = ".sql.gz.age" if manifest.encrypted else ".sql.gz"
     with folder_lock(folder, doing="publishing a backup"):
@@ -362,7 +362,7 @@ def _publish(folder: Path, work: Path, data: Path, manifest: Manifest) -> Backup
             sync_directory(folder)
             _link(described, final_manifest)
             sync_directory(folder)
-            _read_back(final, manifest)
+            _read_back(final, manifest, stored)
             return catalog.open_backup(final)
         except BaseException:
             for name in (
@@ -374,11 +374,11 @@ def _publish(folder: Path, work: Path, data: Path, manifest: Manifest) -> Backup
             raise
 
 
-def _read_back(final: Path, manifest: Manifest) -> None:
-    if storage.fingerprint(final) != (manifest.size_bytes, manifest.sha256):
+def _read_back(final: Path, manifest: Manifest, stored: Stored) -> None:
+    if not storage.holds(final, stored):
         raise OpsError(
             f"backup {manifest.id} reads back otherwise than it was written",
-            detail=f"Its {manifest.size_bytes:,} bytes have another sha256 now, or are not all there.",
+            detail=f"Its {stored.size_bytes:,} bytes have become others, or are not all there.",
             hint=f"Check the disk under {final.parent}; then run `invoke backup` again.",
         )
 

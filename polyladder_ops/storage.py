@@ -12,8 +12,10 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
+
+import xxhash
 
 from polyladder_ops import decryption, encryption
 from polyladder_ops.errors import OpsError
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["Damaged", "Stored", "StoredWriter", "fingerprint", "read"]
+__all__ = ["Damaged", "Stored", "StoredWriter", "fingerprint", "holds", "read"]
 
 BLOCK = 1 << 18
 _SYNCED = 1 << 25  # a file is synced whenever it has grown by this much
@@ -32,11 +34,12 @@ Sink = Callable[[bytes], None]
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file holds: bytes on disk, their sha256, and the bytes of SQL inside."""
+    """What a file holds: bytes on disk, their sha256, the bytes of SQL inside; of one just written the xxh3, too."""
 
     size_bytes: int
     sha256: str
     plain_bytes: int
+    xxh3: str = field(default="", repr=False, compare=False)
 
 
 class _Hashed:
@@ -46,6 +49,7 @@ class _Hashed:
         self._file = file
         self._name = name
         self._sha256 = hashlib.sha256() if hashed else None
+        self._xxh3 = xxhash.xxh3_128()
         self.size_bytes = 0
         self.failure: OpsError | None = None
 
@@ -59,12 +63,17 @@ class _Hashed:
         """Return the sha256 of what passed; nothing if none was wanted."""
         return self._sha256.hexdigest() if self._sha256 else ""
 
+    def xxh3(self) -> str:
+        """Return the xxh3 of what was written."""
+        return self._xxh3.hexdigest()
+
     def write(self, data: bytes) -> int:
         try:
             self._file.write(data)
         except OSError as error:
             self.failure = _unwritten(error)
             raise self.failure from error
+        self._xxh3.update(data)
         return len(self._note(data))
 
     def read(self, size: int = -1) -> bytes:
@@ -158,7 +167,7 @@ class StoredWriter:
             raise _unwritten(error) from error
         finally:
             self._close()
-        return Stored(self._out.size_bytes, self._out.digest(), self._plain_bytes)
+        return Stored(self._out.size_bytes, self._out.digest(), self._plain_bytes, self._out.xxh3())
 
     def abort(self) -> None:
         """Stop the threads and close the file, whatever state it is in; never raises."""
@@ -260,6 +269,23 @@ def fingerprint(path: Path) -> tuple[int, str]:
             return file.tell(), digest.hexdigest()
     except OSError as error:
         raise _unread(path.name, error) from error
+
+
+def holds(path: Path, written: Stored) -> bool:
+    """Whether the file now has the very bytes that were written. Raise OpsError if it can't be read.
+
+    That is a question of accidents, which xxh3 answers ten times faster than sha256.
+    """
+    digest, size = xxhash.xxh3_128(), 0
+    block = memoryview(bytearray(BLOCK))
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(block):
+                digest.update(block[:count])
+                size += count
+    except OSError as error:
+        raise _unread(path.name, error) from error
+    return (size, digest.hexdigest()) == (written.size_bytes, written.xxh3)
 
 
 def read(

@@ -102,6 +102,7 @@ def test_what_was_written_is_what_is_read(size: int, key: Key | None, tmp_path: 
     assert told == Stored(len(raw), hashlib.sha256(raw).hexdigest(), size)
     assert load(path, key) == (data, told)
     assert storage.fingerprint(path) == (told.size_bytes, told.sha256)
+    assert storage.holds(path, told)
 
 
 @pytest.mark.skipif(not shutil.which("gunzip"), reason="the gzip program is not installed")
