@@ -11,12 +11,13 @@ import pytest
 
 from polyladder_ops import backups, loading, restoring
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import proof, session
+from polyladder_ops.postgres import capacity, proof, session
 from polyladder_ops.postgres.contents import Contents, SequenceValue, TableData
 from polyladder_ops.postgres.inventory import CatalogEntry
+from tests.faults.places import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from polyladder_ops.catalog import Backup
     from polyladder_ops.postgres.conninfo import Target
@@ -47,6 +48,43 @@ def test_a_restored_database_is_equal_and_the_proof_leaves_nothing(
     assert differences(server, restored, backup) == []
     assert differences(server, restored, backup, jobs=3) == []
     assert session.database_sizes(server.target()).keys() == before
+
+
+def seen_replays(server: Server, *, until_seen: bool) -> tuple[list[bool], Callable[[int], None]]:
+    """Return whether a replay's database was there when rows came, and who looks; the first look waits until it was."""
+    seen: list[bool] = []
+
+    def is_there() -> bool:
+        return any(name.startswith("polyladder_replay") for name in session.database_sizes(server.target()))
+
+    def look(_size: int) -> None:
+        if until_seen and not seen:
+            wait_for(is_there)
+        seen.append(is_there())
+
+    return seen, look
+
+
+def test_statements_are_replayed_while_rows_are_read(
+    server: Server, restored: Target, backup: Backup
+) -> None:
+    seen, look = seen_replays(server, until_seen=True)
+    assert restoring.prove(server.target(), restored.database, backup, [], jobs=2, progress=look) == []
+    assert seen[0]
+
+
+@pytest.mark.parametrize("free", [0, 4])
+def test_a_server_without_connections_to_spare_is_asked_for_one_thing_at_a_time(
+    free: int, server: Server, restored: Target, backup: Backup
+) -> None:
+    seen, look = seen_replays(server, until_seen=False)
+    with ExitStack() as opened:
+        connection = opened.enter_context(closing(session.connect(restored)))
+        while (left := capacity.read(connection).free_connections) > free + 1:  # the second reader takes one
+            for _ in range(left - free - 1):
+                opened.enter_context(closing(session.connect(restored)))
+        assert restoring.prove(server.target(), restored.database, backup, [], jobs=2, progress=look) == []
+    assert not any(seen)
 
 
 def test_several_connections_read_what_one_reads(restored: Target, backup: Backup) -> None:

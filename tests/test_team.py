@@ -243,6 +243,43 @@ def test_no_task_is_begun_after_one_has_failed(connect: Callable[[int], list[Con
     assert max(begun) < 9
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_what_is_done_here_goes_on_while_every_connection_works(
+    number: int, connect: Callable[[int], list[Connection]]
+) -> None:
+    team = Team(connect(number))
+    together = threading.Barrier(number + 1, timeout=10)
+    done: list[Connection] = []
+
+    def task(connection: Connection) -> None:
+        together.wait()
+        done.append(connection)
+
+    team.share([task] * number, here=together.wait)
+    assert set(done) == set(team.connections)
+
+
+def test_what_fails_here_stops_the_work(connect: Callable[[int], list[Connection]]) -> None:
+    team = Team(connect(2))
+
+    def here() -> None:
+        time.sleep(0.2)
+        raise ValueError("here")
+
+    with within(2), pytest.raises(ValueError, match="here"):
+        team.share([lambda connection: connection.execute(SLEEP)] * 2, here=here)
+
+
+def test_work_that_fails_meanwhile_is_the_cause(connect: Callable[[int], list[Connection]]) -> None:
+    team = Team(connect(2))
+
+    def task(connection: Connection) -> None:
+        connection.execute("SELECT 1 / 0")
+
+    with within(2), pytest.raises(psycopg.errors.DivisionByZero):
+        team.share([task], here=lambda: time.sleep(0.5))
+
+
 def test_what_a_full_server_does_not_give_is_done_without(server: Server) -> None:
     with contextlib.closing(session.connect(server.target())) as owner:
         owner.execute("CREATE ROLE two LOGIN PASSWORD 'two' CONNECTION LIMIT 2")

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 
     from polyladder_ops.postgres.inventory import CatalogEntry
 
-__all__ = ["Difference", "compare_contents", "compare_objects", "read_contents", "read_tables"]
+__all__ = [
+    "Difference",
+    "compare_contents",
+    "compare_objects",
+    "needs_replay",
+    "read_contents",
+    "read_tables",
+]
 
 _T = TypeVar("_T")
 _PIECE = 1 << 18
@@ -58,10 +65,11 @@ def read_contents(
     *,
     others: Sequence[Connection] = (),
     progress: Callable[[int], None] | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> Contents:
     """Return what this database holds under the names of `wanted`: its tables, sequences and all large objects.
 
-    `others` read beside the connection, under the same settings as it. A table or sequence that is not there is left
+    `others` read beside the connection, under the same settings as it; `meanwhile` is called while they do. A table or sequence that is not there is left
     out, one that lacks a column has none. Raise OpsError if the server fails.
     """
     with translated("could not read the database back"):
@@ -70,7 +78,14 @@ def read_contents(
         large_objects: list[LargeObject] = []
         size = sum(o.size_bytes for o in wanted.large_objects)
         beside = [_Task(size, lambda reader: large_objects.extend(_large_objects(reader)))]
-        tables = _read_tables([connection, *others], wanted.tables, wanted.encoding, progress, beside)
+        tables = _read_tables(
+            [connection, *others],
+            wanted.tables,
+            wanted.encoding,
+            progress=progress,
+            beside=beside,
+            meanwhile=meanwhile,
+        )
         return replace(wanted, tables=tuple(tables), sequences=sequences, large_objects=tuple(large_objects))
 
 
@@ -94,8 +109,10 @@ def _read_tables(
     connections: Sequence[Connection],
     wanted: Sequence[TableData],
     encoding: str,
+    *,
     progress: Callable[[int], None] | None = None,
     beside: Sequence[_Task] = (),
+    meanwhile: Callable[[], object] | None = None,
 ) -> list[TableData]:
     """Return what these tables hold, a table read by one connection as a whole, the largest first."""
     connections[0].execute(_ENCODE, ["UTF8"])
@@ -106,7 +123,7 @@ def _read_tables(
     tables = _Tables(there, progress)
     tasks = [*beside, *tables.tasks([table for table in wanted if table.name in there])]
     tasks.sort(key=lambda task: task.size_bytes, reverse=True)
-    Team(connections).share(task.read for task in tasks)
+    Team(connections).share((task.read for task in tasks), here=meanwhile)
     return [tables.found[table.name] for table in wanted if table.name in there]
 
 
@@ -288,6 +305,12 @@ def _compared(
         elif found[name] != value:
             yield Difference(kind, name, why(value, found[name]))
     yield from (Difference(kind, name, "it was not dumped") for name in found if name not in wanted)
+
+
+def needs_replay(wanted: Iterable[CatalogEntry], found: Iterable[CatalogEntry]) -> bool:
+    """Whether `compare_objects` has something to decide by a replay."""
+    there = {(entry.kind, entry.name): entry for entry in found}
+    return any(_why(entry, there.get((entry.kind, entry.name))) == _RENDERED for entry in wanted)
 
 
 def compare_objects(

@@ -28,6 +28,7 @@ _LOOK_S = 0.1  # on Windows a Ctrl-C gets through only between two waits
 _CANCEL_S = 1.0
 _PATIENCE_S = 2.0
 _GRACE_S = 1.0
+_NO_PLACE = -1  # of who does something else than the work
 
 
 class Stopped(Exception):  # noqa: N818 - an order, not an accident
@@ -64,31 +65,37 @@ class Team:
         self._working: set[int] = set()
         self._stopper = threading.Thread(target=self._stop, daemon=True, name="stop")
 
-    def run(self, work: Callable[[int], None]) -> None:
+    def run(self, work: Callable[[int], None], *, here: Callable[[], object] | None = None) -> None:
         """Call ``work(0)`` here and ``work(1)`` to ``work(n - 1)`` in threads; return when all are done.
 
+        With something else to do `here`, on connections of its own, every work is done in a thread.
         Raise what the first of them raised, or KeyboardInterrupt, once the others are stopped: they are told, and their
         queries cancelled on the server. After three seconds one that still does not end (its network is dead) is left
         alone, its connection hung up.
         """
-        if len(self.connections) == 1:
+        if len(self.connections) == 1 and here is None:
             work(0)
             return
         self._working = set(range(len(self.connections)))
         threads = [
             threading.Thread(target=self._part, args=(work, place), daemon=True, name=f"work {place}")
-            for place in range(1, len(self.connections))
+            for place in range(1 if here is None else 0, len(self.connections))
         ]
         try:
-            self._together(threads, work)
+            if here is None:
+                self._together(threads, lambda: work(0), 0)
+            else:
+                self._together(threads, here, _NO_PLACE)
         except BaseException:  # a second Ctrl-C: nobody waits any longer, but all are told
             self.stopping = True
             raise
         if self._cause:
             raise self._cause
 
-    def share(self, tasks: Iterable[Callable[[Connection], None]]) -> None:
-        """Do the tasks, begun in this order, each on the connection that is free first. Raise as `run` does."""
+    def share(
+        self, tasks: Iterable[Callable[[Connection], object]], *, here: Callable[[], object] | None = None
+    ) -> None:
+        """Do the tasks, begun in this order, each on the connection that is free first. `here` and errors as in `run`."""
         left = deque(tasks)
 
         def work(place: int) -> None:
@@ -100,17 +107,19 @@ class Team:
                     return
                 task(self.connections[place])
 
-        self.run(work)
+        self.run(work, here=here)
 
-    def _together(self, threads: Sequence[threading.Thread], work: Callable[[int], None]) -> None:
+    def _together(
+        self, threads: Sequence[threading.Thread], mine: Callable[[], object], my_place: int
+    ) -> None:
         try:
             for thread in threads:
                 thread.start()
-            work(0)
-            self._done(0)
+            mine()
+            self._done(my_place)
             self.wait_until(lambda: not self._working)
         except BaseException as error:
-            self._failed(0, error)
+            self._failed(my_place, error)
         if self.stopping:
             _joined([self._stopper], _PATIENCE_S + _CANCEL_S + _GRACE_S)
         _joined(threads, 0 if self._working else _GRACE_S)
