@@ -388,11 +388,11 @@ def test_a_quick_task_is_quick(project: Path) -> None:
     assert time.monotonic() - begun < 10
 
 
-@pytest.mark.parametrize("text", ["0", "65", "-1", "two", "1.5", " 2", "٢", "9" * 40])
+@pytest.mark.parametrize("text", ["0", "33", "-1", "two", "1.5", " 2", "٢", "9" * 40])
 def test_a_flag_that_wants_a_number_refuses_what_is_none(text: str) -> None:
-    with pytest.raises(errors.UsageError, match="is no number from 1 to 64"):
+    with pytest.raises(errors.UsageError, match="is no number from 1 to 32"):
         number_of(text, "jobs")
 
 
 def test_a_flag_that_was_not_given_is_no_number() -> None:
-    assert (number_of("", "jobs"), number_of("1", "jobs"), number_of("64", "jobs")) == (None, 1, 64)
+    assert (number_of("", "jobs"), number_of("1", "jobs"), number_of("32", "jobs")) == (None, 1, 32)
