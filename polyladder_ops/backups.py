@@ -223,11 +223,18 @@ class _Dumping:
         facts: list[survey.Survey] = []
         heard_at: float | None = None
 
+        def look_early() -> None:
+            # pg_dump waits for whoever holds a lock, by itself; when it has got through, so can we.
+            with suppress(Changed), self.connection.transaction():
+                facts.append(self._survey(held))
+
         def sink(block: bytes) -> None:
             nonlocal heard_at
+            if not facts:
+                facts.append(self._survey(held))
             if (
                 heard_at is None
-            ):  # pg_dump and we have read all definitions now: nobody may have changed one until here
+            ):  # all definitions are read now, by pg_dump too: none may have changed until here
                 self._expect_unmoved(held)
             if heard_at is None or time.monotonic() - heard_at > self.options.beat_s:
                 survey.clock(self.connection)
@@ -237,7 +244,7 @@ class _Dumping:
             progress(len(block))
 
         try:
-            self._run(held, sink, lambda: facts.append(self._survey(held)))
+            self._run(held, sink, look_early)
             lexer.close()
         except DumpError as error:
             raise OpsError(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "GIVE_WAY_S",
     "Changed",
     "LocksExhausted",
     "Relation",
@@ -36,7 +37,7 @@ __all__ = [
 
 LOCK_WAIT_S = 20.0
 # Shorter than the server's deadlock_timeout (1 s): a migration that waits for us while we wait for it must win.
-_GIVE_WAY_S = 0.5
+GIVE_WAY_S = 0.5
 _PAUSE_S = 0.1
 _LOCKED_KINDS = ("r", "p")  # what pg_dump locks too
 _BATCH = 500
@@ -157,7 +158,7 @@ def _held(connection: Connection, *, lock: bool, lock_wait_s: float) -> Snapshot
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         try:
             if locks:
-                _lock(connection, list(_tables(before)), min(lock_wait_s, _GIVE_WAY_S))
+                _lock(connection, list(_tables(before)), min(lock_wait_s, GIVE_WAY_S))
             return _export(connection, before, locked=locks)
         except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
             if time.monotonic() > deadline:

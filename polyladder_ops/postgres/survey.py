@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from psycopg import sql
+from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import inventory, properties
 from polyladder_ops.postgres.contents import Contents, decode
 from polyladder_ops.postgres.session import PINNED, Connection, translated
-from polyladder_ops.postgres.snapshot import room_for_locks
+from polyladder_ops.postgres.snapshot import GIVE_WAY_S, Changed, room_for_locks
 
 if TYPE_CHECKING:
     from polyladder_ops.postgres.inventory import CatalogEntry
@@ -36,6 +36,8 @@ WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.
                   WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY 1, 2
 """
+# Else a transaction without our table locks would wait for ever.
+_GIVE_WAY = f"SET LOCAL lock_timeout = {GIVE_WAY_S * 1000:.0f}".encode()
 _PART = re.compile(r'"((?:[^"]|"")+)"|([^".]+)')
 
 
@@ -55,26 +57,38 @@ class Survey:
 
 
 def read(connection: Connection, held: Snapshot) -> Survey:
-    """Return the facts as this transaction sees them. Raise LocksExhausted, or OpsError if the server fails."""
+    """Return the facts as this transaction sees them.
+
+    Raise Changed if somebody holds a lock on what is to be described (REFRESH MATERIALIZED VIEW does), LocksExhausted if
+    the server has no room for more locks, OpsError if it fails.
+    """
     with translated("could not read the catalog"), room_for_locks():
-        prepared = _column(
-            connection,
-            "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database() ORDER BY 1",
-        )
-        return Survey(
-            session={**PINNED, "lc_monetary": _setting(connection, "lc_monetary")},
-            objects=inventory.entries(connection),
-            extensions=properties.extensions(connection),
-            roles=properties.roles(connection),
-            properties=properties.read(connection),
-            migration_head=_migration_head(connection, held),
-            prepared_transactions=prepared,
-            materialized_views=tuple(f"{r.schema}.{r.name}" for r in held.relations if r.kind == "m"),
-            not_included=(
-                *_always_missing(connection),
-                *(f"the prepared transaction {gid}" for gid in prepared),
-            ),
-        )
+        connection.execute(_GIVE_WAY)
+        try:
+            return _read(connection, held)
+        except errors.LockNotAvailable as error:
+            raise Changed("somebody holds a lock on a view or another object") from error
+
+
+def _read(connection: Connection, held: Snapshot) -> Survey:
+    prepared = _column(
+        connection,
+        "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database() ORDER BY 1",
+    )
+    return Survey(
+        session={**PINNED, "lc_monetary": _setting(connection, "lc_monetary")},
+        objects=inventory.entries(connection),
+        extensions=properties.extensions(connection),
+        roles=properties.roles(connection),
+        properties=properties.read(connection),
+        migration_head=_migration_head(connection, held),
+        prepared_transactions=prepared,
+        materialized_views=tuple(f"{r.schema}.{r.name}" for r in held.relations if r.kind == "m"),
+        not_included=(
+            *_always_missing(connection),
+            *(f"the prepared transaction {gid}" for gid in prepared),
+        ),
+    )
 
 
 def left_out(connection: Connection, dumped: Contents) -> list[str]:

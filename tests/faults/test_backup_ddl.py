@@ -214,6 +214,32 @@ def test_what_no_table_lock_holds_still_is_in_dump_and_manifest_alike(
     assert proved(place.succeeds(exported=exported), place, server)
 
 
+@pytest.mark.parametrize("which", ["place", "many"])
+@pytest.mark.parametrize(
+    "statement", ["REFRESH MATERIALIZED VIEW m", "ALTER VIEW v SET (security_barrier)", "DROP VIEW w"]
+)
+def test_who_holds_a_lock_on_a_view_is_waited_for_as_pg_dump_does(
+    statement: str, which: str, request: pytest.FixtureRequest
+) -> None:
+    there: Place = request.getfixturevalue(which)
+    say(
+        there.target,
+        "CREATE VIEW v AS SELECT id FROM note; CREATE VIEW w AS SELECT id FROM v;"
+        "CREATE MATERIALIZED VIEW m AS SELECT id FROM note",
+    )
+    with other(there) as migration:
+        migration.execute(statement.encode())
+        begun = time.monotonic()
+        tries: list[Snapshot] = []
+        taking = Beside(lambda: there.succeeds(exported=tries.append))
+        time.sleep(1.5)  # longer than we wait for it ourselves
+        migration.execute("COMMIT")
+        made = taking.result()
+        assert time.monotonic() - begun > 1.5
+    assert len(tries) <= 2  # waited for, and once more if the definition is another now
+    assert made.manifest.tables_locked == (which == "place")
+
+
 def proved(backup: Backup, place: Place, server: servers.Server) -> bool:
     """Whether the backup comes back, on the same server, as what its manifest says."""
     name = f"{place.target.database}_back"
