@@ -225,7 +225,7 @@ class _Dumping:
 
         def look_early() -> None:
             # pg_dump waits for whoever holds a lock, by itself; when it has got through, so can we.
-            with suppress(Changed), self.connection.transaction():
+            with suppress(Changed):
                 facts.append(self._survey(held))
 
         def sink(block: bytes) -> None:

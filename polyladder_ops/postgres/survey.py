@@ -57,16 +57,19 @@ class Survey:
 
 
 def read(connection: Connection, held: Snapshot) -> Survey:
-    """Return the facts as this transaction sees them.
+    """Return the facts as this transaction sees them; it holds no lock afterwards that it did not hold before.
 
-    Raise Changed if somebody holds a lock on what is to be described (REFRESH MATERIALIZED VIEW does), LocksExhausted if
-    the server has no room for more locks, OpsError if it fails.
+    To write a view's definition takes locks on what it reads from. If we kept them, a REFRESH would wait for us, pg_dump
+    behind it, and we for pg_dump: the server sees no deadlock in that (tried).
+    Raise Changed if somebody holds such a lock, LocksExhausted if the server has no room for more of them, OpsError if
+    it fails.
     """
     with translated("could not read the catalog"), room_for_locks():
-        connection.execute(_GIVE_WAY)
         try:
-            return _read(connection, held)
-        except errors.LockNotAvailable as error:
+            with connection.transaction(force_rollback=True):
+                connection.execute(_GIVE_WAY)
+                return _read(connection, held)
+        except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
             raise Changed("somebody holds a lock on a view or another object") from error
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -147,3 +148,20 @@ def test_a_definition_that_changes_between_our_look_and_pg_dump_s_is_looked_at_a
     assert len(tries) == 2
     found = [entry for entry in made.manifest.objects if entry.kind == "function"]
     assert gzip.decompress(made.path.read_bytes()).count(b"SELECT 2") == len(found) == 1
+
+
+def test_a_refresh_between_our_look_and_pg_dump_s_waits_for_neither(
+    place: Place, stand_in: Callable[[str], tuple[Client, ...]]
+) -> None:
+    say(
+        place.target,
+        "CREATE MATERIALIZED VIEW m AS SELECT id FROM note; CREATE VIEW v AS SELECT id FROM m",
+    )
+    slow = stand_in('sleep 2; exec pg_dump "$@"')
+    with ThreadPoolExecutor(1) as beside:
+        taking = beside.submit(place.succeeds, clients=slow, stall_s=6)
+        time.sleep(1.2)
+        begun = time.monotonic()
+        say(place.target, "REFRESH MATERIALIZED VIEW m")
+        assert time.monotonic() - begun < 2
+        assert rows_of(taking.result()) == {"public.note": ROWS}
