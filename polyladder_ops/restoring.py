@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+from polyladder_ops.errors import OpsError
 from polyladder_ops.loading import circumstances, money, replay
 from polyladder_ops.postgres import (
     capacity,
@@ -190,8 +191,9 @@ def prove(
     """Return every difference between the database and what the manifest says; none means that it is proved.
 
     Reads rows, sequences, large objects, objects with owner and grants, extensions, and database properties, on new
-    connections, `jobs` of them side by side; None: as many as the server bears. `script` is what its load kept. Of an old
-    file the objects are those that its own statements make in an empty database.
+    connections, `jobs` of them side by side; None: as many as the server bears. `script` is what its load kept; where its
+    statements are to be replayed, that may go on beside the reading. Of an old file the objects are those that its own
+    statements make in an empty database.
     """
     manifest = backup.manifest
     quiet, settings = circumstances(server, manifest)
@@ -212,18 +214,51 @@ def prove(
                 return inventory.entries(connection)
 
     connect = partial(session.connect, target, settings=settings)
+    early = _Early(replayed)
     with closing(connect()) as connection:
-        with team.opened(connect, _more(connection, manifest.contents.size_bytes, jobs)) as others:
+        with (
+            early.told(),
+            team.opened(connect, _more(connection, manifest.contents.size_bytes, jobs)) as others,
+        ):
             contents = proof.read_contents(
                 connection,
                 manifest.contents,
                 others=others,
                 progress=progress,
-                meanwhile=replayed if others and _replays_early(connection, manifest, objects) else None,
+                meanwhile=early if others and _replays_early(connection, manifest, objects) else None,
             )
         if not manifest.knows_objects:
             contents = zones.read_again(connection, manifest.contents, contents)
     return compare(manifest, database, Found(contents, objects, extensions, own), replayed)
+
+
+@dataclass
+class _Early:
+    """A replay beside other work, whose error must not keep from people what this one left behind."""
+
+    replayed: Callable[[], object]
+    failure: OpsError | None = None
+
+    def __call__(self) -> None:
+        """Do it, unless it turns out that the server has no connection to spare: then it is done afterwards."""
+        try:
+            self.replayed()
+        except OpsError as error:
+            if not session.is_full(error):
+                self.failure = error
+                raise
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Within the block another error that is the first cause tells of this one, too."""
+        try:
+            yield
+        except OpsError as error:
+            if self.failure is not None and self.failure is not error:
+                error.detail = (
+                    f"{error.detail} Besides, {self.failure.message}: {self.failure.detail}".strip()
+                )
+            raise
 
 
 _REPLAY_TAKES = 5  # connections: three of its own, and some that others may want meanwhile

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -85,6 +86,41 @@ def test_a_server_without_connections_to_spare_is_asked_for_one_thing_at_a_time(
                 opened.enter_context(closing(session.connect(restored)))
         assert restoring.prove(server.target(), restored.database, backup, [], jobs=2, progress=look) == []
     assert not any(seen)
+
+
+def test_a_replay_that_finds_the_server_full_is_done_after_the_rows(
+    server: Server, restored: Target, backup: Backup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[Target] = []
+
+    def full_at_first(target: Target, *words: Any, **more: Any) -> None:
+        tries.append(target)
+        if len(tries) == 1:
+            raise OpsError("could not connect", detail="FATAL: sorry, too many clients already.")
+        loading.replay(target, *words, **more)
+
+    monkeypatch.setattr(restoring, "replay", full_at_first)
+    assert differences(server, restored, backup, jobs=2) == []
+    assert len(tries) == 2
+
+
+def test_the_first_cause_tells_of_a_replay_that_failed_after_it(
+    server: Server, restored: Target, backup: Backup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_failed = threading.Event()
+
+    def fail(_size: int) -> None:
+        has_failed.set()
+        raise OpsError("the disk is full", detail="First.")
+
+    def fail_later(*_words: Any, **_more: Any) -> None:
+        assert has_failed.wait(10)
+        raise OpsError("could not replay", detail="Second.")
+
+    monkeypatch.setattr(restoring, "replay", fail_later)
+    with pytest.raises(OpsError, match="the disk is full") as caught:
+        restoring.prove(server.target(), restored.database, backup, [], jobs=2, progress=fail)
+    assert caught.value.detail == "First. Besides, could not replay: Second."
 
 
 def test_several_connections_read_what_one_reads(restored: Target, backup: Backup) -> None:

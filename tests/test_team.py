@@ -280,6 +280,33 @@ def test_work_that_fails_meanwhile_is_the_cause(connect: Callable[[int], list[Co
         team.share([task], here=lambda: time.sleep(0.5))
 
 
+@pytest.mark.parametrize("_attempt", range(6))
+def test_an_answer_that_nobody_reads_any_more_keeps_no_database_from_being_dropped(
+    _attempt: int, server: Server, connect: Callable[[int], list[Connection]]
+) -> None:
+    """The server's process has to be busy still when it is told of the drop; blocked before that, it hears of it."""
+    may_begin, has_failed = threading.Event(), threading.Event()
+    own = session.connect(server.target(), settings={"statement_timeout": "6s"})
+
+    def task(connection: Connection) -> None:
+        may_begin.wait(10)
+        connection.pgconn.send_query(
+            b"COPY (SELECT repeat('x', 1000) FROM generate_series(1, 50000)) TO STDOUT"
+        )
+        has_failed.set()
+        raise ValueError("work")
+
+    def here() -> None:
+        own.execute("CREATE DATABASE dropped")
+        may_begin.set()
+        has_failed.wait(10)
+        own.execute("DROP DATABASE dropped")
+
+    with contextlib.closing(own), within(5), pytest.raises(ValueError, match="work"):
+        Team(connect(1)).share([task], here=here)
+    assert "dropped" not in session.database_sizes(server.target())
+
+
 def test_what_a_full_server_does_not_give_is_done_without(server: Server) -> None:
     with contextlib.closing(session.connect(server.target())) as owner:
         owner.execute("CREATE ROLE two LOGIN PASSWORD 'two' CONNECTION LIMIT 2")

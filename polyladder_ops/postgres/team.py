@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import psycopg
+from psycopg import pq
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.session import hang_up, is_full
@@ -68,7 +69,8 @@ class Team:
     def run(self, work: Callable[[int], None], *, here: Callable[[], object] | None = None) -> None:
         """Call ``work(0)`` here and ``work(1)`` to ``work(n - 1)`` in threads; return when all are done.
 
-        With something else to do `here`, on connections of its own, every work is done in a thread.
+        With something else to do `here`, on connections of its own, every work is done in a thread. A work that fails
+        does not end what is done here.
         Raise what the first of them raised, or KeyboardInterrupt, once the others are stopped: they are told, and their
         queries cancelled on the server. After three seconds one that still does not end (its network is dead) is left
         alone, its connection hung up.
@@ -128,9 +130,19 @@ class Team:
         try:
             work(place)
         except BaseException as error:
+            self._hush(place)
             self._failed(place, error)
         else:
             self._done(place)
+
+    def _hush(self, place: int) -> None:
+        """Close a connection whose answer nobody reads any more, and on which its server process waits for ever.
+
+        Until it gets on, no DROP DATABASE comes to its end in any session (ProcSignalBarrier, since PostgreSQL 15; tried).
+        """
+        connection = self.connections[place]
+        if connection.info.transaction_status == pq.TransactionStatus.ACTIVE:
+            connection.close()
 
     def _done(self, place: int) -> None:
         with self.changed():
