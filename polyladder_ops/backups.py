@@ -232,9 +232,8 @@ class _Dumping:
             nonlocal heard_at
             if not facts:
                 facts.append(self._survey(held))
-            if (
-                heard_at is None
-            ):  # all definitions are read now, by pg_dump too: none may have changed until here
+            if heard_at is None:
+                # All definitions are read now, by pg_dump too: none may have changed until here.
                 self._expect_unmoved(held)
             if heard_at is None or time.monotonic() - heard_at > self.options.beat_s:
                 survey.clock(self.connection)

@@ -69,8 +69,9 @@ def read_contents(
 ) -> Contents:
     """Return what this database holds under the names of `wanted`: its tables, sequences and all large objects.
 
-    `others` read beside the connection, under the same settings as it; `meanwhile` is called while they do. A table or sequence that is not there is left
-    out, one that lacks a column has none. Raise OpsError if the server fails.
+    `others` read beside the connection, under the same settings as it; `meanwhile` is called here while all of them read
+    in threads. A table or sequence that is not there is left out, one that lacks a column has none. Raise OpsError if the
+    server fails.
     """
     with translated("could not read the database back"):
         there = _relations(connection, [s.name for s in wanted.sequences])
