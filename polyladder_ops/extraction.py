@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import loading, picking, restoring, storage, textfile
 from polyladder_ops.errors import Mismatch, Refused, UsageError
-from polyladder_ops.postgres import databases, inventory, marks, proof, session, switch
+from polyladder_ops.postgres import databases, inventory, marks, session, switch
 from polyladder_ops.postgres.grants import Grant
 from polyladder_ops.postgres.lexer import DumpError, Lexer
-from polyladder_ops.postgres.load import Loader, LoadError
+from polyladder_ops.postgres.load.loader import Loader, LoadError
 from polyladder_ops.postgres.permitted import OnlyPermitted
 from polyladder_ops.postgres.picker import Enough, Picker
-from polyladder_ops.postgres.proof import Difference
+from polyladder_ops.postgres.proof import differences, read_back
+from polyladder_ops.postgres.proof.differences import Difference
 from polyladder_ops.postgres.psqlfile import PsqlFile
 from polyladder_ops.storage import Damaged
 from polyladder_ops.undoing import standing, undo_after
@@ -252,10 +253,10 @@ def _lacking(error: LoadError, without: Sequence[str]) -> LoadError:
 
 def _compare(backup: Backup, outcome: Outcome, passed: Contents) -> None:
     """Raise Mismatch if what passed is not what the manifest says."""
-    if differences := proof.compare_contents(outcome.contents, passed):
+    if lost := differences.compare_contents(outcome.contents, passed):
         raise Mismatch(
             f"backup {backup.id} does not hold what its manifest says",
-            detail=_some(differences),
+            detail=_some(lost),
             hint="Nothing was kept. Choose another backup: `invoke backup.list`.",
         )
 
@@ -263,22 +264,22 @@ def _compare(backup: Backup, outcome: Outcome, passed: Contents) -> None:
 def _prove(target: Target, settings: dict[str, str], outcome: Outcome) -> None:
     """Raise Mismatch if the database does not hold what it should."""
     with closing(session.connect(target, settings=settings)) as connection:
-        found = proof.read_contents(connection, outcome.contents)
+        found = read_back.read_contents(connection, outcome.contents)
     with closing(session.connect(target)) as connection:
         there = {(entry.kind, entry.name) for entry in inventory.entries(connection)}
-    differences = proof.compare_contents(outcome.contents, found)
-    differences += [Difference(kind, name, "it is missing") for kind, name in sorted(outcome.objects - there)]
-    if differences:
+    wrong = differences.compare_contents(outcome.contents, found)
+    wrong += [Difference(kind, name, "it is missing") for kind, name in sorted(outcome.objects - there)]
+    if wrong:
         raise Mismatch(
             "the extracted tables are not what was dumped",
-            detail=_some(differences),
+            detail=_some(wrong),
             hint="The new database was dropped. Run `invoke verify --level=restore` on the backup.",
         )
 
 
-def _some(differences: Sequence[Difference]) -> str:
-    more = f"; and {len(differences) - 5} more" if differences[5:] else ""
-    return "; ".join(str(difference) for difference in differences[:5]) + f"{more}."
+def _some(wrong: Sequence[Difference]) -> str:
+    more = f"; and {len(wrong) - 5} more" if wrong[5:] else ""
+    return "; ".join(str(difference) for difference in wrong[:5]) + f"{more}."
 
 
 def _flaw(backup: Backup) -> str:

@@ -23,12 +23,12 @@ from polyladder_ops.postgres import (
     clearing,
     clearing_facts,
     inventory,
-    proof,
     properties,
     session,
     takeover,
     zones,
 )
+from polyladder_ops.postgres.proof import read_back
 from polyladder_ops.postgres.script import Script
 from polyladder_ops.preflight import flag, needed_bytes
 from polyladder_ops.restoring import Found
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.clearing_facts import Facts
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.inventory import CatalogEntry
-    from polyladder_ops.postgres.load import Accepted
-    from polyladder_ops.postgres.proof import Difference
+    from polyladder_ops.postgres.load.loader import Accepted
+    from polyladder_ops.postgres.proof.differences import Difference
     from polyladder_ops.postgres.session import Connection
 
 __all__ = ["BYTES_PER_S", "Differs", "Restored", "estimate_s", "obstacles", "restore"]
@@ -270,7 +270,7 @@ class _Work:
         """Return what is not as it was dumped."""
         manifest = self.backup.manifest
         with self._aside():
-            contents = proof.read_contents(self.connection, manifest.contents, progress=self.progress)
+            contents = read_back.read_contents(self.connection, manifest.contents, progress=self.progress)
             if not manifest.knows_objects:
                 contents = zones.read_again(self.connection, manifest.contents, contents)
         with self._aside():

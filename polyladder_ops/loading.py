@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import storage
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import capacity, databases, proof, public, session, team
+from polyladder_ops.postgres import capacity, databases, public, session, team
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.lexer import Lexer
-from polyladder_ops.postgres.load import Loader
+from polyladder_ops.postgres.load.loader import Loader
 from polyladder_ops.postgres.olddump import PastDrops
 from polyladder_ops.postgres.parallel import A_TABLE, Crew
 from polyladder_ops.postgres.permitted import OnlyPermitted
+from polyladder_ops.postgres.proof import differences
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.capacity import Capacity
     from polyladder_ops.postgres.contents import Contents
     from polyladder_ops.postgres.lexer import Handler
-    from polyladder_ops.postgres.load import Accepted
+    from polyladder_ops.postgres.load.loader import Accepted
     from polyladder_ops.postgres.script import Script
     from polyladder_ops.postgres.session import Connection
     from polyladder_ops.storage import Stored
@@ -201,7 +202,7 @@ def _expect_public(connection: Connection, manifest: Manifest) -> None:
 
 def _expect_same(backup: Backup, contents: Contents, stored: Stored) -> None:
     """Raise OpsError if what was read is not what the manifest says."""
-    other = proof.compare_contents(backup.manifest.contents, contents)
+    other = differences.compare_contents(backup.manifest.contents, contents)
     if other or stored.sha256 != backup.manifest.sha256:
         raise OpsError(
             f"backup {backup.id} changed since it was taken or looked at",

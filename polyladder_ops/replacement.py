@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from polyladder_ops.checks import Check
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.facts import Live, Server
-    from polyladder_ops.postgres.proof import Difference
+    from polyladder_ops.postgres.proof.differences import Difference
     from polyladder_ops.postgres.session import Connection
     from polyladder_ops.postgres.switch import Switched
     from polyladder_ops.preflight import Obstacle

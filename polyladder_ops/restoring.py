@@ -20,14 +20,14 @@ from polyladder_ops.postgres import (
     databases,
     grants,
     inventory,
-    proof,
     properties,
     session,
     statistics,
     team,
     zones,
 )
-from polyladder_ops.postgres.proof import Difference
+from polyladder_ops.postgres.proof import differences, read_back
+from polyladder_ops.postgres.proof.differences import Difference
 from polyladder_ops.undoing import undone, undone_if_failing
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def prove(
             early.told(),
             team.opened(connect, _more(connection, manifest.contents.size_bytes, jobs)) as others,
         ):
-            contents = proof.read_contents(
+            contents = read_back.read_contents(
                 connection,
                 manifest.contents,
                 others=others,
@@ -270,7 +270,7 @@ def _replays_early(connection: Connection, manifest: Manifest, found: Sequence[C
     It ends with dropping a database, and to that belongs a checkpoint, which writes out all that was just loaded: a
     third of the proof's time, if nothing is done meanwhile.
     """
-    is_needed = not manifest.knows_objects or proof.needs_replay(
+    is_needed = not manifest.knows_objects or differences.needs_replay(
         manifest.objects, _as_of_source(manifest, found)
     )
     return is_needed and capacity.read(connection).free_connections >= _REPLAY_TAKES
@@ -289,9 +289,9 @@ class Found:
 def compare(
     manifest: Manifest, database: str, found: Found, replayed: Callable[[], Sequence[CatalogEntry]]
 ) -> list[Difference]:
-    """Return every difference between a manifest and what was found; `replayed` as in `proof.compare_objects`."""
-    differences = [
-        *proof.compare_contents(manifest.contents, found.contents),
+    """Return every difference between a manifest and what was found; `replayed` as in `differences.compare_objects`."""
+    wrong = [
+        *differences.compare_contents(manifest.contents, found.contents),
         *_objects_differ(manifest, found.objects, replayed),
         *_extensions_differ(manifest, found.extensions),
         *(
@@ -299,7 +299,7 @@ def compare(
             for part, why in properties.differences(manifest.properties, found.properties)
         ),
     ]
-    return list(dict.fromkeys(differences))  # a missing table is missed by its rows and by its definition
+    return list(dict.fromkeys(wrong))  # a missing table is missed by its rows and by its definition
 
 
 def _as_of_source(manifest: Manifest, found: Sequence[CatalogEntry]) -> list[CatalogEntry]:
@@ -316,9 +316,9 @@ def _objects_differ(
     A privilege that the source's major did not have yet is no difference: a newer server gives it to every owner.
     """
     if manifest.knows_objects:
-        return proof.compare_objects(manifest.objects, _as_of_source(manifest, found), replayed)
+        return differences.compare_objects(manifest.objects, _as_of_source(manifest, found), replayed)
     there = [entry for entry in found if entry.kind != "large object"]
-    return proof.compare_objects(replayed(), there, list)
+    return differences.compare_objects(replayed(), there, list)
 
 
 def _extensions_differ(manifest: Manifest, found: Sequence[Extension]) -> Iterator[Difference]:

@@ -22,12 +22,12 @@ from polyladder_ops.postgres import (
     leftovers,
     locks,
     marks,
-    proof,
     session,
     standbys,
     switch,
 )
-from polyladder_ops.postgres.proof import Difference
+from polyladder_ops.postgres.proof import differences, read_back
+from polyladder_ops.postgres.proof.differences import Difference
 from polyladder_ops.settling import after_switch, settled
 from polyladder_ops.undoing import at_work, standing, undo_after
 
@@ -209,8 +209,8 @@ def _writes(live: Target, aside: Marked, site: Site) -> tuple[Difference, ...] |
         closing(session.connect(live)) as connection,
         session.translated("could not read the live database"),
     ):
-        changed = proof.compare_contents(
-            manifest.contents, proof.read_contents(connection, manifest.contents)
+        changed = differences.compare_contents(
+            manifest.contents, read_back.read_contents(connection, manifest.contents)
         )
         return (*changed, *_made_since(inventory.entries(connection), manifest))
     return None

@@ -99,11 +99,12 @@ def _other_file(manifest: Manifest, size: int, sha256: str) -> list[str]:
 def _contradictions(manifest: Manifest, found: Stored, ledger: Ledger) -> list[str]:
     flaws = []
     if manifest.contents != replace(ledger.contents, encoding=manifest.encoding):
-        from polyladder_ops.postgres import (
-            proof,
-        )  # late: bytes that are as they should be need no client library
+        # Late: bytes that are as they should be need no client library.
+        from polyladder_ops.postgres.proof import differences
 
-        flaws = [str(difference) for difference in proof.compare_contents(manifest.contents, ledger.contents)]
+        flaws = [
+            str(difference) for difference in differences.compare_contents(manifest.contents, ledger.contents)
+        ]
         flaws = flaws or ["the manifest lists the dump's contents in another order, or twice"]
     if found.plain_bytes != manifest.plain_bytes:
         flaws.append(f"the dump has {found.plain_bytes} bytes, the manifest says {manifest.plain_bytes}")
@@ -152,7 +153,7 @@ def _restored(
     """Restore and compare; return what the server lacks for a proof, and what came out wrong."""
     from polyladder_ops import loading, restoring
     from polyladder_ops.postgres.databases import LocaleMissing
-    from polyladder_ops.postgres.load import LoadError
+    from polyladder_ops.postgres.load.loader import LoadError
     from polyladder_ops.postgres.script import Script
 
     lacking: list[str] = []

@@ -18,7 +18,8 @@ import pytest
 
 from polyladder_ops import backups, extraction, picking, portable
 from polyladder_ops.errors import Mismatch, OpsError, Refused, UsageError
-from polyladder_ops.postgres import databases, inventory, proof, session
+from polyladder_ops.postgres import databases, inventory, session
+from polyladder_ops.postgres.proof import differences, read_back
 from polyladder_ops.sandbox import server as servers
 from polyladder_ops.storage import Damaged
 from tests.conftest import numbers, run
@@ -525,10 +526,10 @@ def to_file(path: Path, backup: Backup, *tables: str) -> Extracted:
 def contents(target: Target, done: Extracted) -> list[str]:
     """Return what a database lacks of what was extracted."""
     with closing(session.connect(target)) as connection:
-        found = proof.read_contents(connection, done.contents)
+        found = read_back.read_contents(connection, done.contents)
         there = {(entry.kind, entry.name) for entry in inventory.entries(connection)}
-    differences = proof.compare_contents(done.contents, found)
-    return [str(d) for d in differences] + [name for kind, name in done.outcome.objects - there]
+    wrong = differences.compare_contents(done.contents, found)
+    return [str(d) for d in wrong] + [name for kind, name in done.outcome.objects - there]
 
 
 EACH = [
@@ -567,11 +568,11 @@ def test_rows_of_tables_that_are_there_go_beside_and_the_head_says_how_they_come
         connection.execute(b"UPDATE public.users SET display_name = 'new' WHERE number = 1")
         connection.execute(b"DELETE FROM public.users WHERE number > 100")
         connection.execute(b"DELETE FROM learning.review WHERE word_id % 2 = 0")
-        before = proof.read_contents(connection, sampled.manifest.contents)
+        before = read_back.read_contents(connection, sampled.manifest.contents)
     said = psql(sample_database, file)
     assert "polyladder_extract.users: 160 rows" in said
     with closing(session.connect(sample_database)) as connection:
-        assert proof.read_contents(connection, sampled.manifest.contents) == before
+        assert read_back.read_contents(connection, sampled.manifest.contents) == before
         head = [
             line
             for line in file.read_text(encoding="utf-8").splitlines()
@@ -610,7 +611,7 @@ def test_a_dropped_table_comes_back_in_its_place(
     psql(sample_database, tmp_path / "out.sql")
     deck = replace(done.contents, tables=done.contents.tables[:1])
     with closing(session.connect(sample_database)) as connection:
-        found = proof.read_contents(connection, deck)
+        found = read_back.read_contents(connection, deck)
     assert found.tables == deck.tables
     assert asked(sample_database, 'SELECT count(*) FROM polyladder_extract."learning.deck_word"') == [(240,)]
 

@@ -16,9 +16,10 @@ import pytest
 
 from polyladder_ops import backups, inplace, oldfiles, restoring
 from polyladder_ops.errors import OpsError, Refused
-from polyladder_ops.postgres import clearing, clearing_facts, inventory, proof, properties, session
+from polyladder_ops.postgres import clearing, clearing_facts, inventory, properties, session
 from polyladder_ops.postgres.conninfo import Target
-from polyladder_ops.postgres.load import LoadError
+from polyladder_ops.postgres.load.loader import LoadError
+from polyladder_ops.postgres.proof import read_back
 from polyladder_ops.postgres.volume import Volume
 from tests import majors
 from tests.conftest import numbers, run
@@ -49,7 +50,7 @@ def state(target: Target, wanted: Contents) -> tuple[object, ...]:
     with closing(session.connect(target)) as connection:
         seen = inventory.entries(connection), properties.extensions(connection), properties.read(connection)
     with closing(session.connect(target)) as connection:
-        return (*seen, proof.read_contents(connection, wanted))
+        return (*seen, read_back.read_contents(connection, wanted))
 
 
 def differences(target: Target, backup: Backup, accept: tuple[str, ...] = ()) -> list[str]:

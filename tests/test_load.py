@@ -16,7 +16,7 @@ from polyladder_ops import backups, interrupts, loading, restoring
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases, session
 from polyladder_ops.postgres.lexer import Lexer
-from polyladder_ops.postgres.load import Loader, LoadError
+from polyladder_ops.postgres.load.loader import Loader, LoadError
 from tests.conftest import numbers, run
 from tests.dumps import HEAD, TAIL, dump
 

@@ -11,7 +11,7 @@ from polyladder_ops import backups, loading, restoring
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import session
 from polyladder_ops.postgres.lexer import Lexer
-from polyladder_ops.postgres.load import Accepted, Loader, LoadError
+from polyladder_ops.postgres.load.loader import Accepted, Loader, LoadError
 from tests.dumps import dump
 from tests.forging import dump_of, forged
 

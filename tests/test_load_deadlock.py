@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import load, session
+from polyladder_ops.postgres import session
 from polyladder_ops.postgres.lexer import Lexer
-from polyladder_ops.postgres.load import Loader
+from polyladder_ops.postgres.load import loader
+from polyladder_ops.postgres.load.loader import Loader
 from tests.dumps import dump
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def test_one_that_is_met_too_often_or_can_not_be_undone_alone_ends_the_load(
     database: Target, before: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not before:
-        monkeypatch.setattr(load, "_TRIES", 1)
+        monkeypatch.setattr(loader, "_TRIES", 1)
     with closing(session.connect(database)) as connection:
         connection.execute(TABLES.encode())
     other = Crossing(database, 1)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from polyladder_ops.postgres.conninfo import Target
-    from polyladder_ops.postgres.proof import Difference
+    from polyladder_ops.postgres.proof.differences import Difference
     from polyladder_ops.postgres.properties import DatabaseProperties
 
 

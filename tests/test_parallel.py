@@ -14,7 +14,7 @@ from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import session
 from polyladder_ops.postgres.contents import Contents, Ledger, TableData
 from polyladder_ops.postgres.lexer import Lexer
-from polyladder_ops.postgres.load import LoadError
+from polyladder_ops.postgres.load.loader import LoadError
 from polyladder_ops.postgres.parallel import Crew, shares
 from tests.conftest import run
 from tests.dumps import dump

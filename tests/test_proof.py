@@ -12,9 +12,11 @@ import pytest
 
 from polyladder_ops import backups, loading, restoring
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import capacity, proof, session
+from polyladder_ops.postgres import capacity, session
 from polyladder_ops.postgres.contents import Contents, SequenceValue, TableData
 from polyladder_ops.postgres.inventory import CatalogEntry
+from polyladder_ops.postgres.proof import read_back
+from polyladder_ops.postgres.proof.differences import compare_objects
 from tests.faults.places import wait_for
 
 if TYPE_CHECKING:
@@ -128,15 +130,15 @@ def test_several_connections_read_what_one_reads(restored: Target, backup: Backu
     told: list[int] = []
     with ExitStack() as opened:
         one, *others = [opened.enter_context(closing(session.connect(restored))) for _ in range(4)]
-        alone = proof.read_contents(one, wanted)
-        beside = proof.read_contents(one, wanted, others=others, progress=told.append)
+        alone = read_back.read_contents(one, wanted)
+        beside = read_back.read_contents(one, wanted, others=others, progress=told.append)
         assert beside == alone
         assert sum(told) == sum(table.size_bytes for table in beside.tables)
         last = "SELECT query FROM pg_catalog.pg_stat_activity WHERE pid = ANY(%s)"
         pids = [other.info.backend_pid for other in others]
         assert any("COPY" in query for (query,) in one.execute(last, [pids]))
         one.execute("BEGIN")
-        assert proof.read_contents(one, wanted) == alone
+        assert read_back.read_contents(one, wanted) == alone
 
 
 def test_every_connection_reads_in_the_encoding_of_the_dump(database: Target) -> None:
@@ -150,7 +152,7 @@ def test_every_connection_reads_in_the_encoding_of_the_dump(database: Target) ->
             one.execute(
                 f"CREATE TABLE {table.name} AS SELECT 'é' AS t FROM generate_series(1, 1000)".encode()
             )
-        found = proof.read_contents(one, wanted, others=others)
+        found = read_back.read_contents(one, wanted, others=others)
     assert [table.size_bytes for table in found.tables] == [2 * 1000] * 6
 
 
@@ -180,7 +182,7 @@ def test_small_tables_share_a_round_trip_and_large_ones_come_first() -> None:
         TableData(f"public.t{n}", "(n)", 1, size, "", has_huge_rows=False) for n, size in enumerate(sizes)
     ]
     there = {table.name: ("r", "") for table in tables}
-    tasks = list(proof._Tables(there, None).tasks(tables))
+    tasks = list(read_back._Tables(there, None).tasks(tables))
     assert [task.size_bytes for task in tasks] == [900_000, 300_000, 250_000, 250_000, 100_010]
 
 
@@ -190,7 +192,7 @@ def test_tables_with_huge_rows_are_one_connections() -> None:
         TableData(f"public.t{n}", "(n)", 1, size, "", has_huge_rows=size > 500)
         for n, size in enumerate([100, 600, 1000])
     ]
-    tasks = list(proof._Tables({table.name: ("r", "") for table in tables}, None).tasks(tables))
+    tasks = list(read_back._Tables({table.name: ("r", "") for table in tables}, None).tasks(tables))
     assert [task.size_bytes for task in tasks] == [1600, 100]
 
 
@@ -316,7 +318,7 @@ def test_a_name_that_is_a_piece_of_sql_is_never_sent(server: Server, restored: T
             closing(session.connect(restored)) as connection,
             pytest.raises(OpsError, match="names something that is no table"),
         ):
-            proof.read_contents(connection, wanted)
+            read_back.read_contents(connection, wanted)
 
 
 def test_definitions_that_are_worded_alike_need_no_replay(backup: Backup) -> None:
@@ -324,15 +326,15 @@ def test_definitions_that_are_worded_alike_need_no_replay(backup: Backup) -> Non
         raise AssertionError
 
     objects = backup.manifest.objects
-    assert proof.compare_objects(objects, objects, never) == []
-    assert [str(d) for d in proof.compare_objects(objects[:2], objects[:1], never)] == [
+    assert compare_objects(objects, objects, never) == []
+    assert [str(d) for d in compare_objects(objects[:2], objects[:1], never)] == [
         f"{objects[1].kind} {objects[1].name}: it is missing"
     ]
 
 
 def test_a_definition_worded_otherwise_is_equal_if_the_dump_itself_gives_that_wording() -> None:
     wanted, found, other = (CatalogEntry("view", "v", "o", (), digest) for digest in "abc")
-    assert proof.compare_objects([wanted], [found], lambda: [found]) == []
+    assert compare_objects([wanted], [found], lambda: [found]) == []
     for replayed in ([other], [wanted], []):
-        (difference,) = proof.compare_objects([wanted], [found], lambda again=replayed: again)  # type: ignore[misc]
+        (difference,) = compare_objects([wanted], [found], lambda again=replayed: again)  # type: ignore[misc]
         assert str(difference) == "view v: its definition is not the one that was dumped"

@@ -15,7 +15,7 @@ from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.facts import Live
 from polyladder_ops.postgres.leftovers import Leftover
 from polyladder_ops.postgres.marks import Mark, Marked
-from polyladder_ops.postgres.proof import Difference
+from polyladder_ops.postgres.proof.differences import Difference
 from polyladder_ops.postgres.switch import Switched
 from polyladder_ops.records import Record
 from polyladder_ops.replacement import Plan, Result

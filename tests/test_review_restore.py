@@ -23,8 +23,9 @@ from polyladder_ops import (
     verification,
 )
 from polyladder_ops.errors import OpsError, Refused
-from polyladder_ops.postgres import databases, leftovers, locks, marks, proof, properties, session, takeover
+from polyladder_ops.postgres import databases, leftovers, locks, marks, properties, session, takeover
 from polyladder_ops.postgres.conninfo import Target
+from polyladder_ops.postgres.proof import differences
 from polyladder_ops.records import Record, append
 from polyladder_ops.settling import settled
 from tests.conftest import numbers, run
@@ -170,7 +171,7 @@ def test_an_accepted_property_of_a_database_lets_no_other_through(database: Targ
         was, owner="x", comment="y", connection_limit=3, tablespace="fast", grants=(), settings=(("", "work_mem", "1MB"), ("app", "work_mem", "1MB"))
     )  # fmt: skip
     items = [
-        proof.Difference("database", database.database, why, part).item
+        differences.Difference("database", database.database, why, part).item
         for part, why in properties.differences(wanted, was)
     ]
     assert len(set(items)) == len(items) > 6, items

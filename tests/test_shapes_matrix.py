@@ -23,7 +23,7 @@ from psycopg import sql
 from polyladder_ops import backups, loading, oldfiles, portable, restoring
 from polyladder_ops.postgres import session
 from polyladder_ops.postgres.lexer import Lexer
-from polyladder_ops.postgres.load import Loader, LoadError
+from polyladder_ops.postgres.load.loader import Loader, LoadError
 from tests import majors, shapes
 from tests.dumps import listen
 from tests.majors import CLIENTS, SERVERS

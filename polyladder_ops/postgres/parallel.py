@@ -19,7 +19,7 @@ from polyladder_ops.postgres.builds import Builds
 from polyladder_ops.postgres.contents import decode
 from polyladder_ops.postgres.judges import Judges
 from polyladder_ops.postgres.lexer import Lexer
-from polyladder_ops.postgres.load import Loader
+from polyladder_ops.postgres.load.loader import Loader
 from polyladder_ops.postgres.sections import Kind
 from polyladder_ops.postgres.team import Team
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from polyladder_ops.postgres.load import brings_data
+from polyladder_ops.postgres.load.loader import brings_data
 
 if TYPE_CHECKING:
     from polyladder_ops.postgres.lexer import Handler

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from polyladder_ops.postgres import proof
+from polyladder_ops.postgres.proof import read_back
 from polyladder_ops.postgres.session import translated
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ def _equal(connection: Connection, tables: Sequence[TableData], encoding: str) -
         if not probes:
             return
         connection.execute("SELECT pg_catalog.set_config('TimeZone', %s, false)", [zone])
-        same = set(probes) & set(proof.read_tables(connection, probes, encoding))
+        same = set(probes) & set(read_back.read_tables(connection, probes, encoding))
         if same and not is_likely:
-            same |= set(left[_PROBES:]) & set(proof.read_tables(connection, left[_PROBES:], encoding))
+            same |= set(left[_PROBES:]) & set(read_back.read_tables(connection, left[_PROBES:], encoding))
         yield from same
         left = [table for table in left if table not in same]
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from polyladder_ops import backups, checks, loading, restoring, verification
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import databases, proof, session
+from polyladder_ops.postgres import databases, session
+from polyladder_ops.postgres.proof import differences, read_back
 from polyladder_ops.sandbox.writer import Writer
 from polyladder_ops.undoing import undone_if_failing
 
@@ -52,7 +53,7 @@ class Result:
 
     steps: list[Step] = field(default_factory=list)
     backup: Backup | None = None
-    differences: tuple[proof.Difference, ...] = ()
+    differences: tuple[differences.Difference, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -124,8 +125,10 @@ def run(
     say("telling the live database from it")
     with _timed(result, "live is told apart") as report:
         with closing(session.connect(live)) as connection:
-            now = proof.read_contents(connection, result.backup.manifest.contents)
-        moved = [d for d in proof.compare_contents(result.backup.manifest.contents, now) if d.kind == "table"]
+            now = read_back.read_contents(connection, result.backup.manifest.contents)
+        moved = [
+            d for d in differences.compare_contents(result.backup.manifest.contents, now) if d.kind == "table"
+        ]
         report(f"{len(moved)} tables have gone on since the snapshot", len(moved) >= TABLES_MOVED)
     return result
 

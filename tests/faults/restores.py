@@ -16,8 +16,9 @@ from psycopg import sql
 
 from polyladder_ops import portable, replacement, setaside
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import marks, proof, switch
+from polyladder_ops.postgres import marks, switch
 from polyladder_ops.postgres.locks import Busy
+from polyladder_ops.postgres.proof import differences, read_back
 from polyladder_ops.postgres.session import connect
 from polyladder_ops.settings import load
 from polyladder_ops.site import Site
@@ -186,8 +187,8 @@ class Stage:
     def holds(self, contents: Contents, name: str = "") -> None:
         """Check, row by row, what a database holds."""
         with closing(connect(self.target.with_database(name or self.target.database))) as connection:
-            found = proof.read_contents(connection, self.backup.manifest.contents)
-        assert proof.compare_contents(contents, found) == []
+            found = read_back.read_contents(connection, self.backup.manifest.contents)
+        assert differences.compare_contents(contents, found) == []
 
     def is_untouched(self) -> None:
         """Check that the live database is the old one, complete, open, with its comment, and that nothing stands beside."""
@@ -238,7 +239,7 @@ def stage(place: Place, *, name: str) -> Iterator[Stage]:
     backup = place.take(server.with_database(origin))
     with closing(connect(server.with_database(origin), settings={"search_path": "public"})) as connection:
         spoil(connection)
-        before = proof.read_contents(connection, backup.manifest.contents)
+        before = read_back.read_contents(connection, backup.manifest.contents)
     made = Stage(
         Place(server.with_database(name), place.folder, place.private, place.secrets), backup, before, origin
     )

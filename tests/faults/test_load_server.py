@@ -12,7 +12,7 @@ import pytest
 from polyladder_ops import backups, loading, restoring
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import session
-from polyladder_ops.postgres.load import LoadError
+from polyladder_ops.postgres.load.loader import LoadError
 from polyladder_ops.sandbox import server as servers
 from tests.conftest import run
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from polyladder_ops.postgres import copyout, session
+from polyladder_ops.postgres import session
+from polyladder_ops.postgres.proof import copy_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,7 @@ def query(select: str) -> bytes:
 
 def read(connection: Connection, *queries: bytes) -> list[bytes]:
     found = [b""] * len(queries)
-    for place, piece in copyout.rows(connection, queries):
+    for place, piece in copy_out.rows(connection, queries):
         found[place] += piece
     return found
 
@@ -51,7 +52,7 @@ def test_each_statement_has_its_own_rows(connection: Connection) -> None:
 
 def test_a_huge_row_between_small_ones_comes_in_pieces_and_in_its_place(connection: Connection) -> None:
     select = f"SELECT repeat(chr(96 + g), CASE g WHEN 2 THEN {HUGE} ELSE 3 END) FROM generate_series(1, 3) g"
-    pieces = [piece for _, piece in copyout.rows(connection, [query(select)])]
+    pieces = [piece for _, piece in copy_out.rows(connection, [query(select)])]
     assert b"".join(pieces) == b"aaa\n" + b"b" * HUGE + b"\nccc\n"
     assert max(map(len, pieces)) <= 1 << 18
 

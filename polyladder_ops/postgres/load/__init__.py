@@ -1,0 +1,1 @@
+"""Putting a dump into a database through libpq."""

@@ -1,0 +1,1 @@
+"""Reading a database back, and whether it is what was dumped."""
