@@ -124,12 +124,14 @@ def _fill(
     target, settings = loading.circumstances(target, backup.manifest)
     with (
         session.translated("the server failed while it loaded the tables"),
-        closing(session.connect(target, settings={**loading.LOADING, **settings})) as connection,
+        closing(session.connect(target, settings={**loading.LOADING, **settings})) as owner,
+        loading.hands(owner, target, {**loading.LOADING, **settings}, backup.manifest) as both,
     ):
-        loader = _Loading(connection)
+        loader = _Loading(both.first, owner=both.owner)
         try:
             picker, read = _pick(backup, wanted, keys, loader, without=without, progress=progress)
             loader.finish()
+            both.finish()
         except LoadError as error:
             raise _lacking(error, without) from error
     outcome = picking.outcome(wanted, picker)

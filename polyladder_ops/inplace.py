@@ -255,6 +255,7 @@ class _Work:
     def load(self) -> tuple[Accepted, ...]:
         """Load the dump; return what was let through."""
         session.pin(self.connection, self.settings)
+        loading.expect_public(self.connection, self.backup.manifest)
         accepted = loading.feed(
             self.connection,
             self.backup,
@@ -291,6 +292,7 @@ class _Work:
         with contextlib.suppress(OpsError), session.translated("could not replay the dump"), self._aside():
             clearing.clear(self.connection)
             session.pin(self.connection, self.settings)
+            loading.expect_public(self.connection, self.backup.manifest)
             loading.replay_on(self.connection, self.backup, self.keys, accept=self.accept, script=self.script)
             session.pin(self.connection)
             return inventory.entries(self.connection)

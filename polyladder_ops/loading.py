@@ -6,7 +6,8 @@ What is sent is checked once more against the manifest while it passes: the byte
 from __future__ import annotations
 
 import re
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import capacity, databases, public, session, team
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.lexer import Lexer
+from polyladder_ops.postgres.load import login
+from polyladder_ops.postgres.load.handover import Handover
 from polyladder_ops.postgres.load.loader import Loader
 from polyladder_ops.postgres.olddump import PastDrops
 from polyladder_ops.postgres.parallel import A_TABLE, Crew
@@ -22,7 +25,7 @@ from polyladder_ops.postgres.permitted import OnlyPermitted
 from polyladder_ops.postgres.proof import differences
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from polyladder_ops.catalog import Backup
     from polyladder_ops.manifest import Manifest
@@ -36,7 +39,19 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int], None] | None
 
-__all__ = ["LOADING", "circumstances", "feed", "load", "money", "replay", "replay_on"]
+__all__ = [
+    "LOADING",
+    "Hands",
+    "Loaded",
+    "circumstances",
+    "expect_public",
+    "feed",
+    "hands",
+    "load",
+    "money",
+    "replay",
+    "replay_on",
+]
 
 LOADING = {"array_nulls": "on", "transform_null_equals": "off"}
 """What a database may have set for its application and what would change the meaning of a dump that is loaded into it."""
@@ -44,6 +59,22 @@ LOADING = {"array_nulls": "on", "transform_null_equals": "off"}
 # A crash of the server before the end means a new restore anyway; the switch's own COMMIT flushes everything before it.
 _NOBODY_WAITS = {"synchronous_commit": "off"}
 _WORTH_A_CONNECTION = 4_000_000  # bytes of rows; a dump of few is in before others are connected
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a load had to let through, and why the dump was not sent by a login made for it (empty: it was)."""
+
+    accepted: tuple[Accepted, ...] = ()
+    by_ourselves: str = ""
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What people should know of it, in sentences."""
+        if not self.by_ourselves:
+            return ()
+        why = f"loaded by our own role, since no login could be made for it ({self.by_ourselves})"
+        return (f"{why}: code of the database's users ran with its rights",)
 
 
 def load(
@@ -55,9 +86,10 @@ def load(
     jobs: int | None = None,
     script: Script | None = None,
     progress: Progress = None,
-) -> tuple[Accepted, ...]:
-    """Load a backup into an empty database, checking once more that these are the bytes of its manifest.
+) -> Loaded:
+    """Load a backup into an empty database of ours, checking once more that these are the bytes of its manifest.
 
+    The dump is sent by a login that is made for it, where one can be made: rows run code of whoever owned their tables.
     `jobs` is how many connections work side by side; None: as many as the server's cores, memory and free connections
     allow. `script` keeps the statements for a replay. Return which of the statements that `accept` names
     (`statement:12`) the server refused and were let through; what that cost is the proof's to tell. Raise OpsError if it
@@ -66,17 +98,89 @@ def load(
     target, settings = circumstances(target, backup.manifest)
     with (
         session.translated("the server failed while it loaded the backup"),
-        closing(session.connect(target)) as first,
+        closing(session.connect(target)) as owner,
     ):
-        room = capacity.read(first)
+        room = capacity.read(owner)
         number = _jobs(room, backup.manifest, jobs, accept)
         settings |= {**LOADING, **_NOBODY_WAITS, **capacity.settings(room, number)}
-        session.pin(first, settings)
-        with team.opened(partial(session.connect, target, settings=settings), number - 1) as others:
-            if not others:
-                return feed(first, backup, keys, accept=accept, script=script, progress=progress)
-            _feed_all([first, *others], backup, keys, script, progress)
-    return ()
+        session.pin(owner, settings)
+        expect_public(owner, backup.manifest)
+        tick = partial(progress, 0) if progress else None
+        with hands(owner, target, settings, backup.manifest, accept=accept, tick=tick) as both:
+            with team.opened(both.connect, number - 1) as others:
+                accepted: tuple[Accepted, ...] = ()
+                if others:
+                    _feed_all([both.first, *others], backup, keys, script, progress, owner=both.owner)
+                else:
+                    accepted = feed(
+                        both.first,
+                        backup,
+                        keys,
+                        accept=accept,
+                        script=script,
+                        progress=progress,
+                        owner=both.owner,
+                    )
+            both.finish()
+            accepted += both.owner.accepted if both.owner else ()
+        return Loaded(_in_order(accepted), both.by_ourselves)
+
+
+@dataclass
+class Hands:
+    """The first session that sends a dump, how others are opened, and what its owner does for it; None: it is the owner's."""
+
+    first: Connection
+    connect: Callable[[], Connection]
+    owner: Handover | None
+    by_ourselves: str = ""
+
+    def finish(self) -> None:
+        """End a load: everything goes to whom it belongs."""
+        if self.owner:
+            self.first.close()
+            self.owner.finish()
+
+
+@contextmanager
+def hands(
+    owner: Connection,
+    target: Target,
+    settings: Mapping[str, str],
+    manifest: Manifest,
+    *,
+    accept: Collection[str] = (),
+    tick: Callable[[], None] | None = None,
+) -> Iterator[Hands]:
+    """Within the block who sends a dump into this database: a login made for it, or else our own session in it (`owner`)."""
+    if manifest.changes_roles:
+        why = "it changes roles by itself, or is one transaction"
+        yield Hands(owner, partial(session.connect, target, settings=settings), None, why)
+        return
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(login.made(owner, target))
+            connect = partial(session.connect, made.target, settings=settings)
+            first = stack.enter_context(closing(login.opened(owner, made, connect)))
+        except login.NoLogin as error:
+            yield Hands(owner, partial(session.connect, target, settings=settings), None, str(error))
+        else:
+            does = Handover(owner, made, open_to_all=_open_to_all(manifest), accept=accept, tick=tick)
+            yield Hands(first, connect, does)
+
+
+def _open_to_all(manifest: Manifest) -> frozenset[str] | None:
+    """Return the functions that everybody might call in the source, None if nobody knows."""
+    if not manifest.knows_objects:
+        return None
+    kinds = ("function", "procedure", "aggregate")
+    grants = [(e.name, g) for e in manifest.objects if e.kind in kinds for g in e.grants]
+    return frozenset(name for name, grant in grants if grant.startswith("PUBLIC=EXECUTE"))
+
+
+def _in_order(through: Iterable[Accepted]) -> tuple[Accepted, ...]:
+    """Return what was let through once each, in the dump's order."""
+    return tuple(sorted(dict.fromkeys(through), key=lambda accepted: int(accepted.item.partition(":")[2])))
 
 
 def _jobs(room: Capacity, manifest: Manifest, wanted: int | None, accept: Collection[str]) -> int:
@@ -94,13 +198,13 @@ def _feed_all(
     keys: Sequence[Any],
     script: Script | None,
     progress: Progress,
+    *,
+    owner: Handover | None,
 ) -> None:
-    _expect_public(connections[0], backup.manifest)
-
     def wrap(handler: Handler, number: int) -> Handler:
         return _guarded(backup.manifest, handler, None if number else script)
 
-    crew = Crew(connections, backup.manifest.contents, wrap=wrap, progress=progress)
+    crew = Crew(connections, backup.manifest.contents, wrap=wrap, progress=progress, owner=owner)
     read: list[Stored] = []
 
     def unpack(sink: Callable[[bytes], None], number: int) -> None:
@@ -127,11 +231,15 @@ def replay(
     They come from the `script` that a load of this backup kept, or else from the file.
     """
     target, settings = circumstances(target, backup.manifest)
+    settings |= {**LOADING, **_NOBODY_WAITS}
     with (
         session.translated("the server failed while it loaded the backup"),
-        closing(session.connect(target, settings={**LOADING, **_NOBODY_WAITS, **settings})) as connection,
+        closing(session.connect(target, settings=settings)) as owner,
     ):
-        replay_on(connection, backup, keys, accept=accept, script=script)
+        expect_public(owner, backup.manifest)
+        with hands(owner, target, settings, backup.manifest, accept=accept) as both:
+            replay_on(both.first, backup, keys, accept=accept, script=script, owner=both.owner)
+            both.finish()
 
 
 def replay_on(
@@ -141,13 +249,16 @@ def replay_on(
     *,
     accept: Collection[str] = (),
     script: Script | None = None,
+    owner: Handover | None = None,
 ) -> None:
-    """Do the statements on this connection, in the caller's transaction if there is one. Raise as `load` does."""
+    """Do the statements on this connection, in the caller's transaction if there is one. Raise as `load` does.
+
+    `expect_public` goes before.
+    """
     if script is None or script.statements is None:
-        feed(connection, backup, keys, schema_only=True, accept=accept)
+        feed(connection, backup, keys, schema_only=True, accept=accept, owner=owner)
         return
-    _expect_public(connection, backup.manifest)
-    loader = Loader(connection, schema_only=True, accept=accept)
+    loader = Loader(connection, schema_only=True, accept=accept, owner=owner)
     for text, place in script.statements:
         loader.do(text, place)
     loader.finish()
@@ -162,16 +273,18 @@ def feed(
     accept: Collection[str] = (),
     script: Script | None = None,
     progress: Progress = None,
+    owner: Handover | None = None,
 ) -> tuple[Accepted, ...]:
     """Send a backup's dump to this connection, in the caller's transaction if there is one; return what was let through.
+
+    `expect_public` goes before. `owner` as in `Loader`.
 
     Raise OpsError if the server refuses anything that is not accepted, if the dump is not whole, or if these are not the
     bytes that the manifest speaks of.
     """
     manifest = backup.manifest
-    _expect_public(connection, manifest)
     tick = partial(progress, 0) if progress else None
-    loader = Loader(connection, schema_only=schema_only, accept=accept, tick=tick)
+    loader = Loader(connection, schema_only=schema_only, accept=accept, tick=tick, owner=owner)
     lexer = Lexer(_guarded(manifest, loader, script))
 
     def sink(block: bytes) -> None:
@@ -191,7 +304,7 @@ def _guarded(manifest: Manifest, handler: Handler, script: Script | None) -> Han
     return OnlyPermitted(handler if manifest.knows_objects else PastDrops(handler))
 
 
-def _expect_public(connection: Connection, manifest: Manifest) -> None:
+def expect_public(connection: Connection, manifest: Manifest) -> None:
     """Make the schema public what this dump's client expects; of an old file nobody knows."""
     if not manifest.knows_objects:
         return

@@ -97,6 +97,7 @@ class Manifest(_Frozen):
     not_included: tuple[str, ...]
     warnings: tuple[str, ...]
     knows_objects: bool = True  # False for an old file, of which only what stands in it is known
+    changes_roles: bool = False  # of an old file: it says SET SESSION AUTHORIZATION, or is one transaction
 
     @property
     def contents(self) -> Contents:

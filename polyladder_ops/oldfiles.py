@@ -225,6 +225,7 @@ def _manifest(path: Path, stem: str, stored: Stored, notes: Notes, **known: Any)
         not_included=(*_doubts(notes), since, *_lost(notes)),
         warnings=(),
         knows_objects=False,
+        changes_roles=notes.changes_roles,
         **known,
     )
 

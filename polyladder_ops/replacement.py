@@ -239,7 +239,7 @@ class _Run:
         backup, accept = self.plan.backup, self.options.accept
         copy, script = self.server.with_database(ready), Script()
         with self._phase("load") as progress:
-            through = loading.load(
+            loaded = loading.load(
                 copy,
                 backup,
                 self.keys,
@@ -248,7 +248,9 @@ class _Run:
                 script=script,
                 progress=progress,
             )
-            self.accepted += [f"{a.item}: {a.why}" for a in through]
+            self.accepted += [f"{a.item}: {a.why}" for a in loaded.accepted]
+        for sentence in loaded.said:
+            self.say(sentence)
         with self._phase("analyze"):
             restoring.analyze(copy, jobs=self.options.jobs)
         with self._phase("proof") as progress:

@@ -41,6 +41,7 @@ class Verdict:
     verdict: Word
     reasons: tuple[str, ...]
     seconds: float
+    said: tuple[str, ...] = ()  # what people should know besides
 
     @property
     def passed(self) -> bool:
@@ -135,10 +136,10 @@ def verify_by_restore(
     obstacles = restoring.obstacles(server, backup.manifest)
     if obstacles.fatal:
         return _recorded(backup, "restore", "not proved", [*obstacles.fatal, *obstacles.doubts], began)
-    lacking, wrong = _restored(backup, keys, server, trusted=trusted, jobs=jobs, progress=progress)
+    lacking, wrong, said = _restored(backup, keys, server, trusted=trusted, jobs=jobs, progress=progress)
     lacking = [*obstacles.doubts, *lacking, *(obstacles.excuses if wrong else ())]
     verdict: Word = "not proved" if lacking else "failed" if wrong else "passed"
-    return _recorded(backup, "restore", verdict, [*lacking, *wrong], began)
+    return replace(_recorded(backup, "restore", verdict, [*lacking, *wrong], began), said=said)
 
 
 def _restored(
@@ -149,8 +150,8 @@ def _restored(
     trusted: bool,
     jobs: int | None,
     progress: Progress,
-) -> tuple[list[str], list[str]]:
-    """Restore and compare; return what the server lacks for a proof, and what came out wrong."""
+) -> tuple[list[str], list[str], tuple[str, ...]]:
+    """Restore and compare; return what the server lacks for a proof, what came out wrong, and what to say besides."""
     from polyladder_ops import loading, restoring
     from polyladder_ops.postgres.databases import LocaleMissing
     from polyladder_ops.postgres.load.loader import LoadError
@@ -165,14 +166,15 @@ def _restored(
         ):
             lacking += restoring.lacking(target, manifest)
             script = Script()
-            loading.load(target, backup, keys, jobs=jobs, script=script, progress=progress)
+            loaded = loading.load(target, backup, keys, jobs=jobs, script=script, progress=progress)
             differences = restoring.prove(server, target.database, backup, keys, jobs=jobs, script=script)
     except LocaleMissing as error:
-        return [f"{error.message}: {error.detail}"], []
+        return [f"{error.message}: {error.detail}"], [], ()
     except LoadError as error:
         said = [f"{error.message}: {error.detail}"]
-        return ([*said, *lacking], []) if error.lacks else (lacking, said)
-    return lacking, [str(d) for d in differences if d.kind != "database" or d.detail not in lacking]
+        return ([*said, *lacking], [], ()) if error.lacks else (lacking, said, ())
+    wrong = [str(d) for d in differences if d.kind != "database" or d.detail not in lacking]
+    return lacking, wrong, loaded.said
 
 
 def _recorded(backup: Backup, level: Level, verdict: Word, reasons: Sequence[str], began: float) -> Verdict:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import secrets
 import time
 from contextlib import closing
@@ -38,6 +39,7 @@ __all__ = [
     "end_session",
     "ended_if_left",
     "hold",
+    "is_temporary",
     "locked",
     "make_roles",
     "tablespaces",
@@ -206,6 +208,26 @@ def drop(server: Target, name: str) -> None:
         for subscription in _subscriptions(connection, name):
             _forget(server.with_database(name), sql.Identifier(subscription))
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        if is_temporary(name):
+            _drop_login(connection, name)
+
+
+def _drop_login(connection: Connection, name: str) -> None:
+    """Drop the role that loaded a database, if one of this name is such a login still and owns nothing elsewhere."""
+    if connection.execute(_LOGINS + " AND rolname = %s", [name]).fetchone():
+        with contextlib.suppress(errors.DependentObjectsStillExist, errors.InsufficientPrivilege):
+            # What it may do with tablespaces and settings would keep it.
+            for statement in ("DROP OWNED BY {}", "DROP ROLE IF EXISTS {}"):
+                connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+
+
+# A login of a load as it was made: what somebody has taken into use since, with more rights or members, is not ours.
+_LOGINS = """
+SELECT rolname::text FROM pg_catalog.pg_roles r
+WHERE rolname ~ '^polyladder_[a-z]+_[0-9a-f]{16}$' AND rolvaliduntil IS NOT NULL AND NOT rolinherit
+  AND NOT (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid)
+"""
 
 
 def _subscriptions(connection: Connection, database: str) -> list[str]:
@@ -222,6 +244,14 @@ def _forget(target: Target, subscription: sql.Identifier) -> None:
         for change in ("ALTER SUBSCRIPTION {} DISABLE", "ALTER SUBSCRIPTION {} SET (slot_name = NONE)"):
             connection.execute(sql.SQL(change).format(subscription))
         connection.execute(sql.SQL("DROP SUBSCRIPTION {}").format(subscription))
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is one that `temporary_name` makes."""
+    return _TEMPORARY.fullmatch(name) is not None and _seal(name[:-8]) == name[-8:]
+
+
+_TEMPORARY = re.compile(r"polyladder_[a-z]+_[0-9a-f]{16}")
 
 
 def temporary_name(purpose: str) -> str:
@@ -248,7 +278,7 @@ def hold(connection: Connection, name: str) -> None:
 
 
 def abandoned(connection: Connection, *, ours_only: bool = False) -> list[str]:
-    """Return the databases that killed runs left half-made, `ours_only`: those that we may drop.
+    """Return the databases that killed runs left half-made, and logins without one; `ours_only`: those that we may drop.
 
     Until the connection ends we hold their locks.
     """
@@ -258,7 +288,12 @@ def abandoned(connection: Connection, *, ours_only: bool = False) -> list[str]:
             " AND (pg_catalog.pg_has_role(datdba, 'USAGE') OR NOT %s)",
             [ours_only],
         ).fetchall()
-        sealed = [name for (name,) in rows if _seal(name[:-8]) == name[-8:]]
+        rows += connection.execute(
+            f"{_LOGINS} AND rolname NOT IN (SELECT datname FROM pg_catalog.pg_database)"
+            " AND (pg_catalog.pg_has_role(r.oid, 'MEMBER') OR NOT %s)".encode(),
+            [ours_only],
+        ).fetchall()
+        sealed = [name for (name,) in rows if is_temporary(name)]
         return [name for name in sealed if _is_unlocked(connection, name)]
 
 

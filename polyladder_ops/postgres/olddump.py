@@ -69,6 +69,7 @@ class Notes:
     drops_public: bool = False
     has_owners: bool = False
     has_grants: bool = False
+    changes_roles: bool = False
     inserted: Counter[bytes] = field(default_factory=Counter)
     _ledger: Ledger = field(default_factory=Ledger)
     _roles: dict[bytes, None] = field(default_factory=dict)
@@ -143,6 +144,8 @@ class Notes:
             self.drops_public = self.drops_public or _DROPS_PUBLIC.match(text) is not None
         elif first == b"ALTER" and (attached := _ATTACHED.match(text)):
             self._partitions.add(self._ledger.qualified(attached[1]))
+        # What is one transaction (pg_restore --single-transaction) begins it before it makes anything.
+        self.changes_roles |= _SESSION.match(text) is not None or (first == b"BEGIN" and not self._created)
         for role in _roles(text):
             self._roles[role] = None
         self.has_owners = self.has_owners or _OWNER.match(text) is not None

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.builds import Unit
     from polyladder_ops.postgres.contents import Contents
     from polyladder_ops.postgres.lexer import Handler
+    from polyladder_ops.postgres.load.handover import Handover
     from polyladder_ops.postgres.sections import Build
     from polyladder_ops.postgres.session import Connection
 
@@ -61,7 +62,7 @@ class Crew:
     """The readers of one dump and what they share; `run` loads it, `contents` is what has passed then.
 
     `wrap` puts something before the reader of this number. `progress` is told of bytes, by the calling thread only, and
-    now and then of none.
+    now and then of none. `owner` as in `Loader`, for the leader.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Crew:
         *,
         wrap: Callable[[Handler, int], Handler],
         progress: Callable[[int], None] | None = None,
+        owner: Handover | None = None,
     ) -> None:
         self.team = Team(connections)
         self.sizes = {table.name: table.size_bytes for table in contents.tables}
@@ -85,7 +87,9 @@ class Crew:
         self._progress = progress
         self._sent = [0] * len(connections)
         self._told = 0
-        self._readers = [_Reader(self, number, each) for number, each in enumerate(connections)]
+        self._readers = [
+            _Reader(self, number, each, None if number else owner) for number, each in enumerate(connections)
+        ]
 
     @property
     def size(self) -> int:
@@ -177,11 +181,11 @@ class _Section:
 class _Reader:
     """The handler of one connection; number 0 leads."""
 
-    def __init__(self, crew: Crew, number: int, connection: Connection) -> None:
+    def __init__(self, crew: Crew, number: int, connection: Connection, owner: Handover | None) -> None:
         self._crew = crew
         self._number = number
         self._leads = number == 0
-        self.loader = Loader(connection, tick=crew.beat if self._leads else crew.team.check)
+        self.loader = Loader(connection, tick=crew.beat if self._leads else crew.team.check, owner=owner)
         self._place = 0
         self._at = 0  # the section that we are in, or before
         self._is_inside = False

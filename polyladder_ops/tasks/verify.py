@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import sys
 from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import Mismatch, UsageError
@@ -61,6 +62,8 @@ def verify(
                 result = verification.verify_by_restore(
                     chosen, keys, scratch.target, trusted=scratch.trusted, jobs=wanted, progress=bar.advance
                 )
+    for sentence in result.said:
+        print(sentence, file=sys.stderr)
     if json:
         said = {
             "backup": chosen.id,

@@ -20,11 +20,13 @@ from psycopg import pq
 
 from polyladder_ops.postgres.contents import Ledger
 from polyladder_ops.postgres.lexer import setting_of
+from polyladder_ops.postgres.load.hands import REFUSED
 from polyladder_ops.postgres.refusals import BETWEEN, Accepted, Answer, LoadError, Statement, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
+    from polyladder_ops.postgres.load.handover import Handover
     from polyladder_ops.postgres.session import Connection
 
 __all__ = ["Accepted", "LoadError", "Loader", "brings_data"]
@@ -82,7 +84,7 @@ class Loader:
     and COMMIT stay behind. Raise LoadError as soon as the server refuses something else, OpsError if it fails,
     psycopg's OperationalError if it is gone; what was sent before stays, so the database is to be dropped then, or the
     caller's transaction to be rolled back. `tick` is called at least once a second while the server lets us wait; what
-    it raises ends the load.
+    it raises ends the load. With an `owner` the connection is a login's without rights, and what is not for it the owner does.
     """
 
     def __init__(
@@ -92,8 +94,10 @@ class Loader:
         schema_only: bool = False,
         accept: Collection[str] = (),
         tick: Callable[[], None] | None = None,
+        owner: Handover | None = None,
     ) -> None:
         self.ledger = Ledger()
+        self._owner = owner
         self._tick = tick
         self._connection = connection
         self._pgconn = connection.pgconn
@@ -111,7 +115,8 @@ class Loader:
     @property
     def accepted(self) -> tuple[Accepted, ...]:
         """What the server refused and was let through, in the dump's order."""
-        return tuple(self._accepted)
+        both = [*self._accepted, *(self._owner.accepted if self._owner else ())]
+        return tuple(sorted(both, key=lambda accepted: int(accepted.item.partition(":")[2])))
 
     @property
     def is_in_transaction(self) -> bool:
@@ -140,6 +145,8 @@ class Loader:
         setting = setting_of(text)
         if setting and setting[0] == b"standard_conforming_strings":
             self._escapes = setting[1] == b"off"
+        if self._owner and self._owner.takes(text, place, before=self.finish):
+            return
         statement = Statement(text, place)
         if statement.item in self._accept and not _CONTROL.match(text):
             self._try(statement)
@@ -166,17 +173,35 @@ class Loader:
     def finish(self) -> None:
         """Send what is waiting and hear that the server did it."""
         batch, self._batch, self._batch_bytes = self._batch, [], 0
-        if not batch:
-            return
+        while batch:
+            batch = self._sent(batch)
+
+    def _sent(self, batch: list[Statement]) -> list[Statement]:
+        """Send a batch, and hear that the server did it; return what is left of it behind a statement that the owner did."""
         tries = _TRIES if self._is_undone_whole(batch) else 1
         while refused := self._refused(batch):
             answer, done = refused
-            tries -= 1
-            if not tries or answer.state != _DEADLOCK:
-                raise answer.refusal(answer.blamed(batch, done))
+            blamed = answer.blamed(batch, done)
             for _ in self._results():  # until all are heard nothing else can be said
                 pass
+            if self._owner and answer.state in REFUSED and self._is_undone_whole(batch):
+                return self._past(batch, blamed, answer)
+            tries -= 1
+            if not tries or answer.state != _DEADLOCK:
+                raise answer.refusal(blamed)
         self._expect_same_rules()
+        return []
+
+    def _past(self, batch: list[Statement], blamed: Statement, answer: Answer) -> list[Statement]:
+        """Have the owner do what was refused, behind what stands before it; return what stands behind it."""
+        assert self._owner is not None
+        place = batch.index(blamed)
+        before = batch[:place]
+        while before:
+            before = self._sent(before)
+        if not self._owner.does(blamed.text, blamed.place, answer.state):
+            raise answer.refusal(blamed)
+        return batch[place + 1 :]
 
     def _refused(self, batch: Sequence[Statement]) -> tuple[Answer, int] | None:
         """Send these statements; return what the server says against one, and how many it took before."""

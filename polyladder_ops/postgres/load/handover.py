@@ -1,0 +1,89 @@
+"""What the owner of a database does for the login that loads it: some statements in their place, some when all else is done."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from polyladder_ops.postgres.load import login
+from polyladder_ops.postgres.load.hands import REFUSED, Hand, hand, is_for_a_superuser
+from polyladder_ops.postgres.load.loader import Loader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from polyladder_ops.postgres.load.loader import Accepted
+    from polyladder_ops.postgres.load.login import Login
+    from polyladder_ops.postgres.session import Connection
+
+__all__ = ["Handover"]
+
+
+class Handover:
+    """The owner's side of a load: `takes` and `does` are asked by the login's `Loader`, `finish` ends it.
+
+    `open_to_all` names the functions that everybody may call in the source, None if nobody knows. `accept` and `tick` as in
+    `Loader`. Raise what a Loader raises.
+    """
+
+    def __init__(
+        self,
+        owner: Connection,
+        role: Login,
+        *,
+        open_to_all: frozenset[str] | None = None,
+        accept: Collection[str] = (),
+        tick: Callable[[], None] | None = None,
+    ) -> None:
+        self._owner = owner
+        self._login = role
+        self._open_to_all = open_to_all
+        self._loader = Loader(owner, accept=accept, tick=tick)
+        self._last: list[tuple[bytes, int]] = []
+        self._settings: deque[tuple[bytes, int]] = deque()  # that the owner's session has not heard yet
+
+    @property
+    def accepted(self) -> tuple[Accepted, ...]:
+        """What the server refused the owner and was let through."""
+        return self._loader.accepted
+
+    def takes(self, text: bytes, place: int, *, before: Callable[[], None]) -> bool:
+        """Whether a statement is the owner's alone; what is done in its place is done after `before`, which sends the login's."""
+        whose = hand(text)
+        if whose in (Hand.LAST, Hand.BOTH):
+            self._last.append((text, place))
+        if whose is Hand.BOTH:
+            self._settings.append((text, place))
+        if whose is Hand.OWNER:
+            before()
+            self._do(text, place)
+            login.give_insert(self._owner, self._login)
+        return whose in (Hand.LAST, Hand.OWNER)
+
+    def does(self, text: bytes, place: int, state: str) -> bool:
+        """Whether what the server refused the login is one of the things that only a superuser may, and is done now."""
+        if state not in REFUSED or not is_for_a_superuser(text, self._trusted()):
+            return False
+        self._do(text, place)
+        if self._open_to_all is not None:
+            login.restrict(self._owner, self._login, self._open_to_all)
+        return True
+
+    def _trusted(self) -> frozenset[bytes]:
+        rows = self._owner.execute("SELECT lanname::text FROM pg_catalog.pg_language WHERE lanpltrusted")
+        return frozenset(name.encode() for (name,) in rows.fetchall())
+
+    def _do(self, text: bytes, place: int) -> None:
+        """Do a statement under the settings that stand before it: those behind it may name what it makes."""
+        while self._settings and self._settings[0][1] < place:
+            self._loader.do(*self._settings.popleft())
+        self._loader.do(text, place)
+        self._loader.finish()
+
+    def finish(self) -> None:
+        """Give everything to whom it belongs, and drop the login, whose sessions have ended."""
+        login.return_public(self._owner, self._login)
+        for text, place in self._last:
+            self._loader.do(text, place)
+        self._loader.finish()
+        login.end(self._owner, self._login)

@@ -1,0 +1,185 @@
+"""The login by which a dump is sent: a role made for one load, a member of nobody, who owns everything meanwhile.
+
+Rows run code: CHECKs, domains, generated columns and partition keys call functions of whoever made them, as the session's
+user. A superuser's session would lend them all its rights, and neither SET ROLE nor SET SESSION AUTHORIZATION protects
+it: the function says RESET. So the session's own user must be one who has nothing to lend (tried on 13, 15, 18). A login
+that is a member of the owners would be another hole: the function would say SET ROLE.
+
+The role has the name of the database that it loads, if that is a sealed one: whatever drops the one drops the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+
+from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import databases
+from polyladder_ops.postgres.conninfo import Target
+from polyladder_ops.postgres.session import translated
+from polyladder_ops.redaction import hide, redact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from polyladder_ops.postgres.session import Connection
+
+__all__ = ["Login", "NoLogin", "end", "give_insert", "made", "opened", "restrict", "return_public"]
+
+_QUIET = "-c event_triggers=off"
+_OURSELVES = """
+SELECT current_user::text, pg_catalog.current_setting('is_superuser') = 'on', (pg_catalog.now() + '1 day')::text
+"""
+_PUBLIC = """
+SELECT n.oid::int8, pg_catalog.pg_get_userbyid(n.nspowner)::text FROM pg_catalog.pg_namespace n WHERE n.nspname = 'public'
+"""
+# Dumps bring rows for them, and values of sequences.
+_CONFIGURATION = """
+SELECT c.oid::pg_catalog.regclass::text, c.relkind = 'S'
+FROM pg_catalog.pg_extension e CROSS JOIN pg_catalog.unnest(e.extconfig) AS x (relation)
+JOIN pg_catalog.pg_class c ON c.oid = x.relation
+"""
+# Functions that no login could have made: what one may do with them is told by grants, which come last.
+_UNSAFE = """
+SELECT (pg_catalog.pg_identify_object('pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, 0)).identity
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+WHERE p.oid >= 16384 AND NOT l.lanpltrusted AND l.lanname <> 'sql'
+  AND p.proowner <> pg_catalog.to_regrole(%s)
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                  WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e')
+"""
+
+
+class NoLogin(Exception):  # noqa: N818 - a fact about the server
+    """The server makes no such login, or lets it not in; the text says why."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """The role, how it reaches the database, and who owned the schema public (its oid, the owner) before; None: nobody."""
+
+    role: str
+    target: Target
+    public: tuple[int, str] | None
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """Its name, quoted."""
+        return sql.Identifier(self.role)
+
+
+@contextlib.contextmanager
+def made(owner: Connection, target: Target) -> Iterator[Login]:
+    """Within the block a login that may make everything in this database; `end` drops it when it has done so.
+
+    `owner` is our session in the database, `target` how it was reached. If the block fails, the role goes with its
+    database (`databases.drop`); in one whose name is not sealed what it made becomes ours. Raise NoLogin if there is none.
+    """
+    is_sealed = databases.is_temporary(target.database)
+    role = target.database if is_sealed else databases.temporary_name("load")
+    password = secrets.token_urlsafe(24)
+    hide(password)
+    login = _made(owner, role, password, target, is_sealed=is_sealed)
+    try:
+        yield login
+    except BaseException:
+        if not is_sealed:
+            with contextlib.suppress(psycopg.Error, OpsError):
+                return_public(owner, login)
+                end(owner, login)
+        raise
+
+
+def _made(owner: Connection, role: str, password: str, target: Target, *, is_sealed: bool) -> Login:
+    try:
+        if not is_sealed:
+            databases.hold(owner, role)
+        with owner.transaction():
+            public = _make(owner, role, password, target)
+    except psycopg.Error as error:
+        raise NoLogin(_said(error)) from error
+    reached = Target.of(**{**target.parameters, "user": role, "password": password})
+    return Login(role, reached, public)
+
+
+def _make(owner: Connection, role: str, password: str, target: Target) -> tuple[int, str] | None:
+    name, database = sql.Identifier(role), sql.Identifier(target.database)
+    row = owner.execute(_OURSELVES).fetchone()
+    assert row is not None
+    ourselves, is_superuser, until = row
+    verifier = owner.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+    owner.execute(
+        sql.SQL("CREATE ROLE {} LOGIN NOINHERIT PASSWORD {} VALID UNTIL {}").format(name, verifier, until)
+    )
+    if not is_superuser:
+        options = " WITH INHERIT TRUE, SET TRUE" if owner.info.server_version >= 160000 else ""
+        owner.execute(sql.SQL("GRANT {} TO {}" + options).format(name, sql.Identifier(ourselves)))
+    owner.execute(sql.SQL("GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {} TO {}").format(database, name))
+    for tablespace in databases.tablespaces(owner) - {"pg_default", "pg_global"} if is_superuser else ():
+        owner.execute(sql.SQL("GRANT CREATE ON TABLESPACE {} TO {}").format(sql.Identifier(tablespace), name))
+    if _QUIET in target.parameters.get("options", ""):
+        owner.execute(sql.SQL("GRANT SET ON PARAMETER event_triggers TO {}").format(name))
+    return _take_public(owner, name)
+
+
+def _take_public(owner: Connection, name: sql.Identifier) -> tuple[int, str] | None:
+    """Give the schema public to the login, and return what it was; None if there is none or it can't be given."""
+    row = owner.execute(_PUBLIC).fetchone()
+    if row is None:
+        return None
+    try:
+        with owner.transaction():
+            owner.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(name))
+    except psycopg.errors.InsufficientPrivilege:
+        return None  # up to 14 it is a superuser's; everybody may create in it
+    return int(row[0]), str(row[1])
+
+
+def opened(owner: Connection, login: Login, connect: Callable[[], Connection]) -> Connection:
+    """Return the login's first session. Raise NoLogin, and leave no login behind, if the server does not let it in."""
+    try:
+        return connect()
+    except OpsError as error:
+        return_public(owner, login)
+        end(owner, login)
+        raise NoLogin(f"{error.message}: {error.detail}".rstrip(". ")) from error
+
+
+def give_insert(owner: Connection, login: Login) -> None:
+    """Let the login fill what extensions have said to be their configuration."""
+    for name, is_sequence in owner.execute(_CONFIGURATION).fetchall():
+        right = sql.SQL("UPDATE ON SEQUENCE" if is_sequence else "INSERT ON TABLE")
+        owner.execute(sql.SQL("GRANT {} {} TO {}").format(right, sql.SQL(name), login.identifier))
+
+
+def restrict(owner: Connection, login: Login, open_to_all: frozenset[str]) -> None:
+    """Take from everybody the functions in C and the like that were not everybody's in the source (`open_to_all`).
+
+    Grants come last: until then a user's CHECK would call what only a superuser should.
+    """
+    for (identity,) in owner.execute(_UNSAFE, [login.identifier.as_string(None)]).fetchall():
+        if identity not in open_to_all:
+            owner.execute(sql.SQL("REVOKE ALL ON ROUTINE {} FROM PUBLIC").format(sql.SQL(identity)))
+
+
+def return_public(owner: Connection, login: Login) -> None:
+    """Give the schema public back to whom it was, unless the dump made it anew."""
+    if login.public and (row := owner.execute(_PUBLIC).fetchone()) and int(row[0]) == login.public[0]:
+        before = sql.Identifier(login.public[1])
+        owner.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(before))
+
+
+def end(owner: Connection, login: Login) -> None:
+    """Make ours what still belongs to the login, and drop it. Raise OpsError if the server refuses."""
+    with translated("could not drop the login that loaded the backup"), owner.transaction():
+        for statement in ("REASSIGN OWNED BY {} TO CURRENT_USER", "DROP OWNED BY {}", "DROP ROLE {}"):
+            owner.execute(sql.SQL(statement).format(login.identifier))
+
+
+def _said(error: psycopg.Error) -> str:
+    return " ".join(redact(error.diag.message_primary or str(error)).split()).rstrip(".")

@@ -1,0 +1,306 @@
+"""Whose code runs while a backup is loaded, and as whom: a login made for it, which owns all and is a member of nobody."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from polyladder_ops import backups, loading, restoring, verification
+from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import databases, session
+from polyladder_ops.postgres.load import login
+from tests import majors
+from tests.conftest import run
+from tests.faults.places import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from polyladder_ops.catalog import Backup
+    from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.sandbox.server import Server
+
+numbers = itertools.count(1)
+# A role that owns one schema, and a function that becomes what it can and notes as whom it ran. Each attempt stands alone.
+MAL = r"""
+CREATE ROLE mal_%(n)s; CREATE ROLE app_%(n)s;
+GRANT USAGE, CREATE ON SCHEMA public TO app_%(n)s;
+CREATE TABLE public.users (id int PRIMARY KEY, name text); INSERT INTO public.users VALUES (1, 'ann'), (2, 'bob');
+ALTER TABLE public.users OWNER TO app_%(n)s;
+CREATE SCHEMA m AUTHORIZATION mal_%(n)s;
+CREATE TABLE m.seen (who text); ALTER TABLE m.seen OWNER TO mal_%(n)s;
+CREATE FUNCTION m.spy(v anyelement) RETURNS anyelement LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE attempt text;
+BEGIN
+  FOREACH attempt IN ARRAY ARRAY['RESET ROLE', 'RESET SESSION AUTHORIZATION', 'SET ROLE postgres', 'SET ROLE app_%(n)s',
+      'ALTER ROLE mal_%(n)s SUPERUSER', 'GRANT app_%(n)s TO mal_%(n)s', 'DELETE FROM public.users',
+      'COPY (SELECT 1) TO PROGRAM ''echo ran >> %(file)s''', 'COPY (SELECT 1) TO ''%(file)s'''] LOOP
+    BEGIN EXECUTE attempt; EXCEPTION WHEN OTHERS THEN NULL; END;
+  END LOOP;
+  RETURN v;
+END $$;
+ALTER FUNCTION m.spy(anyelement) OWNER TO mal_%(n)s;
+"""
+SHAPES = {
+    "a CHECK": "CREATE TABLE m.t (a int CHECK (m.spy(a) IS NOT NULL)); ",
+    "a CHECK over the row": "CREATE TABLE m.t (a int); CREATE FUNCTION m.row(r m.t) RETURNS bool LANGUAGE sql IMMUTABLE"
+    " AS 'SELECT m.spy(true)'; ALTER TABLE m.t ADD CHECK (m.row(t))",
+    "a domain": "CREATE DOMAIN m.d AS int CHECK (m.spy(VALUE) IS NOT NULL); CREATE TABLE m.t (a m.d)",
+    "an array of domains": "CREATE DOMAIN m.d AS int CHECK (m.spy(VALUE) IS NOT NULL); CREATE TABLE m.t (a int, b m.d[])",
+    "a generated column": "CREATE TABLE m.t (a int, b int GENERATED ALWAYS AS (m.spy(a)) STORED)",
+    "a partition key": "CREATE TABLE m.t (a int) PARTITION BY RANGE (m.spy(a));"
+    "CREATE TABLE m.p PARTITION OF m.t FOR VALUES FROM (0) TO (9)",
+    "an index": "CREATE TABLE m.t (a int); CREATE INDEX ON m.t (m.spy(a))",
+    "a condition of an index": "CREATE TABLE m.t (a int); CREATE INDEX ON m.t (a) WHERE m.spy(true)",
+    "a first value of an aggregate": "CREATE DOMAIN m.d AS int CHECK (m.spy(VALUE) IS NOT NULL); CREATE TABLE m.t (a int);"
+    "CREATE FUNCTION m.add(m.d, int) RETURNS m.d LANGUAGE sql AS 'SELECT $1';"
+    "CREATE AGGREGATE m.sum(int) (SFUNC = m.add, STYPE = m.d, INITCOND = '0')",
+    "a materialized view": "CREATE TABLE m.t (a int); CREATE MATERIALIZED VIEW m.v AS SELECT m.spy(a) FROM m.t;"
+    "ALTER MATERIALIZED VIEW m.v OWNER TO mal_{n}",
+}
+
+
+@pytest.fixture(scope="module", params=[13, 15, 18])
+def cluster(request: pytest.FixtureRequest, need: Callable[[object, str], None]) -> Iterator[Target]:
+    """A server of each of three majors, whose superuser is ours."""
+    if request.param == 18:
+        yield request.getfixturevalue("server").target()
+        return
+    need(sys.platform == "linux" and majors.programs(request.param), f"no PostgreSQL {request.param}")
+    with majors.running(request.param) as target:
+        yield target
+
+
+@pytest.fixture
+def n() -> str:
+    return f"{next(numbers)}"
+
+
+@pytest.fixture
+def source(cluster: Target, n: str, tmp_path: Path) -> Iterator[Target]:
+    """A database with mal's schema; it and the roles are gone afterwards."""
+    tmp_path.chmod(0o777)
+    name = f"login_{n}"
+    run(cluster, "CREATE DATABASE %I TEMPLATE template0", name)
+    target = cluster.with_database(name)
+    with closing(session.connect(target)) as connection:
+        connection.execute((MAL % {"n": n, "file": tmp_path / "ran"}).encode())
+    yield target
+    databases.drop(cluster, name)
+    for role in (f"mal_{n}", f"app_{n}"):
+        run(cluster, "DROP ROLE %I", role)
+
+
+def execute(target: Target, *statements: str) -> None:
+    with closing(session.connect(target)) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def take(source: Target, folder: Path) -> Backup:
+    return backups.take(source, folder / "backups", site="test", private=folder / "private")
+
+
+def rights(server: Target, n: str) -> list[tuple[object, ...]]:
+    """Return what mal has got: superuser, memberships."""
+    with closing(session.connect(server)) as connection:
+        return connection.execute(
+            "SELECT rolsuper, ARRAY(SELECT roleid::regrole::text FROM pg_auth_members WHERE member = r.oid)"
+            " FROM pg_roles r WHERE rolname = %s",
+            [f"mal_{n}"],
+        ).fetchall()
+
+
+def leftovers(server: Target) -> set[str]:
+    with closing(session.connect(server)) as connection:
+        return {
+            n
+            for (n,) in connection.execute(
+                "SELECT rolname FROM pg_roles WHERE rolname ~ '^polyladder_.*[0-9a-f]{16}$'"
+            )
+        }
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_a_role_s_code_in_a_dump_gets_nobody_s_rights(
+    cluster: Target, source: Target, n: str, shape: str, tmp_path: Path
+) -> None:
+    """It runs, as it must; but as a login that may do nothing outside of the copy and is gone afterwards."""
+    execute(source, shape.format(n=n))
+    with closing(session.connect(source)) as connection:
+        # As mal himself: who fills his tables in the source is not the matter here.
+        connection.execute(
+            f"ALTER TABLE m.t OWNER TO mal_{n}; SET SESSION AUTHORIZATION mal_{n}; INSERT INTO m.t VALUES (1)".encode()
+        )
+        with suppress(Exception):
+            connection.execute(b"RESET SESSION AUTHORIZATION")
+    backup = take(source, tmp_path)
+    verdict = verification.verify_by_restore(backup, [], cluster, trusted=False)
+    assert rights(cluster, n) == [(False, [])]
+    assert not (tmp_path / "ran").exists()
+    assert (verdict.verdict, verdict.reasons, verdict.said) == ("passed", (), ())
+    assert leftovers(cluster) == set()
+
+
+def test_what_a_check_does_to_the_copy_while_it_loads_is_seen_by_the_proof(
+    cluster: Target, source: Target, n: str, tmp_path: Path
+) -> None:
+    """The login owns everything meanwhile, so mal's function may delete other rows: that is a loss that is found."""
+    execute(
+        source,
+        "CREATE FUNCTION m.wipe(v int) RETURNS int LANGUAGE plpgsql AS"
+        " $$BEGIN DELETE FROM public.users; RETURN v; EXCEPTION WHEN OTHERS THEN RETURN v; END$$",
+        "CREATE TABLE public.z (a int CHECK (m.wipe(a) IS NOT NULL))",
+        f"ALTER TABLE public.z OWNER TO mal_{n}",
+        "INSERT INTO public.users VALUES (3, 'eve')",
+    )
+    with closing(session.connect(source)) as connection:
+        connection.execute(f"SET SESSION AUTHORIZATION mal_{n}; INSERT INTO public.z VALUES (1)".encode())
+    backup = take(source, tmp_path)
+    verdict = verification.verify_by_restore(backup, [], cluster, trusted=False)
+    assert verdict.verdict == "failed"
+    assert verdict.reasons == ("table public.users: it has 0 rows instead of 3",)
+
+
+def test_an_unsafe_function_that_was_not_everybody_s_is_not_the_login_s(
+    cluster: Target, source: Target, n: str, tmp_path: Path
+) -> None:
+    """Grants come last: until then a CHECK would call what only a superuser should, here a writer of files."""
+    execute(
+        source,
+        "CREATE FUNCTION public.writes(oid, text) RETURNS int LANGUAGE internal STRICT AS 'be_lo_export'",
+        "REVOKE ALL ON FUNCTION public.writes(oid, text) FROM PUBLIC",
+        "SELECT pg_catalog.lo_from_bytea(4711, 'x')",
+        "CREATE FUNCTION m.export(v int) RETURNS int LANGUAGE plpgsql AS $$BEGIN"
+        f" PERFORM public.writes(4711, '{tmp_path / 'ran'}'); RETURN v; EXCEPTION WHEN OTHERS THEN RETURN v; END$$",
+        f"CREATE TABLE m.t (a int CHECK (m.export(a) IS NOT NULL)); ALTER TABLE m.t OWNER TO mal_{n}",
+    )
+    with closing(session.connect(source)) as connection:
+        connection.execute(f"SET SESSION AUTHORIZATION mal_{n}; INSERT INTO m.t VALUES (1)".encode())
+    backup = take(source, tmp_path)
+    assert verification.verify_by_restore(backup, [], cluster, trusted=False).passed
+    assert not (tmp_path / "ran").exists()
+
+
+def test_where_no_login_lets_itself_be_made_it_is_said(server: Server, tmp_path: Path) -> None:
+    """A plain owner with CREATEDB and without CREATEROLE restores all the same, as himself."""
+    run(server.target(), "CREATE ROLE plain_owner LOGIN CREATEDB PASSWORD 'plain owner'")
+    run(server.target(), "CREATE DATABASE plain_owned OWNER plain_owner TEMPLATE template0")
+    target = server.target("plain_owned").with_database("plain_owned")
+    plain = type(target).of(**{**target.parameters, "user": "plain_owner", "password": "plain owner"})
+    try:
+        execute(
+            plain, "CREATE SCHEMA s", "CREATE TABLE s.t (a int CHECK (a > 0))", "INSERT INTO s.t VALUES (1)"
+        )
+        backup = take(plain, tmp_path)
+        verdict = verification.verify_by_restore(backup, [], plain.with_database("postgres"), trusted=False)
+        assert verdict.passed
+        assert "no login could be made" in verdict.said[0]
+        assert "permission denied to create role" in verdict.said[0]
+    finally:
+        databases.drop(server.target(), "plain_owned")
+        run(server.target(), "DROP ROLE plain_owner")
+
+
+@pytest.mark.parametrize("creates", ["CREATEROLE", ""], ids=["who makes roles", "who makes none"])
+def test_a_plain_owner_gets_back_what_is_his(server: Server, creates: str, tmp_path: Path) -> None:
+    run(server.target(), f"CREATE ROLE maker LOGIN CREATEDB {creates} PASSWORD 'maker of it'")
+    run(server.target(), "CREATE DATABASE made OWNER maker TEMPLATE template0")
+    target = server.target("made")
+    maker = type(target).of(**{**target.parameters, "user": "maker", "password": "maker of it"})
+    try:
+        execute(
+            maker,
+            "CREATE EXTENSION citext WITH SCHEMA public",
+            "CREATE TABLE public.t (a int, b public.citext)",
+        )
+        execute(
+            maker,
+            "CREATE MATERIALIZED VIEW public.v AS SELECT a FROM public.t",
+            "INSERT INTO public.t VALUES (1, 'x')",
+        )
+        backup = take(maker, tmp_path)
+        verdict = verification.verify_by_restore(backup, [], maker.with_database("postgres"), trusted=False)
+        assert (verdict.verdict, verdict.reasons) == ("passed", ())
+        assert bool(verdict.said) is not bool(creates)
+        assert leftovers(server.target()) == set()
+    finally:
+        databases.drop(server.target(), "made")
+        run(server.target(), "DROP ROLE maker")
+
+
+def test_a_server_that_lets_no_new_role_in_is_loaded_by_ourselves_and_the_role_is_gone(
+    need: Callable[[object, str], None], tmp_path: Path
+) -> None:
+    """Its pg_hba.conf knows one role."""
+    need(sys.platform == "linux" and majors.programs(15), "no PostgreSQL 15")
+    with majors.running(15) as cluster:
+        only = "host all postgres 127.0.0.1/32 scram-sha-256"
+        execute(cluster, "CREATE TABLE public.t AS SELECT 1 AS a")
+        with closing(session.connect(cluster)) as connection:
+            (hba,) = connection.execute("SHOW hba_file").fetchone() or ("",)
+            Path(hba).write_text(only)
+            connection.execute("SELECT pg_reload_conf()")
+            wait_for(lambda: connection.execute("SELECT count(*) FROM pg_hba_file_rules").fetchone() == (1,))
+        backup = take(cluster, tmp_path)
+        with restoring.temporary_database(cluster, backup.manifest, purpose="test") as target:
+            loaded = loading.load(target, backup, [])
+            assert "no pg_hba.conf entry" in loaded.by_ourselves
+            assert leftovers(cluster) == set()
+            assert restoring.prove(cluster, target.database, backup, []) == []
+
+
+def test_what_a_dead_run_left_of_its_login_the_next_command_drops(
+    source: Target, cluster: Target, tmp_path: Path
+) -> None:
+    backup = take(source, tmp_path)
+    name = databases.temporary_name("beside")
+    restoring.make_database(cluster, name, backup.manifest)
+
+    class Dead(BaseException):
+        pass
+
+    def die(_size: int) -> None:
+        raise Dead
+
+    with pytest.raises(Dead):
+        loading.load(cluster.with_database(name), backup, [], progress=die)
+    assert leftovers(cluster) == {name}
+    assert databases.drop_abandoned(cluster) == [name]
+    assert leftovers(cluster) == set()
+
+
+def test_a_role_of_such_a_name_that_somebody_took_into_use_stays(cluster: Target) -> None:
+    name = databases.temporary_name("beside")
+    run(cluster, "CREATE ROLE %I LOGIN NOINHERIT IN ROLE pg_monitor VALID UNTIL 'tomorrow'", name)
+    try:
+        assert databases.drop_abandoned(cluster) == []
+        assert name in leftovers(cluster)
+    finally:
+        run(cluster, "DROP ROLE %I", name)
+
+
+def test_the_login_s_password_is_said_nowhere(source: Target, cluster: Target, tmp_path: Path) -> None:
+    """Not in the server's log either: it hears a verifier."""
+    backup = take(source, tmp_path)
+    said: list[str] = []
+    with (
+        restoring.temporary_database(cluster, backup.manifest, purpose="test") as target,
+        closing(session.connect(target)) as owner,
+    ):
+        owner.add_notice_handler(lambda notice: said.append(str(notice.message_primary)))
+        with login.made(owner, target) as made:
+            (stored,) = owner.execute(
+                "SELECT rolpassword FROM pg_authid WHERE rolname = %s", [made.role]
+            ).fetchone() or ("",)
+            assert stored.startswith("SCRAM-SHA-256$")
+            assert made.target.password not in repr(made) + str(said)
+            with pytest.raises(OpsError, match="could not connect"):
+                session.connect(type(target).of(**{**made.target.parameters, "password": "x" * 20}))
+            login.return_public(owner, made)
+            login.end(owner, made)
