@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import sys
-from contextlib import closing, suppress
+import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ import pytest
 from polyladder_ops import backups, loading, restoring, verification
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases, session
+from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.load import login
 from tests import majors
 from tests.conftest import run
@@ -22,28 +25,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from polyladder_ops.catalog import Backup
-    from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.sandbox.server import Server
 
 numbers = itertools.count(1)
 # A role that owns one schema, and a function that becomes what it can and notes as whom it ran. Each attempt stands alone.
 MAL = r"""
-CREATE ROLE mal_%(n)s; CREATE ROLE app_%(n)s;
+CREATE ROLE mal_%(n)s LOGIN PASSWORD 'mal at work'; CREATE ROLE app_%(n)s;
 GRANT USAGE, CREATE ON SCHEMA public TO app_%(n)s;
 CREATE TABLE public.users (id int PRIMARY KEY, name text); INSERT INTO public.users VALUES (1, 'ann'), (2, 'bob');
 ALTER TABLE public.users OWNER TO app_%(n)s;
 CREATE SCHEMA m AUTHORIZATION mal_%(n)s;
 CREATE TABLE m.seen (who text); ALTER TABLE m.seen OWNER TO mal_%(n)s;
-CREATE FUNCTION m.spy(v anyelement) RETURNS anyelement LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE FUNCTION m.deed() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE attempt text;
 BEGIN
-  FOREACH attempt IN ARRAY ARRAY['RESET ROLE', 'RESET SESSION AUTHORIZATION', 'SET ROLE postgres', 'SET ROLE app_%(n)s',
-      'ALTER ROLE mal_%(n)s SUPERUSER', 'GRANT app_%(n)s TO mal_%(n)s', 'DELETE FROM public.users',
-      'COPY (SELECT 1) TO PROGRAM ''echo ran >> %(file)s''', 'COPY (SELECT 1) TO ''%(file)s'''] LOOP
+  FOREACH attempt IN ARRAY ARRAY['COPY (SELECT 1) TO PROGRAM ''echo ran >> %(file)s''', 'COPY (SELECT 1) TO ''%(file)s''',
+      'ALTER ROLE mal_%(n)s SUPERUSER', 'RESET ROLE; ALTER ROLE mal_%(n)s SUPERUSER',
+      'RESET SESSION AUTHORIZATION; ALTER ROLE mal_%(n)s SUPERUSER', 'SET ROLE postgres; ALTER ROLE mal_%(n)s SUPERUSER',
+      'GRANT app_%(n)s TO mal_%(n)s', 'SET ROLE app_%(n)s; DELETE FROM public.users; RESET ROLE'] LOOP
     BEGIN EXECUTE attempt; EXCEPTION WHEN OTHERS THEN NULL; END;
   END LOOP;
-  RETURN v;
 END $$;
+-- Called immutable, and so called by the planner too; what it calls may write all the same.
+CREATE FUNCTION m.spy(v anyelement) RETURNS anyelement LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM m.deed(); RETURN v; END';
+ALTER FUNCTION m.deed() OWNER TO mal_%(n)s;
 ALTER FUNCTION m.spy(anyelement) OWNER TO mal_%(n)s;
 """
 SHAPES = {
@@ -60,8 +65,7 @@ SHAPES = {
     "a first value of an aggregate": "CREATE DOMAIN m.d AS int CHECK (m.spy(VALUE) IS NOT NULL); CREATE TABLE m.t (a int);"
     "CREATE FUNCTION m.add(m.d, int) RETURNS m.d LANGUAGE sql AS 'SELECT $1';"
     "CREATE AGGREGATE m.sum(int) (SFUNC = m.add, STYPE = m.d, INITCOND = '0')",
-    "a materialized view": "CREATE TABLE m.t (a int); CREATE MATERIALIZED VIEW m.v AS SELECT m.spy(a) FROM m.t;"
-    "ALTER MATERIALIZED VIEW m.v OWNER TO mal_{n}",
+    "a materialized view": "CREATE TABLE m.t (a int); CREATE MATERIALIZED VIEW m.v AS SELECT m.spy(a) FROM m.t",
 }
 
 
@@ -82,14 +86,22 @@ def n() -> str:
 
 
 @pytest.fixture
-def source(cluster: Target, n: str, tmp_path: Path) -> Iterator[Target]:
+def ran() -> Iterator[Path]:
+    """A file that code of mal's makes if it can, in a folder where the server's account may write."""
+    folder = Path(tempfile.mkdtemp(prefix="plt-ran-"))
+    folder.chmod(0o777)
+    yield folder / "ran"
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def source(cluster: Target, n: str, ran: Path) -> Iterator[Target]:
     """A database with mal's schema; it and the roles are gone afterwards."""
-    tmp_path.chmod(0o777)
     name = f"login_{n}"
     run(cluster, "CREATE DATABASE %I TEMPLATE template0", name)
     target = cluster.with_database(name)
     with closing(session.connect(target)) as connection:
-        connection.execute((MAL % {"n": n, "file": tmp_path / "ran"}).encode())
+        connection.execute((MAL % {"n": n, "file": ran}).encode())
     yield target
     databases.drop(cluster, name)
     for role in (f"mal_{n}", f"app_{n}"):
@@ -100,6 +112,12 @@ def execute(target: Target, *statements: str) -> None:
     with closing(session.connect(target)) as connection:
         for statement in statements:
             connection.execute(statement.encode())
+
+
+def execute_as(target: Target, role: str, *statements: str) -> None:
+    """By a session of the role's own: what it runs may say RESET."""
+    as_role = Target.of(**{**target.parameters, "user": role, "password": "mal at work"})
+    execute(as_role, *statements)
 
 
 def take(source: Target, folder: Path) -> Backup:
@@ -128,21 +146,14 @@ def leftovers(server: Target) -> set[str]:
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_a_role_s_code_in_a_dump_gets_nobody_s_rights(
-    cluster: Target, source: Target, n: str, shape: str, tmp_path: Path
+    cluster: Target, source: Target, *, n: str, shape: str, ran: Path, tmp_path: Path
 ) -> None:
     """It runs, as it must; but as a login that may do nothing outside of the copy and is gone afterwards."""
-    execute(source, shape.format(n=n))
-    with closing(session.connect(source)) as connection:
-        # As mal himself: who fills his tables in the source is not the matter here.
-        connection.execute(
-            f"ALTER TABLE m.t OWNER TO mal_{n}; SET SESSION AUTHORIZATION mal_{n}; INSERT INTO m.t VALUES (1)".encode()
-        )
-        with suppress(Exception):
-            connection.execute(b"RESET SESSION AUTHORIZATION")
+    execute_as(source, f"mal_{n}", shape, "INSERT INTO m.t VALUES (1)")
     backup = take(source, tmp_path)
     verdict = verification.verify_by_restore(backup, [], cluster, trusted=False)
     assert rights(cluster, n) == [(False, [])]
-    assert not (tmp_path / "ran").exists()
+    assert not ran.exists()
     assert (verdict.verdict, verdict.reasons, verdict.said) == ("passed", (), ())
     assert leftovers(cluster) == set()
 
@@ -159,8 +170,7 @@ def test_what_a_check_does_to_the_copy_while_it_loads_is_seen_by_the_proof(
         f"ALTER TABLE public.z OWNER TO mal_{n}",
         "INSERT INTO public.users VALUES (3, 'eve')",
     )
-    with closing(session.connect(source)) as connection:
-        connection.execute(f"SET SESSION AUTHORIZATION mal_{n}; INSERT INTO public.z VALUES (1)".encode())
+    execute_as(source, f"mal_{n}", "INSERT INTO public.z VALUES (1)")
     backup = take(source, tmp_path)
     verdict = verification.verify_by_restore(backup, [], cluster, trusted=False)
     assert verdict.verdict == "failed"
@@ -168,23 +178,21 @@ def test_what_a_check_does_to_the_copy_while_it_loads_is_seen_by_the_proof(
 
 
 def test_an_unsafe_function_that_was_not_everybody_s_is_not_the_login_s(
-    cluster: Target, source: Target, n: str, tmp_path: Path
+    cluster: Target, source: Target, n: str, ran: Path, tmp_path: Path
 ) -> None:
     """Grants come last: until then a CHECK would call what only a superuser should, here a writer of files."""
     execute(
         source,
         "CREATE FUNCTION public.writes(oid, text) RETURNS int LANGUAGE internal STRICT AS 'be_lo_export'",
         "REVOKE ALL ON FUNCTION public.writes(oid, text) FROM PUBLIC",
-        "SELECT pg_catalog.lo_from_bytea(4711, 'x')",
-        "CREATE FUNCTION m.export(v int) RETURNS int LANGUAGE plpgsql AS $$BEGIN"
-        f" PERFORM public.writes(4711, '{tmp_path / 'ran'}'); RETURN v; EXCEPTION WHEN OTHERS THEN RETURN v; END$$",
+        "CREATE FUNCTION m.export(v int) RETURNS int LANGUAGE plpgsql AS $$DECLARE o oid;"
+        f" BEGIN o := pg_catalog.lo_from_bytea(0, 'x'); PERFORM public.writes(o, '{ran}'); RETURN v; EXCEPTION WHEN OTHERS THEN RETURN v; END$$",
         f"CREATE TABLE m.t (a int CHECK (m.export(a) IS NOT NULL)); ALTER TABLE m.t OWNER TO mal_{n}",
     )
-    with closing(session.connect(source)) as connection:
-        connection.execute(f"SET SESSION AUTHORIZATION mal_{n}; INSERT INTO m.t VALUES (1)".encode())
+    execute_as(source, f"mal_{n}", "INSERT INTO m.t VALUES (1)")
     backup = take(source, tmp_path)
     assert verification.verify_by_restore(backup, [], cluster, trusted=False).passed
-    assert not (tmp_path / "ran").exists()
+    assert not ran.exists()
 
 
 def test_where_no_login_lets_itself_be_made_it_is_said(server: Server, tmp_path: Path) -> None:
