@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import loading, picking, restoring, storage, textfile
 from polyladder_ops.errors import Mismatch, Refused, UsageError
-from polyladder_ops.postgres import databases, inventory, marks, session, switch
+from polyladder_ops.postgres import databases, inventory, marks, properties, session, switch
 from polyladder_ops.postgres.grants import Grant
 from polyladder_ops.postgres.lexer import DumpError, Lexer
 from polyladder_ops.postgres.load.loader import Loader, LoadError
@@ -26,6 +27,7 @@ from polyladder_ops.postgres.picker import Enough, Picker
 from polyladder_ops.postgres.proof import differences, read_back
 from polyladder_ops.postgres.proof.differences import Difference
 from polyladder_ops.postgres.psqlfile import PsqlFile
+from polyladder_ops.postgres.switch import Ready
 from polyladder_ops.storage import Damaged
 from polyladder_ops.undoing import standing, undo_after
 
@@ -107,7 +109,7 @@ def into(
             outcome, read = _fill(target, backup, wanted, keys, without=without, progress=progress)
             flaw = _flaw(backup)
             oids.append(_oid(server, target.database))
-            _give_name(server, target.database, name)
+            _give_name(server, target.database, name, manifest)
         return Extracted(backup, outcome, read, time.monotonic() - began, flaw)
 
 
@@ -292,6 +294,7 @@ def _flaw(backup: Backup) -> str:
     return "the backup's file is not the one that its manifest describes; its definitions may be damaged"
 
 
-def _give_name(server: Target, made: str, name: str) -> None:
+def _give_name(server: Target, made: str, name: str, manifest: Manifest) -> None:
     with closing(session.connect(server)) as connection:
-        switch.publish(connection, name, made, switch.comment_of(connection, made))
+        gifts = partial(properties.apply, properties=manifest.properties)
+        switch.publish(connection, name, Ready(made, switch.oid_of(connection, made), gifts))

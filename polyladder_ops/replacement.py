@@ -271,7 +271,8 @@ class _Run:
 
     def _judge(self, found: Sequence[Difference], verdict: str) -> None:
         wrong = [d for d in found if d.item not in self.options.accept]
-        self.accepted += [f"{d.item}: {d.detail}" for d in found if d not in wrong]
+        through = [f"{d.item}: {d.detail}" for d in found if d not in wrong]
+        self.accepted += [item for item in through if item not in self.accepted]  # the switch looks again
         if wrong:
             more = f"\n        and {len(wrong) - 10} more" if len(wrong) > 10 else ""
             raise Mismatch(
@@ -310,15 +311,23 @@ class _Run:
         return lines
 
     def _switch(self, ready: str) -> tuple[Switched, int | None]:
-        connection = self.connection
-        oid, comment = switch.oid_of(connection, ready), switch.comment_of(connection, ready)
+        connection, oid = self.connection, switch.oid_of(self.connection, ready)
+        source = restoring.as_source(
+            ready,
+            oid,
+            self.plan.backup.manifest,
+            partial(
+                self._judge,
+                verdict="the copy can't be given what the source is, so it did not replace anything",
+            ),
+        )
         switch.close(connection, ready)
         with self._phase("switch"), settled(connection, self.server, self.name, oid):
             if self.plan.server.live_oid is None:
-                return switch.publish(connection, self.name, ready, comment), oid
+                return switch.publish(connection, self.name, source), oid
             head = self.plan.live.migration_head if self.plan.live else None
-            fence = switch.fence_of(connection, self.name, by_whom(), self.plan.backup.id, head)
-            return switch.exchange(connection, ready, comment, fence, self.aside), oid
+            note = switch.note_of(connection, self.name, by_whom(), self.plan.backup.id, head)
+            return switch.exchange(connection, self.server, source, note, self.aside), oid
 
     def _look_again(self, switched: Switched, oid: int | None) -> None:
         """Raise OpsError unless the live name leads to the copy and the old database stands aside."""

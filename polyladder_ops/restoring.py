@@ -1,7 +1,8 @@
 """Putting a backup into a new database and proving that it is there, all of it; the live one is not touched.
 
 Look first (what would make a proof impossible on that server), then make the database from template0 with the source's
-encoding and locale, apply its properties as values, load, and read everything back on new connections.
+encoding and locale, load, and read everything back on new connections. It is nobody's but ours meanwhile: what the source is
+besides (owner, grants, settings, comment, limit) it gets as it goes live, and here only to see that it can.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from polyladder_ops.postgres import (
     properties,
     session,
     statistics,
+    switch,
     team,
     zones,
 )
 from polyladder_ops.postgres.proof import differences, read_back
 from polyladder_ops.postgres.proof.differences import Difference
+from polyladder_ops.postgres.switch import Ready
 from polyladder_ops.undoing import undone, undone_if_failing
 
 if TYPE_CHECKING:
@@ -43,10 +46,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Obstacles",
     "analyze",
+    "as_source",
     "lacking",
     "make_database",
     "make_database_by",
     "obstacles",
+    "properties_differ",
     "prove",
     "temporary_database",
     "temporary_roles",
@@ -91,10 +96,9 @@ def obstacles(server: Target, manifest: Manifest) -> Obstacles:
 
 
 def make_database(server: Target, name: str, manifest: Manifest) -> None:
-    """Create the database from template0 and apply the source's properties to it as values, as far as the server can.
+    """Create the database from template0; it is ours, and nobody else may connect to it.
 
-    `lacking` tells what is missing then. Raise databases.LocaleMissing if the server lacks encoding, locale or
-    provider; OpsError if it refuses.
+    Raise databases.LocaleMissing if the server lacks encoding, locale or provider; OpsError if it refuses.
     """
     with closing(session.connect(server)) as connection:
         make_database_by(connection, server, name, manifest)
@@ -112,18 +116,44 @@ def make_database_by(connection: Connection, server: Target, name: str, manifest
         undone_if_failing(f"the database {name}", partial(databases.drop, server, name)),
         session.released(connection),
     ):
-        properties.apply(connection, name, manifest.properties)
+        switch.let_in(connection, name)
 
 
-def lacking(target: Target, manifest: Manifest) -> tuple[str, ...]:
-    """Return the source's properties that a database just made has not got, in sentences: the server can't give them."""
-    with closing(session.connect(target)) as connection:
-        return tuple(properties.compare(manifest.properties, properties.read(connection)))
+def lacking(server: Target, name: str, manifest: Manifest) -> tuple[str, ...]:
+    """Return the source's properties that a database just made can't get here, in sentences."""
+    with closing(session.connect(server)) as connection:
+        return tuple(d.detail for d in properties_differ(connection, name, manifest))
+
+
+def properties_differ(connection: Connection, name: str, manifest: Manifest) -> list[Difference]:
+    """Return what the database would not have of the source's properties if it was given them all; it stays as it is.
+
+    Raise OpsError if there is no such database, or the server fails.
+    """
+    with session.translated(f"could not see which properties {name} can get"):
+        found = properties.as_given(connection, name, manifest.properties)
+    return _as_differences(manifest, name, found)
+
+
+def as_source(
+    name: str, oid: int | None, manifest: Manifest, judge: Callable[[list[Difference]], None]
+) -> Ready:
+    """Return a database that is to be live, with the source's properties, given and looked at in the switch itself.
+
+    `judge` hears what it did not get, and raises what takes the switch back.
+    """
+    wanted = manifest.properties
+
+    def last(connection: Connection, live: str) -> None:
+        properties.hand_over(connection, live, wanted)
+        judge(_as_differences(manifest, live, properties.read(connection, live)))
+
+    return Ready(name, oid, partial(properties.give, properties=wanted), last)
 
 
 @contextlib.contextmanager
 def temporary_database(server: Target, manifest: Manifest, *, purpose: str) -> Iterator[Target]:
-    """Within the block a new empty database with the source's properties; dropped afterwards, whatever happened.
+    """Within the block a new empty database with the source's encoding and locale; dropped afterwards, whatever happened.
 
     What killed runs left of this kind is dropped first.
     """
@@ -190,8 +220,8 @@ def prove(
 ) -> list[Difference]:
     """Return every difference between the database and what the manifest says; none means that it is proved.
 
-    Reads rows, sequences, large objects, objects with owner and grants, extensions, and database properties, on new
-    connections, `jobs` of them side by side; None: as many as the server bears. `script` is what its load kept; where its
+    Reads rows, sequences, large objects, objects with owner and grants, extensions, and the properties that the database
+    can be given, on new connections, `jobs` of them side by side; None: as many as the server bears. `script` is what its load kept; where its
     statements are to be replayed, that may go on beside the reading. Of an old file the objects are those that its own
     statements make in an empty database.
     """
@@ -204,7 +234,8 @@ def prove(
     ):
         objects = inventory.entries(connection)
         extensions = properties.extensions(connection)
-        own = properties.read(connection)
+    with closing(session.connect(quiet)) as connection:
+        own = properties.as_given(connection, database, manifest.properties)
 
     @cache
     def replayed() -> Sequence[CatalogEntry]:
@@ -294,12 +325,15 @@ def compare(
         *differences.compare_contents(manifest.contents, found.contents),
         *_objects_differ(manifest, found.objects, replayed),
         *_extensions_differ(manifest, found.extensions),
-        *(
-            Difference("database", database, why, part)
-            for part, why in properties.differences(manifest.properties, found.properties)
-        ),
+        *_as_differences(manifest, database, found.properties),
     ]
     return list(dict.fromkeys(wrong))  # a missing table is missed by its rows and by its definition
+
+
+def _as_differences(manifest: Manifest, database: str, found: DatabaseProperties) -> list[Difference]:
+    """Return how these properties are not the source's."""
+    unlike = properties.differences(manifest.properties, found)
+    return [Difference("database", database, why, part) for part, why in unlike]
 
 
 def _as_of_source(manifest: Manifest, found: Sequence[CatalogEntry]) -> list[CatalogEntry]:

@@ -28,6 +28,7 @@ from polyladder_ops.postgres import (
 )
 from polyladder_ops.postgres.proof import differences, read_back
 from polyladder_ops.postgres.proof.differences import Difference
+from polyladder_ops.postgres.switch import Ready
 from polyladder_ops.settling import after_switch, settled
 from polyladder_ops.undoing import at_work, standing, undo_after
 
@@ -154,7 +155,7 @@ def undo(
             )
         confirm(Undoing(live, aside, now.migration_head, _writes(live, aside, site)))
         with settled(connection, chosen.server, live.database, aside.oid):
-            switched = _bring_back(connection, live.database, aside, now.migration_head)
+            switched = _bring_back(chosen, now.migration_head)
         with after_switch(live.database, switched):
             _look_again(connection, live, aside.oid)
             done, left = standbys.follow(connection, chosen.server, switched.aside)
@@ -163,12 +164,18 @@ def undo(
     return switched, (*((f"migrations: {behind}",) if behind else ()), *left)
 
 
-def _bring_back(connection: Connection, live: str, aside: Marked, migration_head: str | None) -> Switched:
+def _bring_back(chosen: _Chosen, migration_head: str | None) -> Switched:
+    connection, live, aside = chosen.connection, chosen.live.database, chosen.aside
+
+    def take_note_off(connection: Connection, name: str) -> None:
+        connection.execute(marks.comment(name, aside.mark.comment))
+
+    ready = Ready(aside.name, aside.oid, take_note_off)
     if switch.oid_of(connection, live) is None:  # somebody dropped it
-        return switch.publish(connection, live, aside.name, aside.mark.comment)
-    fence = switch.fence_of(connection, live, by_whom(), f"undo:{aside.name}", migration_head)
-    kept = marks.name_aside(live, fence.at, switch.names(connection))
-    return switch.exchange(connection, aside.name, aside.mark.comment, fence, kept)
+        return switch.publish(connection, live, ready)
+    note = switch.note_of(connection, live, by_whom(), f"undo:{aside.name}", migration_head)
+    kept = marks.name_aside(live, note.at, switch.names(connection))
+    return switch.exchange(connection, chosen.server, ready, note, kept)
 
 
 def pick(found: Sequence[Marked], name: str, live: str) -> Marked:

@@ -1,4 +1,7 @@
-"""What to do when a switch fails or its answer is lost: ask the server what is true, and put that right."""
+"""What to do when a switch fails or its answer is lost: ask the server what is true.
+
+Nothing has to be put right for the app: what was not committed the server has taken back, or does so within ten seconds.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +11,31 @@ from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.postgres import databases, leftovers, locks, session, switch
+from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.undoing import at_work, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.session import Connection
     from polyladder_ops.postgres.switch import Switched
 
 __all__ = ["after_switch", "settled"]
 
-_TRIES = 5  # to put right what a Ctrl-C or a cut stopped, while more cuts come
+_CONNECT_S = "5"
 _AGAIN_S = 20.0  # that a server may take to notice that a session of ours is gone, or to start again
 
 
 @contextmanager
 def settled(connection: Connection, server: Target, live: str, oid: int | None) -> Iterator[None]:
-    """Within the block a switch to the database `oid` is tried; if it fails, what is true then is found out and put right."""
-    with standing(f"Which database is {live}, and whether it takes sessions, was not found out"):
+    """Within the block a switch to the database `oid` is tried; if it fails, what is true then is found out and told."""
+    with standing(f"Which database is {live} was not found out"):
         pid = connection.info.backend_pid
         try:
             yield
         except BaseException as error:
             try:
-                with at_work(f"finding out which database is {live}, and opening it", error):
+                with at_work(f"finding out which database is {live}", error):
                     _end_if_stuck(connection, server, pid)
                     _settle(connection, server, live, oid, error)
             except OpsError as left:
@@ -50,9 +53,10 @@ def _unknown(live: str, error: BaseException, left: OpsError) -> OpsError:
     said = f"interrupted by {str(error) or 'Ctrl-C'}" if stopped else "the switch failed"
     kind = Interrupted if stopped else OpsError
     return kind(
-        f"{said}, and whether {live} takes sessions could not be found out",
+        f"{said}, and which database is {live} could not be found out",
         detail=f"{'' if stopped else f'{error}. Then: '}{left.message}. {left.detail}".rstrip(),
-        hint="Run `invoke restore.abort` as soon as the server answers: it opens the database again.",
+        hint="It takes sessions, whichever it is. As soon as the server answers, `invoke restore.status` shows what was"
+        " set aside, and `invoke restore.abort` drops a copy that is left.",
     )
 
 
@@ -66,23 +70,15 @@ def _end_if_stuck(connection: Connection, server: Target, pid: int) -> None:
 
 
 def _settle(connection: Connection, server: Target, live: str, oid: int | None, error: BaseException) -> None:
-    """Find out what is true, and put it right, through more cuts too: the app waits before a closed database."""
-    for _ in range(_TRIES):
-        with _lock_again(connection, server, live) as holding:
-            try:
-                _find_out(holding, server, live, oid, error)
-            except OpsError as left:
-                if left.__cause__ is error or session.is_usable(holding):
-                    raise
-            else:
-                return
-    raise OpsError("the server failed again and again")
+    """Find out what is true once the session that tried is done, since its COMMIT may be under way."""
+    with _lock_again(connection, server, live) as holding:
+        _find_out(holding, server, live, oid, error)
 
 
 def _find_out(
     connection: Connection, server: Target, live: str, oid: int | None, error: BaseException
 ) -> None:
-    """Ask which database has the live name. Raise OpsError if it is the new one; else make the old one live as it was."""
+    """Ask which database has the live name. Raise OpsError if it is the new one; else drop what else is left half made."""
     with session.translated("could not ask which database is live"):
         now = switch.oid_of(connection, live)
     if now is not None and now == oid:
@@ -108,11 +104,12 @@ def _lock_again(connection: Connection, server: Target, live: str) -> Iterator[C
         yield connection
         return
     deadline = time.monotonic() + _AGAIN_S
+    soon = Target.of(**{**server.parameters, "connect_timeout": _CONNECT_S})
     with ExitStack() as stack:
         again = None
         while again is None:
             try:
-                again = stack.enter_context(locks.exclusive(server, live, doing="clean-up"))
+                again = stack.enter_context(locks.exclusive(soon, live, doing="clean-up"))
             except OpsError:
                 if time.monotonic() > deadline:
                     raise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import databases, properties, session
+from polyladder_ops.postgres import databases, properties, session, switch
 from polyladder_ops.postgres.databases import LocaleMissing
 from polyladder_ops.sandbox import place
 from tests.conftest import numbers, run
@@ -56,6 +56,7 @@ def test_a_database_is_made_with_encoding_and_locale_of_its_source(kind: str, se
     name = databases.temporary_name("test")
     with connected(server.target()) as connection:
         databases.create(connection, name, wanted)
+        switch.let_in(connection, name)
     with connected(server.target(name)) as connection:
         made = properties.read(connection)
     databases.drop(server.target(), name)
@@ -104,6 +105,7 @@ def test_a_database_goes_into_the_tablespace_of_its_source_if_that_is_there(serv
         connection.execute(b"SET allow_in_place_tablespaces = on")
         connection.execute(b"CREATE TABLESPACE fast LOCATION ''")
         databases.create(connection, name, like(server.target(), tablespace="fast"))
+        switch.let_in(connection, name)
         assert "fast" in databases.tablespaces(connection)
     with connected(server.target(name)) as connection:
         made = properties.read(connection).tablespace
@@ -139,6 +141,24 @@ def test_one_question_tells_the_same_of_event_triggers_and_a_locale_as_trying_th
 def test_a_name_that_is_taken_is_refused(server: Server, database: Target) -> None:
     with connected(server.target()) as connection, pytest.raises(OpsError, match="there is a database"):
         databases.create(connection, database.database, like(server.target()))
+
+
+def test_a_new_database_is_closed_and_when_it_is_opened_ours_alone(server: Server) -> None:
+    name, stranger = databases.temporary_name("test"), f"stranger_{next(numbers)}"
+    run(server.target(), "CREATE ROLE %I LOGIN PASSWORD 'x'", stranger)
+    theirs = server.target(name).of(**{**server.target(name).parameters, "user": stranger, "password": "x"})
+    with connected(server.target()) as connection:
+        databases.create(connection, name, like(server.target(), owner="postgres"))
+        with pytest.raises(OpsError, match="could not connect") as caught:
+            session.connect(server.target(name))
+        assert "not currently accepting connections" in caught.value.detail
+        switch.let_in(connection, name)
+        assert properties.read(connection, name).grants == ("postgres=CREATE,CONNECT,TEMPORARY/postgres",)
+    with pytest.raises(OpsError, match="could not connect") as caught:
+        session.connect(theirs)
+    assert f'permission denied for database "{name}"' in caught.value.detail
+    databases.drop(server.target(), name)
+    run(server.target(), "DROP ROLE %I", stranger)
 
 
 def test_who_may_not_make_databases_hears_what_is_missing(server: Server) -> None:

@@ -179,12 +179,13 @@ def test_what_a_dead_restore_left_exits_3_and_the_next_look_is_fine(state: Path,
     assert by_name(examine(settings(tmp_path, **environ)))["restores"].ok
 
 
-def test_a_database_that_a_dead_switch_closed_is_told_from_one_that_is_not_there(
+def test_a_database_that_a_dead_switch_of_an_older_version_closed_is_told_from_one_that_is_not_there(
     state: Path, tmp_path: Path
 ) -> None:
     server = Server(state / "sandbox" / "server").target()
     with closing(connect(server)) as connection:
-        fence = switch.fence_of(connection, "polyladder", "x", "b", None)
+        note = switch.note_of(connection, "polyladder", "x", "b", None)
+        fence = note.model_copy(update={"kind": "fenced"})
         connection.execute(marks.comment("polyladder", fence.text))
         switch.close(connection, "polyladder")
         checks = by_name(examine(settings(tmp_path, DATABASE_URL=url(state))))

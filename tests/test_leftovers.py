@@ -46,7 +46,7 @@ def note(server: Server, database: Target, kind: str, live: str, *, is_open: boo
     name = database.database
     run(server.target(), "COMMENT ON DATABASE %I IS %L", name, COMMENT)
     with closing(session.connect(server.target())) as connection:
-        mark = switch.fence_of(connection, name, "tests", "polyladder_20260105_020000", None)
+        mark = switch.note_of(connection, name, "tests", "polyladder_20260105_020000", None)
         connection.execute(marks.comment(name, mark.model_copy(update={"kind": kind, "live": live}).text))
         (switch.let_in if is_open else switch.close)(connection, name)
 
@@ -58,7 +58,7 @@ def nothing_else(server: Server) -> Iterator[None]:
     assert found(server) == set()
 
 
-def test_a_database_closed_for_a_switch_is_opened_again_with_its_comment(
+def test_a_database_that_an_older_version_closed_for_a_switch_is_opened_again_with_its_comment(
     server: Server, database: Target
 ) -> None:
     name = database.database

@@ -12,7 +12,7 @@ import pytest
 
 from polyladder_ops import backups, catalog, loading, restoring, verification
 from polyladder_ops.errors import Interrupted, OpsError
-from polyladder_ops.postgres import databases, session
+from polyladder_ops.postgres import databases, properties, session
 from tests.conftest import numbers, run
 from tests.forging import damaged, dump_of, forged, lying
 
@@ -450,19 +450,35 @@ def test_a_backup_that_changes_after_it_was_verified_is_not_taken_for_restored(
 def test_a_database_that_can_not_get_all_its_properties_says_which(taken: Backup, server: Server) -> None:
     """The roles are not there, so it can't get its owner."""
     with restoring.temporary_database(server.target(), taken.manifest, purpose="test") as target:
-        assert restoring.lacking(target, taken.manifest)[0] == f"the owner is 'postgres', not '{OWNER}'"
+        lacking = restoring.lacking(server.target(), target.database, taken.manifest)
+        assert lacking[0] == f"the owner is 'postgres', not '{OWNER}'"
 
 
 def test_read_only_is_never_carried_over(taken: Backup, server: Server) -> None:
     settings = (*taken.manifest.properties.settings, ("", "default_transaction_read_only", "on"))
-    properties = replace(taken.manifest.properties, settings=settings)
-    manifest = taken.manifest.model_copy(update={"properties": properties})
+    wanted = replace(taken.manifest.properties, settings=settings)
+    manifest = taken.manifest.model_copy(update={"properties": wanted})
     with (
         restoring.temporary_roles(server.target(), manifest, trusted=False),
         restoring.temporary_database(server.target(), manifest, purpose="test") as target,
     ):
-        assert restoring.lacking(target, manifest) == ()
+        assert restoring.lacking(server.target(), target.database, manifest) == ()
+        with closing(session.connect(server.target())) as connection:
+            properties.apply(connection, target.database, wanted)
         with closing(session.connect(target)) as connection:
             assert connection.execute("SELECT current_setting('work_mem')").fetchone() == ("5MB",)
             rows = connection.execute("SELECT setconfig FROM pg_db_role_setting").fetchall()
     assert not [row for row in rows if "read_only" in str(row)]
+
+
+def test_what_a_database_can_get_is_looked_at_and_it_stays_ours_alone(taken: Backup, server: Server) -> None:
+    with (
+        restoring.temporary_roles(server.target(), taken.manifest, trusted=False),
+        restoring.temporary_database(server.target(), taken.manifest, purpose="test") as target,
+        closing(session.connect(server.target())) as connection,
+    ):
+        before = properties.read(connection, target.database)
+        assert restoring.properties_differ(connection, target.database, taken.manifest) == []
+        assert properties.read(connection, target.database) == before
+        assert (before.owner, before.settings, before.comment) == ("postgres", (), "")
+        assert before.grants == ("postgres=CREATE,CONNECT,TEMPORARY/postgres",)

@@ -47,20 +47,24 @@ def manifest(sample: Target, tmp_path_factory: pytest.TempPathFactory) -> Manife
     return backups.take(sample, folder / "backups", site="test", private=folder / "private").manifest
 
 
-def test_a_database_with_all_its_properties_is_made_in_few_round_trips(
+def test_a_database_is_made_and_gets_all_its_properties_in_few_round_trips(
     far: tuple[Target, Tunnel], manifest: Manifest
 ) -> None:
     target, way = far
     less = tuple(given.replace("CREATE,", "") for given in manifest.properties.grants)
-    assert less != manifest.properties.grants  # a new owner's default has to be taken away first
+    assert less != manifest.properties.grants  # an owner's default has to be taken away
     wanted = replace(manifest.properties, grants=less)
     assert len(wanted.settings) > 4
     assert wanted.comment
     name = databases.temporary_name("trips")
-    with at_most(_CONNECTING + 8, way):
+    with at_most(_CONNECTING + 3, way):
         restoring.make_database(target, name, manifest.model_copy(update={"properties": wanted}))
-    with closing(session.connect(target.with_database(name))) as connection:
-        found = properties.read(connection)
+    with closing(session.connect(target)) as connection:
+        with at_most(9, way):
+            assert properties.give(connection, name, wanted) == []
+        with at_most(6, way):  # while the app waits
+            assert properties.hand_over(connection, name, wanted) == []
+        found = properties.read(connection, name)
     databases.drop(target, name)
     assert properties.compare(wanted, found) == []
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from polyladder_ops.catalog import Backup
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.marks import Marked
+    from polyladder_ops.postgres.session import Connection
     from polyladder_ops.postgres.switch import Switched
     from polyladder_ops.sandbox.server import Server
     from polyladder_ops.setaside import Undoing
@@ -417,11 +418,15 @@ def test_a_yes_that_is_not_given_drops_nothing(restored: Place) -> None:
 # Cleaning up, and looking --------------------------------------------------------------------------------------------
 
 
-def test_abort_opens_what_a_dead_run_closed_and_says_so(place: Place) -> None:
+def fence_of(connection: Connection, name: str) -> str:
+    """Return the note of a version that closed the live database before a switch."""
+    return switch.note_of(connection, name, "tests", "b", None).model_copy(update={"kind": "fenced"}).text
+
+
+def test_abort_opens_what_a_dead_run_of_an_older_version_closed_and_says_so(place: Place) -> None:
     name = place.live.database
     with closing(session.connect(place.live.with_database("postgres"))) as connection:
-        fence = switch.fence_of(connection, name, "tests", "b", None)
-        connection.execute(marks.comment(name, fence.text))
+        connection.execute(marks.comment(name, fence_of(connection, name)))
         switch.close(connection, name)
     assert [one.database for one in setaside.status(place.live).leftovers] == [name]
     assert setaside.abort(place.live) == (f"opened {name} again",)
@@ -437,7 +442,7 @@ def test_abort_leaves_a_living_run_alone_and_names_what_another_site_has_to_sett
             setaside.abort(place.live)
         assert setaside.status(place.live).holder.startswith("It is restore ")
     with closing(session.connect(server)) as connection:
-        connection.execute(marks.comment(name, switch.fence_of(connection, name, "tests", "b", None).text))
+        connection.execute(marks.comment(name, fence_of(connection, name)))
     with pytest.raises(OpsError, match="1 leftovers are still there") as caught:
         setaside.abort(server.with_database("another"))
     assert f"{name}: closed by a switch" in caught.value.detail

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -17,6 +17,7 @@ import pytest
 from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.portable import clean_environment
 from polyladder_ops.postgres import leftovers, locks, marks, session, switch
+from polyladder_ops.postgres.switch import Ready
 from polyladder_ops.sandbox import server as servers
 from tests.conftest import numbers, run
 
@@ -62,11 +63,20 @@ class Pair:
             ).fetchone()
         return None if row is None else (row[0], row[1])
 
-    def fence(self, connection: Connection) -> Mark:
-        return switch.fence_of(connection, self.live, "tests", "polyladder_20260105_020000", "0042_decks")
+    def note(self, connection: Connection) -> Mark:
+        return switch.note_of(connection, self.live, "tests", "polyladder_20260105_020000", "0042_decks")
 
-    def exchange(self, connection: Connection, comment: str = "the new one's") -> Switched:
-        return switch.exchange(connection, self.ready, comment, self.fence(connection), self.aside)
+    def with_comment(self, connection: Connection, name: str, comment: str = "the new one's") -> Ready:
+        """Return a database that gets this comment as it goes live."""
+
+        def last(connection: Connection, live: str) -> None:
+            connection.execute(marks.comment(live, comment))
+
+        return Ready(name, switch.oid_of(connection, name), after=last)
+
+    def exchange(self, connection: Connection, ready: Ready | None = None, aside: str = "") -> Switched:
+        ready = ready or self.with_comment(connection, self.ready)
+        return switch.exchange(connection, self.server, ready, self.note(connection), aside or self.aside)
 
 
 def make_pair(target: Target, live: str, owner: str = "postgres") -> Pair:
@@ -135,7 +145,7 @@ def test_the_live_name_changes_hands_and_the_old_database_stays_closed_with_a_no
 def test_back_again_gives_each_its_own_comment(pair: Pair, holding: Connection) -> None:
     pair.exchange(holding)
     comment = switch.comment_of(holding, pair.aside)
-    switch.exchange(holding, pair.aside, comment, pair.fence(holding), pair.ready)
+    pair.exchange(holding, pair.with_comment(holding, pair.aside, comment), pair.ready)
     assert pair.says(pair.live) == "old"
     assert pair.looks(pair.live) == (COMMENT, True)
     assert switch.comment_of(holding, pair.ready) == "the new one's"
@@ -168,7 +178,7 @@ def test_a_session_in_the_middle_of_a_transaction_is_ended_too_and_its_writes_ar
 
 def test_a_database_is_published_under_a_free_name(pair: Pair, holding: Connection) -> None:
     name = f"{pair.live} new"
-    done = switch.publish(holding, name, pair.ready, "fresh")
+    done = switch.publish(holding, name, pair.with_comment(holding, pair.ready, "fresh"))
     assert (done.live, done.aside) == (name, "")
     assert (pair.says(name), pair.looks(name)) == ("new", ("fresh", True))
     assert pair.looks(pair.ready) is None
@@ -187,21 +197,49 @@ def as_before(pair: Pair) -> None:
 
 def test_a_name_that_somebody_took_meanwhile_is_not_taken_from_him(pair: Pair, holding: Connection) -> None:
     with pytest.raises(OpsError, match="could not rename"):
-        switch.publish(holding, pair.live, pair.ready, "")
+        switch.publish(holding, pair.live, pair.with_comment(holding, pair.ready))
     as_before(pair)
 
 
-def test_a_name_for_the_old_one_that_is_taken_changes_nothing_but_the_fence(
-    pair: Pair, holding: Connection
-) -> None:
-    """What fails after the fence was committed is put right by whoever finds its note."""
+def test_a_name_for_the_old_one_that_is_taken_changes_nothing(pair: Pair, holding: Connection) -> None:
     run(pair.server, "CREATE DATABASE %I TEMPLATE template0", pair.aside)
     with pytest.raises(psycopg.errors.DuplicateDatabase):
         pair.exchange(holding)
-    (fence,) = [m for m in marks.find(holding) if m.name == pair.live]
-    assert (fence.mark.kind, fence.is_open) == ("fenced", False)
-    switch.reopen(holding, pair.live, fence.mark)
+    assert marks.find(holding) == ()
     run(pair.server, "DROP DATABASE %I", pair.aside)
+    as_before(pair)
+
+
+def test_what_is_raised_at_the_last_step_takes_everything_back(pair: Pair, holding: Connection) -> None:
+    def refuse(connection: Connection, name: str) -> None:
+        assert (name, switch.oid_of(connection, name)) == (pair.live, ready.oid)
+        raise OpsError("not as it should be")
+
+    ready = Ready(pair.ready, switch.oid_of(holding, pair.ready), after=refuse)
+    with pytest.raises(OpsError, match="not as it should be"):
+        pair.exchange(holding, ready)
+    as_before(pair)
+    run(pair.server, "ALTER DATABASE %I RENAME TO %I", pair.live, pair.aside)
+    with pytest.raises(OpsError, match="not as it should be"):
+        switch.publish(holding, pair.live, ready)
+    run(pair.server, "ALTER DATABASE %I RENAME TO %I", pair.aside, pair.live)
+    as_before(pair)
+
+
+@pytest.mark.parametrize("which", ["live", "ready"])
+def test_a_database_that_another_has_taken_the_place_of_is_not_switched(
+    which: str, pair: Pair, holding: Connection
+) -> None:
+    """Somebody renamed it after it was looked at."""
+    ready, note = pair.with_comment(holding, pair.ready), pair.note(holding)
+    name = pair.live if which == "live" else pair.ready
+    run(pair.server, "ALTER DATABASE %I RENAME TO %I", name, f"{pair.live} other")
+    run(pair.server, "CREATE DATABASE %I TEMPLATE template0", name)
+    with pytest.raises(OpsError, match="would be another database"):
+        switch.exchange(holding, pair.server, ready, note, pair.aside)
+    assert switch.oid_of(holding, pair.aside) is None
+    run(pair.server, "DROP DATABASE %I", name)
+    run(pair.server, "ALTER DATABASE %I RENAME TO %I", f"{pair.live} other", name)
     as_before(pair)
 
 
@@ -252,30 +290,27 @@ def test_an_owner_who_may_not_end_a_superusers_session_is_refused_at_once(server
             locks.exclusive(poor, made.live, doing="restore") as connection,
             pytest.raises(Refused) as caught,
         ):
-            made.exchange(connection)
+            replace(made, server=poor).exchange(connection)
         as_before(made)
         with locks.exclusive(poor, made.live, doing="restore") as connection:
-            made.exchange(connection)
+            replace(made, server=poor).exchange(connection)
         assert made.says(made.live) == "new"
     run(server.target(), "DROP ROLE %I", owner)
     assert "permission denied to terminate process" in caught.value.detail
 
 
-def test_a_database_that_was_closed_before_is_closed_again(
-    pair: Pair, holding: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_was_closed_before_is_closed_again(pair: Pair, holding: Connection) -> None:
     run(pair.server, "ALTER DATABASE %I ALLOW_CONNECTIONS false", pair.live)
-    fence = pair.fence(holding)
-    assert not fence.was_open
-    switch.reopen(holding, pair.live, fence)
+    note = pair.note(holding)
+    assert not note.was_open
+    switch.reopen(holding, pair.live, note)
     assert pair.looks(pair.live) == (COMMENT, False)
 
 
 def test_without_the_lock_nothing_is_touched(pair: Pair, holding: Connection) -> None:
-    fence = pair.fence(holding)
     holding.execute("SELECT pg_advisory_unlock_all()")
     with pytest.raises(OpsError, match="was lost, so nothing more was changed"):
-        switch.exchange(holding, pair.ready, "", fence, pair.aside)
+        pair.exchange(holding)
     as_before(pair)
 
 
@@ -307,7 +342,7 @@ def test_the_lines_that_are_printed_before_take_the_switch_back(
     run(pair.server, "COMMENT ON DATABASE %I IS %L", pair.live, comment)
     aside = f"{pair.live}_aside_20260105_020311"
     lines = switch.by_hand(pair.live, aside, switch.comment_of(holding, pair.live))
-    switch.exchange(holding, pair.ready, "new", pair.fence(holding), aside)
+    pair.exchange(holding, pair.with_comment(holding, pair.ready, "new"), aside)
     with closing(session.connect(pair.target)), suppress(psycopg.OperationalError):  # an app that came back
         way(pair.server, lines)
     assert pair.says(pair.live) == "old"

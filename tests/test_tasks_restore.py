@@ -533,8 +533,8 @@ def test_back_again_looked_at_and_dropped(shop: Shop) -> None:
 
 def test_what_a_dead_run_left_is_shown_and_put_right(shop: Shop) -> None:
     with closing(session.connect(shop.live.with_database("postgres"))) as connection:
-        fence = switch.fence_of(connection, shop.name, "tests", "b", None)
-        connection.execute(marks.comment(shop.name, fence.text))
+        note = switch.note_of(connection, shop.name, "tests", "b", None)  # an older version did so
+        connection.execute(marks.comment(shop.name, note.model_copy(update={"kind": "fenced"}).text))
         switch.close(connection, shop.name)
     status = shop.run("restore.status")
     assert status.code == 3

@@ -109,7 +109,7 @@ def can_read_as(connection: Connection, lc_monetary: str) -> tuple[bool, bool]:
 def create(connection: Connection, name: str, like: DatabaseProperties) -> None:
     """Create an empty database from template0 with this encoding, locale and provider, and in this tablespace if it is there.
 
-    Raise LocaleMissing if the server has not got them, OpsError if it refuses otherwise.
+    It is ours alone, and closed: nobody else may connect to it, once it takes sessions. Raise LocaleMissing if the server has not got them, OpsError if it refuses otherwise.
     """
     options = [
         sql.SQL("{} = {}").format(sql.SQL(word), sql.Literal(value))
@@ -118,11 +118,14 @@ def create(connection: Connection, name: str, like: DatabaseProperties) -> None:
     # To name the default takes a right of its own.
     if like.tablespace != "pg_default" and like.tablespace in tablespaces(connection):
         options.append(sql.SQL("TABLESPACE = {}").format(sql.Identifier(like.tablespace)))
-    statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 {}").format(
+    # Everybody may connect to a new one: it must be closed until that is taken back.
+    statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ALLOW_CONNECTIONS false {}").format(
         sql.Identifier(name), sql.SQL(" ").join(options)
     )
+    revoke = sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name))
     try:
         connection.execute(statement)
+        connection.execute(revoke)
     except (
         errors.InvalidParameterValue,
         errors.WrongObjectType,

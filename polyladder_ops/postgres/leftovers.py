@@ -1,7 +1,7 @@
 """What a run that died left in the cluster, found by asking the server, and put right.
 
-A copy that was being made has a sealed name whose lock nobody holds (`databases.py`). A fence is noted on the live database
-(`marks.py`) while nobody holds that database's lock. A set-aside database is closed; an open one was being dumped.
+A copy that was being made has a sealed name whose lock nobody holds (`databases.py`). A set-aside database is closed; an
+open one was being dumped. A live database is never closed by us; older versions noted on it when they did (`marks.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a restore notes in the cluster itself, so that whoever comes next can ask the server what is true.
 
-A note is the comment of a database, since comments change in the same transaction as names and fences do. The comment
-that the database had is kept inside and comes back when the note goes.
+A note is the comment of a database, since comments change in the same transaction as names do. The comment that the
+database had is kept inside and comes back when the note goes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ NAME_BYTES = 63
 
 
 class Mark(BaseModel):
-    """Why a database is closed: `fenced` for a switch that is under way, or `aside` since that switch.
+    """Why a database is closed: it is `aside` since a switch; or `fenced` for one, as older versions of this program did.
 
-    `live` is the name that it answers to or answered to; `backup` what took, or takes, its place; `migration_head` its
+    `live` is the name that it answers to or answered to; `backup` what took its place; `migration_head` its
     newest migration then; `comment` the database's own comment, `was_open` whether it took sessions before. `oid` is the
     database's own: a dump carries comments, and what it is restored to is another database.
     """

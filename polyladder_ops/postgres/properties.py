@@ -32,9 +32,12 @@ __all__ = [
     "NotApplied",
     "Role",
     "apply",
+    "as_given",
     "compare",
     "differences",
     "extensions",
+    "give",
+    "hand_over",
     "read",
     "roles",
 ]
@@ -148,39 +151,86 @@ def apply(
     away. Should the server refuse one of the statements, each stands alone, so that a role that is missing costs no
     more than what needs it. Raise OpsError if there is no such database.
     """
+    with connection.transaction():
+        missing = give(connection, database, properties)
+        return missing + hand_over(connection, database, properties)
 
-    def as_wanted() -> bool:
-        found = read(connection, database)
-        return all(what in _CHOSEN_AT_BIRTH for what, _ in differences(properties, found))
 
+def as_given(
+    connection: psycopg.Connection[Any], database: str, properties: DatabaseProperties
+) -> DatabaseProperties:
+    """Return what the database would be with these properties; it stays what it is. Raise OpsError if there is none."""
+    with connection.transaction(force_rollback=True):
+        apply(connection, database, properties)
+        return read(connection, database)
+
+
+def give(
+    connection: psycopg.Connection[Any], database: str, properties: DatabaseProperties
+) -> list[NotApplied]:
+    """Give a database all of these properties but the owner: who is no superuser may give nothing once it is another's.
+
+    Grants are made in the name of the owner that it has; `hand_over` makes them the other's. Return what could not be
+    given. Raise OpsError if there is no such database.
+    """
     with connection.transaction():
         before = read(connection, database)
-        if alterations.at_once(connection, _changes(database, before, properties), as_wanted):
+        wanted = _while_owned_by(before.owner, properties)
+
+        def as_wanted() -> bool:
+            found = read(connection, database)
+            return all(what in _CHOSEN_AT_BIRTH for what, _ in differences(wanted, found))
+
+        if alterations.at_once(connection, _changes(database, before, wanted), as_wanted):
             missing = [*alterations.never_carried(_by_key(properties))]
         else:
-            missing = [*_one_by_one(connection, database, before, properties)]
+            missing = [*_one_by_one(connection, database, before, wanted)]
     return [*missing, *_left_out(before, properties)]
+
+
+def hand_over(
+    connection: psycopg.Connection[Any], database: str, properties: DatabaseProperties
+) -> list[NotApplied]:
+    """Give a database, after all else, its owner; return what could not be given. Raise OpsError if there is none."""
+    refused = []
+    if read(connection, database).owner != properties.owner:
+        statement = sql.SQL("ALTER DATABASE {} OWNER TO {}").format(
+            sql.Identifier(database), sql.Identifier(properties.owner)
+        )
+        refused = [*filter(None, [alterations.tried(connection, "the owner", statement)])]
+
+    def as_wanted() -> bool:
+        return set(read(connection, database).grants) == set(properties.grants)
+
+    if not as_wanted():
+        # What the last owner was given beside was lost among what an owner has.
+        now = read(connection, database).grants
+        again = alterations.regranting(database, properties.owner, now, properties.grants)
+        statements = [statement for _, each in again for statement in each]
+        if refused or not alterations.at_once(connection, statements, as_wanted):
+            refused.append(NotApplied("the grants", "they are not all as they were"))
+    return refused
+
+
+def _while_owned_by(owner: str, wanted: DatabaseProperties) -> DatabaseProperties:
+    """Return the properties as they can be as long as the database has this owner: what the wanted one has and gave is its."""
+    if owner == wanted.owner:
+        return wanted
+
+    def now(role: str) -> str:
+        return owner if role == wanted.owner else role
+
+    given = [grant for grant in map(grants.parse, wanted.grants) if grant.grantee != owner]
+    kept = [str(replace(grant, grantee=now(grant.grantee), grantor=now(grant.grantor))) for grant in given]
+    return replace(wanted, owner=owner, grants=tuple(sorted(kept)))
 
 
 def _changes(database: str, before: DatabaseProperties, wanted: DatabaseProperties) -> Iterator[sql.Composed]:
     """Yield the statements of all changes, on the assumption that the server refuses none."""
     yield from (statement for _, statement in _simple(database, before, wanted))
-    given = _handed_over(before, wanted.owner)
-    for _, statements in alterations.regranting(database, wanted.owner, given, wanted.grants):
+    for _, statements in alterations.regranting(database, wanted.owner, before.grants, wanted.grants):
         yield from statements
     yield from alterations.setting(database, _by_key(before), _by_key(wanted))
-
-
-def _handed_over(before: DatabaseProperties, owner: str) -> Sequence[str]:
-    """Return the grants as they are when the database has got this owner: what the last one had and gave is its own."""
-    if owner == before.owner:
-        return before.grants
-
-    def now(role: str) -> str:
-        return owner if role == before.owner else role
-
-    given = map(grants.parse, before.grants)
-    return [str(replace(grant, grantee=now(grant.grantee), grantor=now(grant.grantor))) for grant in given]
 
 
 def _one_by_one(
@@ -198,12 +248,9 @@ def _one_by_one(
         alterations.tried(connection, what, statement)
         for what, statement in _simple(database, before, wanted)
     ]
-    given = read(connection, database).grants  # a new owner has changed them
-    tried += alterations.grant(connection, database, wanted.owner, given, wanted.grants)
+    tried += alterations.grant(connection, database, wanted.owner, before.grants, wanted.grants)
     tried += alterations.settings(connection, database, _by_key(wanted), stored)
     yield from filter(None, tried)
-    if set(read(connection, database).grants) != set(wanted.grants):
-        yield NotApplied("the grants", "they are not all as they were")
 
 
 def _left_out(before: DatabaseProperties, wanted: DatabaseProperties) -> Iterator[NotApplied]:
@@ -218,13 +265,8 @@ def _left_out(before: DatabaseProperties, wanted: DatabaseProperties) -> Iterato
 def _simple(
     database: str, before: DatabaseProperties, wanted: DatabaseProperties
 ) -> Iterator[tuple[str, sql.Composed]]:
-    """Yield what one statement settles; the owner comes first, since the others are given in its name."""
+    """Yield what one statement settles, but for the owner."""
     name = sql.Identifier(database)
-    if wanted.owner != before.owner:
-        yield (
-            "the owner",
-            sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, sql.Identifier(wanted.owner)),
-        )
     if wanted.connection_limit != before.connection_limit:
         limit = sql.Literal(wanted.connection_limit)
         yield "the connection limit", sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(name, limit)

@@ -30,6 +30,7 @@ __all__ = [
     "connect",
     "database_size",
     "database_sizes",
+    "given_up_after",
     "hang_up",
     "identify",
     "is_full",
@@ -124,6 +125,22 @@ def hang_up(socket_number: int) -> None:
             same.shutdown(socket.SHUT_RDWR)
         finally:
             same.detach()
+
+
+@contextlib.contextmanager
+def given_up_after(connection: Connection, seconds: float) -> Iterator[None]:
+    """Within the block whoever waits for the server on this connection is not kept longer: then we hang up.
+
+    No setting of TCP notices a relay that falls silent and goes on to acknowledge.
+    """
+    timer = threading.Timer(seconds, hang_up, [connection.fileno()])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def connect(target: Target, *, settings: Mapping[str, str] | None = None, timeout_s: int = 15) -> Connection:

@@ -1,15 +1,19 @@
 """The switch: one name goes from one database to another in a blink, or nothing happens.
 
-Both renames, the notes and the opening stand in one transaction, so that whatever dies when, one complete database has
-the live name. What is not in it is the fence before: `ALLOW_CONNECTIONS false` has to be committed to keep the app's
-reconnecting sessions out. It is noted in the same transaction as it is made, so that the next run can take it away.
+All of it stands in one transaction: both renames, the note on the old database and its closing, the new one's properties
+and its opening. The first rename is the fence: it takes the lock of the live database, for which every new session waits,
+while another connection ends those that are there (`ending.py`). Nothing of it is committed before the end, so that
+whatever dies when, the server itself takes it back, and one complete database has the live name. A session of ours that
+falls silent in it is ended by the server.
 
-All of it goes through the session that holds the lock (`locks.py`): without the lock nothing can be changed.
+It goes through the session that holds the lock (`locks.py`): without the lock nothing can be changed.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -18,32 +22,58 @@ from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.postgres import locks, marks
-from polyladder_ops.postgres.session import translated
+from polyladder_ops.postgres.ending import Ender
+from polyladder_ops.postgres.session import connect, given_up_after, translated
 
 if TYPE_CHECKING:
+    from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.marks import Mark
     from polyladder_ops.postgres.session import Connection
 
 __all__ = [
+    "Ready",
     "Switched",
     "by_hand",
     "close",
     "comment_of",
     "exchange",
-    "fence_of",
     "let_in",
     "names",
+    "note_of",
     "oid_of",
     "publish",
     "reopen",
 ]
 
 _TRIES = 4
-_EACH_S = 3.0  # that the app is kept out at a time, before it is let in again and another try is made
+_EACH_S = 3  # that the app waits for one of our statements, before it is let in again and another try is made
 _PAUSE_S = 1.0
-_LOOK_S = 0.005
-_RENAME_S = 2  # the server itself would wait five seconds for a session or a prepared transaction that stays
+_KICKED_S = 0.05  # sessions are ended this long before the rename: if it finds one, the server looks again 100 ms later
+_SILENT_S = 10  # without a word from us, after which the server takes back what we began
+_BEGUN_S = 12.0  # until COMMIT; later the server has taken it back
+_COMMIT_S = (
+    8.0  # more, in all, for one that waits for a synchronous standby: then the app gets in without that
+)
 _IN_USE = (errors.ObjectInUse, errors.LockNotAvailable, errors.QueryCanceled)
+Step = Callable[["Connection", str], object]
+
+
+def _nothing(_connection: Connection, _name: str) -> None:
+    """Leave the database as it is."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The database that is to be live: its name and oid now, and what is done to it in the switch's transaction.
+
+    `before` stands before anybody waits; `after`, once it has the live name, is the last thing before COMMIT. Both get
+    the connection and the name that it has then; what they raise takes the switch back.
+    """
+
+    name: str
+    oid: int | None
+    before: Step = _nothing
+    after: Step = _nothing
 
 
 @dataclass(frozen=True)
@@ -77,13 +107,13 @@ def comment_of(connection: Connection, name: str) -> str:
     return "" if found is None else found.comment
 
 
-def fence_of(connection: Connection, live: str, by: str, backup: str, migration_head: str | None) -> Mark:
-    """Return the note for a switch of this database, with what has to come back if it fails."""
+def note_of(connection: Connection, live: str, by: str, backup: str, migration_head: str | None) -> Mark:
+    """Return the note for this database once it is set aside, with what has to come back if it is live again."""
     found = _state(connection, live)
     if found is None:
         raise OpsError(f"there is no database {live} any more", hint="Look with `invoke restore.status`.")
     return marks.Mark(
-        kind="fenced",
+        kind="aside",
         live=live,
         at=found.at,
         by=by,
@@ -131,68 +161,95 @@ def _quoted(name: str) -> str:
     return sql.Identifier(name).as_string(None)
 
 
-def publish(connection: Connection, live: str, ready: str, comment: str) -> Switched:
-    """Give the database `ready`, which takes no sessions, the live name that no other one has, and open it.
+def publish(connection: Connection, live: str, ready: Ready) -> Switched:
+    """Give the live name, which no other database has, to `ready`, and open it.
 
     Raise OpsError if another took the name meanwhile.
     """
     began = time.monotonic()
-    with translated(f"could not rename {ready} to {live}"):
-        end_sessions(connection, ready, until=began + _EACH_S)
-        with connection.transaction():
-            _rename(connection, ready, live)
-            _open(connection, live, comment)
+    with translated(f"could not rename {ready.name} to {live}"):
+        Ender(connection, ready.name).clear(within_s=_EACH_S)
+        with _in_one(connection):
+            ready.before(connection, ready.name)
+            _rename(connection, ready.name, live)
+            _is_still(connection, live, ready.oid)
+            _allow(connection, live, yes=True)
+            ready.after(connection, live)
     return Switched(live, "", time.monotonic() - began, datetime.now(UTC))
 
 
-def exchange(connection: Connection, ready: str, comment: str, fence: Mark, aside: str) -> Switched:
-    """Give the live name to the database `ready`, and the name `aside` to the one that had it, which stays closed.
+def exchange(connection: Connection, server: Target, ready: Ready, note: Mark, aside: str) -> Switched:
+    """Give the live name to the database `ready`, and the name `aside` to the one that had it, closed and with this note.
 
-    `ready` takes no sessions yet, `fence` is the note on the live one meanwhile. Sessions on both are ended; what
-    reconnects in a loop is kept out. Raise Refused if sessions don't end: then the old one is live and open as before.
-    Raise OpsError or psycopg.Error if the server fails: then `leftovers.settle` finds out what is true.
+    Sessions on both are ended, through another connection to the server; who connects meanwhile waits. Raise Refused if
+    sessions don't end: then the old one is live and open as before. Raise OpsError or psycopg.Error if the server fails:
+    then `settling.settled` finds out what is true.
     """
-    for attempt in range(_TRIES):
-        time.sleep(_PAUSE_S if attempt else 0)
-        locks.check(connection, fence.live)
-        began = time.monotonic()
-        _close_with(connection, fence)
-        try:
-            _exchange_closed(connection, ready, comment, fence, aside)
-        except _IN_USE as error:
-            why = " ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
-            still = _sessions(connection, fence.live) or [why]
-            reopen(connection, fence.live, fence)
-        except errors.InsufficientPrivilege as error:
-            still = [f"{error.diag.message_primary}, {error.diag.message_detail}"]
-            reopen(connection, fence.live, fence)
-            break
-        else:
-            return Switched(fence.live, aside, time.monotonic() - began, datetime.now(UTC))
+    with closing(connect(server)) as other:
+        for attempt in range(_TRIES):
+            time.sleep(_PAUSE_S if attempt else 0)
+            locks.check(connection, note.live)
+            try:
+                return _exchanged(connection, other, ready, note, aside)
+            except _IN_USE as error:
+                why = " ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))
+                still = _sessions(connection, note.live) or [why]
+            except errors.InsufficientPrivilege as error:
+                still = [": ".join(filter(None, (error.diag.message_primary, error.diag.message_detail)))]
+                break
     raise Refused(
-        f"the sessions on {fence.live} did not end, so it was left as it was",
+        f"the sessions on {note.live} did not end, so it was left as it was",
         detail=f"Still there: {'; '.join(filter(None, still)) or 'sessions that come and go'}.",
         hint="End them where they run (stop the app), then try again.",
     )
 
 
-def _close_with(connection: Connection, fence: Mark) -> None:
-    with connection.transaction():
-        _allow(connection, fence.live, yes=False)
-        connection.execute(marks.comment(fence.live, fence.text))
+def _exchanged(connection: Connection, other: Connection, ready: Ready, note: Mark, aside: str) -> Switched:
+    live, enders = note.live, [Ender(other, name) for name in (ready.name, note.live)]
+    with given_up_after(other, _BEGUN_S), _in_one(connection):
+        ready.before(connection, ready.name)
+        enders[0].clear(within_s=_EACH_S)
+        began = time.monotonic()
+        enders[1].clear(within_s=_KICKED_S, surely=False)
+        with enders[1].going_on():
+            _rename(connection, live, aside)  # from here on who connects waits
+        locks.check(connection, live)
+        _is_still(connection, aside, note.oid)
+        with connection.pipeline():
+            _rename(connection, ready.name, live)
+            _allow(connection, aside, yes=False)
+            connection.execute(marks.comment(aside, note.text))
+            _allow(connection, live, yes=True)
+        _is_still(connection, live, ready.oid)
+        ready.after(connection, live)
+    return Switched(live, aside, time.monotonic() - began, datetime.now(UTC))
 
 
-def _exchange_closed(connection: Connection, ready: str, comment: str, fence: Mark, aside: str) -> None:
-    live, until = fence.live, time.monotonic() + _EACH_S
-    for name in (live, ready):
-        end_sessions(connection, name, until=until)
-    with connection.transaction():
-        _give_up_after(connection, _RENAME_S)
-        _rename(connection, live, aside)
-        connection.execute(marks.comment(aside, fence.model_copy(update={"kind": "aside"}).text))
-        _rename(connection, ready, live)
-        _open(connection, live, comment)
+@contextmanager
+def _in_one(connection: Connection) -> Iterator[None]:
+    """Within the block a transaction that the server takes back by itself if we fall silent, and we if it does."""
+    # For the session, since between BEGIN and a setting of the transaction's own there would be a gap.
+    connection.execute(
+        "SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', %s, false)", [f"{_SILENT_S}s"]
+    )
+    with (
+        given_up_after(connection, _BEGUN_S + _COMMIT_S),
+        connection.transaction(),
+        given_up_after(connection, _BEGUN_S),
+    ):
+        _give_up_after(connection, _EACH_S)
+        yield
         _give_up_after(connection, 0)  # a COMMIT that waits for a synchronous standby must not be cut short
+
+
+def _is_still(connection: Connection, name: str, oid: int | None) -> None:
+    """Raise OpsError if the name that was just given is another database's: somebody renamed at the same time."""
+    if oid_of(connection, name) != oid:
+        raise OpsError(
+            f"{name} would be another database than was looked at, so nothing was changed",
+            detail="Somebody renamed databases at the same time.",
+            hint="Look with `psql -l` and `invoke restore.status`.",
+        )
 
 
 def _give_up_after(connection: Connection, seconds: int) -> None:
@@ -201,25 +258,6 @@ def _give_up_after(connection: Connection, seconds: int) -> None:
         "SELECT pg_catalog.set_config(name, %s, true) FROM unnest(ARRAY['lock_timeout', 'statement_timeout']) name",
         [f"{seconds}s"],
     )
-
-
-def end_sessions(connection: Connection, name: str, *, until: float) -> None:
-    """Return when no session is left on a database that takes none. Raise psycopg's ObjectInUse if some stay.
-
-    Autovacuum, which belongs to no role, gives way to a renaming by itself.
-    """
-    while True:
-        # A session may have passed the fence's place just before the fence was there.
-        left = connection.execute(
-            "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity"
-            " WHERE datname = %s AND pid <> pg_catalog.pg_backend_pid() AND usesysid IS NOT NULL",
-            [name],
-        ).fetchone()
-        if left == (0,):
-            return
-        if time.monotonic() > until:
-            raise errors.ObjectInUse(f"sessions on {name} did not end")
-        time.sleep(_LOOK_S)
 
 
 def _sessions(connection: Connection, name: str) -> list[str]:
@@ -238,7 +276,10 @@ def _sessions(connection: Connection, name: str) -> list[str]:
 
 
 def reopen(connection: Connection, name: str, mark: Mark) -> None:
-    """Take the note of a switch off that did not come to its end, and its fence. Raise OpsError if the server refuses."""
+    """Take a note of ours off a live database, and open it if it was. Raise OpsError if the server refuses.
+
+    Older versions closed it before a switch, and somebody may have renamed it back by hand.
+    """
     with translated(f"could not open {name} again"), connection.transaction():
         connection.execute(marks.comment(name, mark.comment))
         _allow(connection, name, yes=mark.was_open)
@@ -254,11 +295,6 @@ def let_in(connection: Connection, name: str) -> None:
     """Let sessions into a database again, whatever is noted of it. Raise OpsError if the server refuses."""
     with translated(f"could not open {name}"):
         _allow(connection, name, yes=True)
-
-
-def _open(connection: Connection, name: str, comment: str) -> None:
-    connection.execute(marks.comment(name, comment))
-    _allow(connection, name, yes=True)
 
 
 def _allow(connection: Connection, name: str, *, yes: bool) -> None:

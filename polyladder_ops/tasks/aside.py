@@ -85,7 +85,7 @@ def undo(
         )
 
     try:
-        with _stoppable(site, "it opens what is closed."):
+        with _stoppable(site, "it says whether anything is left."):
             switched, accepted = setaside.undo(
                 place.target(),
                 database,

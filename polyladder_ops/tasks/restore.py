@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from datetime import UTC, datetime
 from itertools import islice
@@ -100,7 +99,7 @@ def restore(
         raise UsageError(f"{into} is the live database", hint="Leave --into out to replace it.")
     chosen, keys = chosen_file(place, "latest" if latest else backup, target)
     _refuse_other_site(chosen, place, allow_cross)
-    finish = finish_by(site, into=into, in_place=in_place)
+    finish = finish_by(site, in_place=in_place)
     with _Bars() as bars, cleaning_in_sight(finish=finish, before=bars.stop):
         options = replacement.Options(
             name=into or target.database,
@@ -224,15 +223,11 @@ def _refuse_other_site(chosen: Backup, place: Site, allowed: str) -> None:
     )
 
 
-def finish_by(site: str, *, into: str = "", in_place: bool = False) -> str:
+def finish_by(site: str, *, in_place: bool = False) -> str:
     """Return what finishes a clean-up of a restore that was left."""
     if in_place:
         return "The next `invoke backup` sweeps its folder; the server does the rest by itself."
-    finish = f"Run `{aside.abort_of(site)}`: it drops what is half made, and opens what is closed."
-    if into:
-        again = f"invoke restore --into={shlex.quote(into)}"
-        finish += f" A database {into} that is closed is opened by the next `{again}`."
-    return finish
+    return f"Run `{aside.abort_of(site)}`: it drops what is half made."
 
 
 def _interrupted(error: KeyboardInterrupt, name: str, bars: _Bars) -> Interrupted:

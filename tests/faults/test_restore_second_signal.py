@@ -8,11 +8,13 @@ import signal
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 
+from polyladder_ops.postgres.session import connect
 from tests.faults.places import Place
 from tests.faults.restores import Stage, stage
 from tests.faults.tunnel import tunnel
@@ -128,13 +130,14 @@ def test_a_second_signal_leaves_the_copy_and_names_what_drops_it(
     on_stage.is_untouched()
 
 
-def test_a_second_signal_amid_the_names_leaves_what_abort_opens(on_stage: Stage) -> None:
+def test_a_second_signal_amid_the_names_leaves_nothing_but_the_copy(on_stage: Stage) -> None:
     name = on_stage.target.database
     ended = left(on_stage, Impatient(" RENAME TO ", SETTLES, turn=2))
-    assert f"finding out which database is {name}, and opening it …\n" in ended.err
-    assert f"Which database is {name}, and whether it takes sessions, was not found out." in ended.err
-    assert "opens what is closed." in ended.err
-    assert f"opened {name} again" in finished_by(on_stage, ended)
+    assert f"finding out which database is {name} …\n" in ended.err
+    assert f"Which database is {name} was not found out." in ended.err
+    with closing(connect(on_stage.target)) as connection:  # by itself
+        assert connection.execute("SELECT answer FROM public.which").fetchone() == ("live",)
+    assert finished_by(on_stage, ended).startswith("dropped the half-made copy ")
     on_stage.is_untouched()
 
 

@@ -215,23 +215,22 @@ def test_a_restore_that_loses_its_lock_changes_nothing_more(
 @pytest.mark.parametrize(
     ("words", "turn", "when", "switched"),
     [
-        pytest.param("pg_terminate_backend", 1, "before", False, id="between the fence and the names"),
+        pytest.param(" RENAME TO ", 1, "before", False, id="before the names"),
         pytest.param(" RENAME TO ", 2, "before", False, id="between the names"),
-        pytest.param("COMMIT", 2, "before", False, id="before COMMIT"),
-        pytest.param("COMMIT", 2, "after", True, id="with the answer to COMMIT"),
+        pytest.param("COMMIT", 1, "before", False, id="before COMMIT"),
+        pytest.param("COMMIT", 1, "after", True, id="with the answer to COMMIT"),
     ],
 )
 def test_a_restore_that_loses_its_connection_in_the_switch_says_what_is_true(
     words: str, turn: int, when: str, switched: bool, on_stage: Stage
 ) -> None:
-    left, closings = [turn], []  # the copy is closed first, then the live database
+    left = [turn]
 
     def cut(application: str, text: str) -> Strike | None:
         if not application.startswith("polyladder-ops restore "):
             return None
-        closings.append(" ALLOW_CONNECTIONS false" in text)
-        left[0] -= words in text and sum(closings) >= 2
-        return Strike(when) if words in text and left[0] == 0 and sum(closings) >= 2 else None
+        left[0] -= words in text
+        return Strike(when) if words in text and left[0] == 0 else None
 
     with wire(on_stage.target.port, cut) as by:
         target = with_other(on_stage.target, port=by.port)
@@ -243,7 +242,7 @@ def test_a_restore_that_loses_its_connection_in_the_switch_says_what_is_true(
             assert "left as it was" in on_stage.fails(OpsError, target).message
 
 
-def test_a_server_that_stays_away_after_the_fence_is_told_with_the_cure(
+def test_a_server_that_stays_away_in_the_switch_has_the_live_database_open_by_itself(
     on_stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from polyladder_ops import settling
@@ -252,16 +251,16 @@ def test_a_server_that_stays_away_after_the_fence_is_told_with_the_cure(
     with wire(on_stage.target.port, lambda _application, _text: None) as by:
 
         def cut(application: str, text: str) -> Strike | None:
-            ends = "pg_terminate_backend" in text and application.startswith("polyladder-ops restore ")
-            return Strike("before", by.close) if ends else None
+            ends = " RENAME TO " in text and application.startswith("polyladder-ops restore ")
+            return Strike("after", by.close) if ends else None
 
         by._watch = cut
         with pytest.raises(OpsError, match="could not be found out") as caught:
             on_stage.replace(with_other(on_stage.target, port=by.port))
-    assert "`invoke restore.abort`" in caught.value.hint
-    with pytest.raises(OpsError, match="not currently accepting"):
-        connect(on_stage.target)
-    assert f"opened {on_stage.target.database} again" in on_stage.abort()
+    assert "It takes sessions, whichever it is." in caught.value.hint
+    assert ask(on_stage.target, "SELECT answer FROM public.which") == "live"
+    (done,) = on_stage.abort()
+    assert done.startswith("dropped the half-made copy ")
     on_stage.is_untouched()
 
 

@@ -76,11 +76,14 @@ BEFORE = {
     "while an index is built": Sending("CREATE INDEX", "SIGTERM"),
     "while it is analyzed": Sending("ANALYZE", "SIGTERM"),
     "while it is proved": Sending("lo_get", "SIGINT"),
-    "before the copy is closed": Sending(" ALLOW_CONNECTIONS false", "SIGHUP"),
-    "at the fence": Sending(" ALLOW_CONNECTIONS false", "SIGINT", turn=2),
+    "before the copy is closed": Sending(" ALLOW_CONNECTIONS false", "SIGHUP", turn=2),
+    "when the switch begins": Sending(
+        "SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', $1, ", "SIGINT"
+    ),
     "when sessions are ended": Sending("pg_terminate_backend", "SIGTERM"),
+    "at the first name": Sending(" RENAME TO ", "SIGINT"),
     "between the names": Sending(" RENAME TO ", "SIGINT", turn=2),
-    "when the copy is opened": Sending(" ALLOW_CONNECTIONS true", "SIGTERM"),
+    "when the copy is opened": Sending(" ALLOW_CONNECTIONS true", "SIGTERM", turn=2),
     "again and again": Sending(" RENAME TO ", "SIGINT", times=3),
 }
 
@@ -98,7 +101,7 @@ def test_a_restore_that_is_stopped_before_the_switch_leaves_nothing(moment: str,
 
 
 def test_a_restore_that_is_stopped_while_it_commits_says_which_database_is_live(on_stage: Stage) -> None:
-    ended = stopped(on_stage, Sending("COMMIT", "SIGINT", turn=3))
+    ended = stopped(on_stage, Sending("COMMIT", "SIGINT"))
     assert ended.code == 130, ended.said
     assert "Traceback" not in ended.err
     if on_stage.oid() == on_stage.old:
