@@ -20,7 +20,7 @@ from polyladder_ops.postgres.alterations import NEVER_CARRIED, NotApplied, named
 from polyladder_ops.postgres.described import DatabaseProperties, Extension, Membership, Role
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import psycopg
 
@@ -202,14 +202,28 @@ def hand_over(
     def as_wanted() -> bool:
         return set(read(connection, database).grants) == set(properties.grants)
 
-    if not as_wanted():
-        # What the last owner was given beside was lost among what an owner has.
-        now = read(connection, database).grants
-        again = alterations.regranting(database, properties.owner, now, properties.grants)
-        statements = [statement for _, each in again for statement in each]
-        if refused or not alterations.at_once(connection, statements, as_wanted):
-            refused.append(NotApplied("the grants", "they are not all as they were"))
+    if not as_wanted() and (refused or not _granted_again(connection, database, properties, as_wanted)):
+        refused.append(NotApplied("the grants", "they are not all as they were"))
     return refused
+
+
+def _granted_again(
+    connection: psycopg.Connection[Any],
+    database: str,
+    wanted: DatabaseProperties,
+    as_wanted: Callable[[], bool],
+) -> bool:
+    """Give the grants of a database that has its owner now; return whether all are as wanted.
+
+    What the last owner was given beside was lost among what an owner has. Who has no rights of the new owner (a member
+    without INHERIT, since 16) may perhaps act as it.
+    """
+    now = read(connection, database).grants
+    again = alterations.regranting(database, wanted.owner, now, wanted.grants)
+    statements = [statement for _, each in again for statement in each]
+    become = sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(wanted.owner))
+    ways = (statements, [become, *statements, sql.SQL("SET LOCAL ROLE NONE").format()])
+    return any(alterations.at_once(connection, way, as_wanted) for way in ways)
 
 
 def _while_owned_by(owner: str, wanted: DatabaseProperties) -> DatabaseProperties:
