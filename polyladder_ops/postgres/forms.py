@@ -1,0 +1,149 @@
+r"""The statements that pg_dump (9.6 to 18) writes into a plain dump of one database, each recognised from end to end.
+
+What a statement runs at once is fixed: a materialized view stays empty, a subscription calls nobody, SELECT, INSERT and the
+bounds of partitions hold literals. An expression that is only kept (a default, a check, a view, a function's body) is free.
+A form says, too, what becomes of its statement where the dump is loaded by a login without rights.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from polyladder_ops.postgres import grammar, skeleton
+
+if TYPE_CHECKING:
+    from polyladder_ops.postgres.skeleton import Skeleton
+
+__all__ = ["Form", "recognise"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What kind of statement it is, and who may do it when.
+
+    `late`: an owner, a grant, a comment: it belongs to the end and to the role that restores. `extension`: it goes to that
+    role at once. `superuser`: a login without rights can't do it, and it runs nothing of the dump's, so that it may be
+    handed to a superuser. `unsafe`: it is a superuser's because it can break the server. `language` is a function's.
+    `validator` names the function that later statements run at once, for a wrapper's options or a language's functions.
+    """
+
+    name: str
+    late: bool = False
+    extension: bool = False
+    superuser: bool = False
+    unsafe: bool = False
+    language: bytes = b""
+    validator: bytes = b""
+
+
+def recognise(statement: bytes, *, backslash_escapes: bool = False) -> Form | None:
+    """Return the form of a statement, None if pg_dump writes none like it.
+
+    `backslash_escapes` as in `standard_conforming_strings = off`.
+    """
+    if long := grammar.LONG[backslash_escapes].get(statement[:6]):
+        return next((Form(name) for name, pattern in long if pattern.fullmatch(statement)), None)
+    bones = skeleton.read(statement, backslash_escapes=backslash_escapes)
+    if bones is None:
+        return None
+    for name, pattern in grammar.forms_like(bones.bones):
+        if found := pattern.fullmatch(bones.bones):
+            return _judged(name, found, bones)
+    return None
+
+
+# Who may do it when ---------------------------------------------------------------------------------------------------
+
+_LATE = frozenset(
+    {
+        "alter owner",
+        "alter default privileges",
+        "alter depends on extension",
+        "alter event trigger",
+        "comment on",
+        "create event trigger",
+        "grant",
+        "refresh materialized view",
+        "security label",
+    }
+)
+_SUPERUSERS = frozenset(
+    {
+        "alter operator family",
+        "alter publication",
+        "create access method",
+        "create aggregate",
+        "create base type",
+        "create cast",
+        "create foreign data wrapper",
+        "create foreign table",
+        "create function",
+        "create language",
+        "create operator",
+        "create operator class",
+        "create operator family",
+        "create publication",
+        "create range type",
+        "create server",
+        "create shell type",
+        "create subscription",
+        "create text search parser",
+        "create text search template",
+        "create transform",
+        "create trigger",
+        "create user mapping",
+    }
+)
+_UNSAFE = frozenset({"alter operator family", "create base type", "create cast", "create operator class"})
+_UNSAFE_LANGUAGES = (b"c", b"internal")
+_EVERYBODYS = (b"sql", b"plpgsql")
+_COMMENT_ON_EXTENSION = re.compile(rb"COMMENT ON EXTENSION ")
+# A literal is read while its statement is looked at: by a composite type or an array whose parts are domains, and those
+# run a CHECK. Only those that name a type of the server's are harmless.
+_OPTIONS = re.compile(rb"OPTIONS \x01[^\x01\x02]*+\x02")
+_HARMLESS_LITERAL = re.compile(
+    rb"'::(?:text|integer|bigint|smallint|numeric|real|double precision|boolean|date|character varying|bpchar|uuid|name"
+    rb"|timestamp with(?:out)? time zone|interval|regclass|json|jsonb)(?:\x01[\d, ]*+\x02)*+(?![\w.\"\x01]|::)"
+)
+
+
+def _judged(name: str, found: re.Match[bytes], bones: Skeleton) -> Form:
+    """Return the form with what its own words say."""
+    if name == "create extension" or _COMMENT_ON_EXTENSION.match(bones.bones):
+        return Form(name, extension=True)
+    form = Form(name, late=name in _LATE, superuser=name in _SUPERUSERS, unsafe=name in _UNSAFE)
+    parts = found.groupdict()
+    if form.superuser:
+        form = replace(form, superuser=_runs_nothing(parts) and not parts.get("initial"))
+    if name == "create range type":
+        form = replace(form, superuser=parts["canonical"] is not None)
+    if name in ("create foreign data wrapper", "create language"):
+        form = replace(form, validator=_named(found, "validator", bones))
+    if name == "create function":
+        language = _named(found, "language", bones)
+        by_superuser = form.superuser and language not in _EVERYBODYS
+        form = replace(form, language=language, superuser=by_superuser, unsafe=language in _UNSAFE_LANGUAGES)
+    return form
+
+
+def _runs_nothing(parts: dict[str, bytes | None]) -> bool:
+    """Whether no literal of an expression in it can run code of the dump's."""
+    for part in ("free", "guard", "arguments"):
+        text = _OPTIONS.sub(b"", parts.get(part) or b"")
+        if b"'" in _HARMLESS_LITERAL.sub(b"", text):
+            return False
+    return True
+
+
+def _named(found: re.Match[bytes], part: str, bones: Skeleton) -> bytes:
+    """Return a name, as it is or with its schema, unquoted; empty if there is none."""
+    if found[part] is None:
+        return b""
+    place, words = found.start(part), found[part].split(b".")
+    names = []
+    for word in words:
+        names.append(bones.name_at(place, place + len(word)))
+        place += len(word) + 1
+    return b".".join(names)
