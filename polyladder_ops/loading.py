@@ -17,6 +17,7 @@ from polyladder_ops.postgres import capacity, databases, public, session, team
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.lexer import Lexer
 from polyladder_ops.postgres.load import login
+from polyladder_ops.postgres.load.bare import OnlyAccepted
 from polyladder_ops.postgres.load.handover import Handover
 from polyladder_ops.postgres.load.loader import Loader
 from polyladder_ops.postgres.olddump import PastDrops
@@ -285,7 +286,8 @@ def feed(
     manifest = backup.manifest
     tick = partial(progress, 0) if progress else None
     loader = Loader(connection, schema_only=schema_only, accept=accept, tick=tick, owner=owner)
-    lexer = Lexer(_guarded(manifest, loader, script))
+    met: list[Accepted] = []
+    lexer = Lexer(_guarded(manifest, loader, script, accept=accept, met=met))
 
     def sink(block: bytes) -> None:
         lexer.feed(block)
@@ -296,12 +298,22 @@ def feed(
     lexer.close()
     loader.finish()
     _expect_same(backup, loader.ledger.contents, stored)
-    return loader.accepted
+    return _in_order([*met, *loader.accepted])
 
 
-def _guarded(manifest: Manifest, handler: Handler, script: Script | None) -> Handler:
+def _guarded(
+    manifest: Manifest,
+    handler: Handler,
+    script: Script | None,
+    *,
+    accept: Collection[str] = (),
+    met: list[Accepted] | None = None,
+) -> Handler:
+    """Return what the dump goes through before this handler; `met` gets what was unsafe and accepted."""
     handler = script.before(handler) if script else handler
-    return OnlyPermitted(handler if manifest.knows_objects else PastDrops(handler))
+    if not manifest.knows_objects:
+        handler = PastDrops(OnlyAccepted(handler, accept=accept, met=[] if met is None else met))
+    return OnlyPermitted(handler)
 
 
 def expect_public(connection: Connection, manifest: Manifest) -> None:

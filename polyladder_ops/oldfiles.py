@@ -268,6 +268,10 @@ def _instant(path: Path, stem: str) -> tuple[datetime, str]:
 def _doubts(notes: Notes) -> list[str]:
     doubts = [] if notes.tables else ["that there was anything: it makes no table"]
     doubts += [
+        f"that it does the server no harm: {item}, {form}, can break it and needs `--accept={item}`"
+        for item, form in notes.unsafe.items()
+    ]
+    doubts += [
         "that it holds what was in the database: no manifest was written with it",
         "that nobody changed it since: its SQL runs with the rights of the role that restores",
     ]

@@ -37,6 +37,10 @@ class Form:
     language: bytes = b""
     validator: bytes = b""
 
+    def __str__(self) -> str:
+        """Return the name with the language."""
+        return f"{self.name} in {self.language.decode('ascii', 'replace')}" if self.language else self.name
+
 
 def recognise(statement: bytes, *, backslash_escapes: bool = False) -> Form | None:
     """Return the form of a statement, None if pg_dump writes none like it.
@@ -46,7 +50,7 @@ def recognise(statement: bytes, *, backslash_escapes: bool = False) -> Form | No
     if long := grammar.LONG[backslash_escapes].get(statement[:6]):
         return next((Form(name) for name, pattern in long if pattern.fullmatch(statement)), None)
     bones = skeleton.read(statement, backslash_escapes=backslash_escapes)
-    if bones is None:
+    if bones is None or grammar.head(bones.bones) != grammar.head(statement):
         return None
     for name, pattern in grammar.forms_like(bones.bones):
         if found := pattern.fullmatch(bones.bones):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["LONG", "forms_like"]
+__all__ = ["LONG", "forms_like", "head"]
 
+_HEAD = re.compile(rb"[A-Z]++(?: [A-Z]++)*+")
 _FIRST_WORDS = re.compile(
     rb"([A-Z]+)(?: (?:OR REPLACE |UNIQUE |UNLOGGED |CONSTRAINT |DEFAULT |TRUSTED |PROCEDURAL )*+([A-Z]+))?"
 )
@@ -353,6 +354,12 @@ def forms_like(bones: bytes) -> tuple[tuple[str, re.Pattern[bytes]], ...]:
         return ()
     both = b" ".join(filter(None, words.groups()))
     return _BY_WORDS.get(both) or _BY_WORDS.get(words[1], ())
+
+
+def head(text: bytes) -> bytes:
+    """Return the words in capitals that a statement begins with, one space between them: by these others know it, too."""
+    words = _HEAD.match(text)
+    return words[0] if words else b""
 
 
 def _literals(text: bytes) -> dict[bytes, tuple[tuple[str, re.Pattern[bytes]], ...]]:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.contents import Ledger, decode
+from polyladder_ops.postgres.permitted import Unsafe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from polyladder_ops.postgres.contents import Contents
+    from polyladder_ops.postgres.forms import Form
     from polyladder_ops.postgres.lexer import Handler
 
 __all__ = ["Notes", "PastDrops"]
@@ -76,6 +78,15 @@ class Notes:
     _created: dict[bytes, None] = field(default_factory=dict)
     _extensions: int = 0
     _partitions: set[bytes] = field(default_factory=set)
+    _unsafe: Unsafe = field(default_factory=Unsafe)
+
+    def __post_init__(self) -> None:
+        self._past_drops = PastDrops(self._unsafe)  # places count without what is dropped first
+
+    @property
+    def unsafe(self) -> dict[str, Form]:
+        """What can break a server, by the name that `--accept` takes."""
+        return self._unsafe.found
 
     @property
     def contents(self) -> Contents:
@@ -129,6 +140,7 @@ class Notes:
     def statement(self, text: bytes) -> None:
         """Notice tables, roles and drops. Raise OpsError at what makes or drops a database."""
         self._ledger.statement(text)
+        self._past_drops.statement(text)
         first, _, _ = text.partition(b" ")
         if _ANOTHER_DATABASE.match(text):
             raise OpsError(
@@ -161,6 +173,7 @@ class Notes:
 
     def copy_begin(self, statement: bytes, table: bytes, columns: bytes) -> None:
         """Pass on to the ledger."""
+        self._past_drops.copy_begin(statement, table, columns)
         self._ledger.copy_begin(statement, table, columns)
 
     def copy_data(self, data: bytes) -> None:
