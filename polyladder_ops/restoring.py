@@ -116,6 +116,8 @@ def make_database_by(connection: Connection, server: Target, name: str, manifest
         undone_if_failing(f"the database {name}", partial(databases.drop, server, name)),
         session.released(connection),
     ):
+        # A check or an extension may ask for them while the rows come; none of them lets anybody in.
+        properties.give_settings(connection, name, manifest.properties)
         switch.let_in(connection, name)
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "differences",
     "extensions",
     "give",
+    "give_settings",
     "hand_over",
     "read",
     "roles",
@@ -186,6 +187,20 @@ def give(
         else:
             missing = [*_one_by_one(connection, database, before, wanted)]
     return [*missing, *_left_out(before, properties)]
+
+
+def give_settings(connection: psycopg.Connection[Any], database: str, properties: DatabaseProperties) -> None:
+    """Give a new database the source's own settings, as far as they can be; not those of single roles."""
+    own = {key: value for key, value in _by_key(properties).items() if not key[0]}
+    if not own:
+        return
+
+    def stored() -> dict[tuple[str, str], str]:
+        return _by_key(read(connection, database))
+
+    with connection.transaction():
+        if not alterations.at_once(connection, alterations.setting(database, {}, own), lambda: True):
+            list(alterations.settings(connection, database, own, stored))  # `as_given` tells what is refused
 
 
 def hand_over(

@@ -62,9 +62,12 @@ class Handover:
 
     def does(self, text: bytes, place: int, state: str) -> bool:
         """Whether what the server refused the login is one of the things that only a superuser may, and is done now."""
-        if state not in REFUSED or not is_for_a_superuser(text, self._trusted()):
+        if state not in REFUSED or login.lends(self._owner, self._login):
+            return False
+        if not is_for_a_superuser(text, trusted=self._trusted(), backslash_escapes=self._loader.escapes):
             return False
         self._do(text, place)
+        login.take_foreign_tables(self._owner, self._login)
         if self._open_to_all is not None:
             login.restrict(self._owner, self._login, self._open_to_all)
         return True

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from enum import Enum
 
+from polyladder_ops.postgres import forms
+
 __all__ = ["REFUSED", "Hand", "hand", "is_for_a_superuser"]
 
 
@@ -26,7 +28,6 @@ REFUSED = ("42501", "42P13")
 """SQLSTATEs with which a server refuses what only a superuser may do; the second one's are aggregates over `internal`."""
 
 _NAME = rb'(?:[A-Za-z_\x80-\xff][\w$\x80-\xff]*|"(?:[^"]|"")+")'
-_QUALIFIED = rb"(?:%b\.)?%b" % (_NAME, _NAME)
 _SETTING = re.compile(rb"(?:RE)?SET |SELECT (?:pg_catalog\.)?set_config\(")
 _EXTENSION = re.compile(rb"CREATE EXTENSION |COMMENT ON EXTENSION ")
 _LAST = re.compile(
@@ -34,21 +35,6 @@ _LAST = re.compile(
     rb"|SECURITY LABEL |(?:CREATE|ALTER) EVENT TRIGGER |ALTER .* DEPENDS ON EXTENSION %b\Z" % (_NAME, _NAME),
     re.DOTALL,
 )
-# Forms that only a superuser may make, and which run nobody's code while they are made. A list of what is forbidden
-# would not hold: LANGUAGE internal AS 'be_lo_export', made by a superuser, let a CHECK write a file (tried).
-_SUPERUSERS = re.compile(
-    rb"CREATE (?:FOREIGN DATA WRAPPER|SERVER|USER MAPPING|FOREIGN TABLE|PUBLICATION|SUBSCRIPTION|ACCESS METHOD"
-    rb"|(?:TRUSTED )?(?:PROCEDURAL )?LANGUAGE|CAST|TRANSFORM|(?:DEFAULT )?OPERATOR CLASS|OPERATOR CLASS|OPERATOR FAMILY"
-    rb"|TEXT SEARCH PARSER|TEXT SEARCH TEMPLATE|OPERATOR|TRIGGER|CONSTRAINT TRIGGER)\s"
-    rb"|ALTER (?:OPERATOR FAMILY|PUBLICATION|SUBSCRIPTION|SERVER|FOREIGN DATA WRAPPER)\s"
-    rb"|CREATE TYPE %b(?:;|\Z)|CREATE TYPE %b \(\s|CREATE TYPE %b AS RANGE \("
-    % (_QUALIFIED, _QUALIFIED, _QUALIFIED)
-)
-_FUNCTION = re.compile(
-    rb"CREATE (?:OR REPLACE )?(?:FUNCTION|PROCEDURE) .*?\sLANGUAGE (?P<language>%b)\b" % _NAME, re.DOTALL
-)
-_AGGREGATE = re.compile(rb"CREATE AGGREGATE ")
-_BEGUN = re.compile(rb"\bM?INITCOND\b", re.IGNORECASE)
 
 
 def hand(statement: bytes) -> Hand:
@@ -60,13 +46,14 @@ def hand(statement: bytes) -> Hand:
     return Hand.LAST if _LAST.match(statement) else Hand.LOADER
 
 
-def is_for_a_superuser(statement: bytes, trusted: frozenset[bytes]) -> bool:
+def is_for_a_superuser(
+    statement: bytes, *, trusted: frozenset[bytes], backslash_escapes: bool = False
+) -> bool:
     """Whether a superuser may do this in the login's place; `trusted` are the languages that everybody may use.
 
-    An aggregate's first value is put through a domain's CHECK by whoever makes it, so one that has any stays the login's.
+    It is judged by the whole statement: one that runs something at once (an aggregate's first value is put through a
+    domain's CHECK by whoever makes it) stays the login's. A list of what is forbidden would not hold: LANGUAGE internal AS
+    'be_lo_export', made by a superuser, let a CHECK write a file (tried).
     """
-    if function := _FUNCTION.match(statement):
-        return function["language"] not in trusted
-    if _AGGREGATE.match(statement):
-        return _BEGUN.search(statement) is None
-    return _SUPERUSERS.match(statement) is not None
+    form = forms.recognise(statement, backslash_escapes=backslash_escapes)
+    return form is not None and form.superuser and form.language not in trusted

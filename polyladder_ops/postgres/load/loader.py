@@ -119,6 +119,11 @@ class Loader:
         return tuple(sorted(both, key=lambda accepted: int(accepted.item.partition(":")[2])))
 
     @property
+    def escapes(self) -> bool:
+        """Whether backslashes escape in the literals of what comes now."""
+        return self._escapes
+
+    @property
     def is_in_transaction(self) -> bool:
         """Whether what was sent so far is in a transaction that has not ended."""
         return self._pgconn.transaction_status == pq.TransactionStatus.INTRANS

@@ -29,7 +29,18 @@ if TYPE_CHECKING:
 
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["Login", "NoLogin", "end", "give_insert", "made", "opened", "restrict", "return_public"]
+__all__ = [
+    "Login",
+    "NoLogin",
+    "end",
+    "give_insert",
+    "lends",
+    "made",
+    "opened",
+    "restrict",
+    "return_public",
+    "take_foreign_tables",
+]
 
 _QUIET = "-c event_triggers=off"
 _OURSELVES = """
@@ -52,6 +63,19 @@ WHERE p.oid >= 16384 AND NOT l.lanpltrusted AND l.lanname <> 'sql'
   AND p.proowner <> pg_catalog.to_regrole(%s)
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                   WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e')
+"""
+
+_VALIDATORS = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.proowner = pg_catalog.to_regrole(%s)
+               AND p.oid IN (SELECT fdwvalidator FROM pg_catalog.pg_foreign_data_wrapper
+                             UNION ALL SELECT lanvalidator FROM pg_catalog.pg_language))
+"""
+
+_FOREIGN_TABLES = """
+SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c
+WHERE c.relkind = 'f' AND c.relowner <> pg_catalog.to_regrole(%s)
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                  WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e')
 """
 
 
@@ -165,6 +189,20 @@ def restrict(owner: Connection, login: Login, open_to_all: frozenset[str]) -> No
     for (identity,) in owner.execute(_UNSAFE, [login.identifier.as_string(None)]).fetchall():
         if identity not in open_to_all:
             owner.execute(sql.SQL("REVOKE ALL ON ROUTINE {} FROM PUBLIC").format(sql.SQL(identity)))
+
+
+def take_foreign_tables(owner: Connection, login: Login) -> None:
+    """Give the login what else it could not alter: only who may use a foreign server may make tables of it."""
+    for (name,) in owner.execute(_FOREIGN_TABLES, [login.identifier.as_string(None)]).fetchall():
+        owner.execute(sql.SQL("ALTER FOREIGN TABLE {} OWNER TO {}").format(sql.SQL(name), login.identifier))
+
+
+def lends(owner: Connection, login: Login) -> bool:
+    """Whether what is made for somebody is looked at by a function that the login made: it would run as who makes it.
+
+    Wrappers and languages have such validators, which a superuser named once and whoever owns them may replace.
+    """
+    return owner.execute(_VALIDATORS, [login.identifier.as_string(None)]).fetchone() == (True,)
 
 
 def return_public(owner: Connection, login: Login) -> None:
