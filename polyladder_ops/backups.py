@@ -332,6 +332,7 @@ def _manifest(
         prepared_transactions=facts.prepared_transactions,
         materialized_views=facts.materialized_views,
         not_included=facts.not_included,
+        lost=facts.lost,
         warnings=(),
     )
     latest = previous.latest

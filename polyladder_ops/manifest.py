@@ -96,6 +96,7 @@ class Manifest(_Frozen):
     materialized_views: tuple[str, ...]
     not_included: tuple[str, ...]
     warnings: tuple[str, ...]
+    lost: tuple[str, ...] = ()  # of what is not included that which a person must hear of
     knows_objects: bool = True  # False for an old file, of which only what stands in it is known
     changes_roles: bool = False  # of an old file: it says SET SESSION AUTHORIZATION, or is one transaction
 

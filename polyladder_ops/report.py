@@ -122,6 +122,7 @@ def as_row(backup: Backup) -> dict[str, Any]:
         "server_version": manifest.source.server_version,
         "migration_head": manifest.migration_head,
         "warnings": list(manifest.warnings),
+        "lost": list(manifest.lost),
     }
 
 

@@ -1,9 +1,10 @@
 """Questions to the catalogs, in SQL that is written once for every major of PostgreSQL.
 
-It is sent as it stands, after three small substitutions:
+It is sent as it stands, after a few small substitutions:
 
 - a line that ends in `-- 15+`, `-- -14`, `-- 15-16`, `-- superuser` or `-- others` is for those majors or roles only;
 - `$users(schema)` is true for a schema of the user's, `$own(catalog, oid)` for what is no member of an extension;
+- `$later(a, b)` is how many transactions later than `b` the transaction `a` began, round the end of their numbers;
 - `$sorted(array)`, `$operators(condition)` and `$functions(condition)` are lists in the order of their bytes.
 """
 
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["for_server", "load", "rows"]
 
-# What bends how the server writes names and constants.
+# What bends how the server writes names and constants; and to compile such a query takes far longer than to run it (tried).
 _PINS = """
 SELECT pg_catalog.set_config(name, value, true) FROM (VALUES
     ('search_path', ''), ('quote_all_identifiers', 'off'), ('TimeZone', 'UTC'), ('DateStyle', 'ISO, MDY'),
-    ('IntervalStyle', 'postgres'), ('bytea_output', 'hex'), ('extra_float_digits', '3'), ('lc_monetary', 'C')
+    ('IntervalStyle', 'postgres'), ('bytea_output', 'hex'), ('extra_float_digits', '3'), ('lc_monetary', 'C'),
+    ('jit', 'off')
 ) pins (name, value);
 """
 _LIST = '(SELECT pg_catalog.array_agg(v ORDER BY v COLLATE "C") FROM {})'
@@ -36,6 +38,9 @@ _MACROS = {
     r"\$own\((\w+), ([\w.]+)\)": r"$own('\1'::regclass, \2)",
     r"\$own\(([^,]+), ([\w.]+)\)": "(NOT EXISTS (SELECT FROM pg_catalog.pg_depend member"
     r" WHERE member.classid = \1 AND member.objid = \2 AND member.deptype = 'e'))",
+    r"\$later\(([\w.]+), ([\w.]+)\)": (
+        r"(((\1::text::int8 - \2::text::int8 + 2147483648) & 4294967295) - 2147483648)"
+    ),
     r"\$sorted\(([\w.]+)\)": _LIST.format(r"pg_catalog.unnest(\1) v"),
     r"\$operators\(([^()]+)\)": _LIST.format(
         "(SELECT pg_catalog.concat(a.amopstrategy, ' ', a.amopopr::regoperator, ' for order by ' ||"

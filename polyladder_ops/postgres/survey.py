@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import inventory, properties
+from polyladder_ops.postgres import inventory, not_included, properties
 from polyladder_ops.postgres.contents import Contents, decode
 from polyladder_ops.postgres.session import PINNED, Connection, translated
 from polyladder_ops.postgres.snapshot import GIVE_WAY_S, Changed, room_for_locks
@@ -54,6 +54,7 @@ class Survey:
     prepared_transactions: tuple[str, ...]
     materialized_views: tuple[str, ...]
     not_included: tuple[str, ...]
+    lost: tuple[str, ...]
 
 
 def read(connection: Connection, held: Snapshot) -> Survey:
@@ -78,6 +79,7 @@ def _read(connection: Connection, held: Snapshot) -> Survey:
         connection,
         "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database() ORDER BY 1",
     )
+    missing = not_included.read(connection)
     return Survey(
         session={**PINNED, "lc_monetary": _setting(connection, "lc_monetary")},
         objects=inventory.entries(connection),
@@ -88,9 +90,11 @@ def _read(connection: Connection, held: Snapshot) -> Survey:
         prepared_transactions=prepared,
         materialized_views=tuple(f"{r.schema}.{r.name}" for r in held.relations if r.kind == "m"),
         not_included=(
-            *_always_missing(connection),
+            *missing.lost,
+            *missing.always,
             *(f"the prepared transaction {gid}" for gid in prepared),
         ),
+        lost=missing.lost,
     )
 
 
@@ -130,32 +134,6 @@ def password_verifiers(connection: Connection) -> dict[str, str]:
         "SELECT rolname, rolpassword FROM pg_catalog.pg_authid WHERE rolpassword IS NOT NULL ORDER BY rolname"
     )
     return dict(rows.fetchall())
-
-
-def _always_missing(connection: Connection) -> tuple[str, ...]:
-    others = _column(
-        connection,
-        "SELECT datname FROM pg_catalog.pg_database"
-        " WHERE datname <> pg_catalog.current_database() AND NOT datistemplate ORDER BY 1",
-    )
-    foreign = _column(
-        connection,
-        "SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c WHERE c.relkind = 'f' ORDER BY 1",
-    )
-    extended = _column(
-        connection,
-        "SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c"
-        " JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid"
-        " AND d.objsubid = 0 AND d.deptype = 'e'"
-        " JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid"
-        " WHERE c.relkind IN ('r', 'p') AND NOT coalesce(c.oid = ANY (e.extconfig), false) ORDER BY 1",
-    )
-    return (
-        "passwords of roles",
-        *(f"the database {name}" for name in others),
-        *(f"the rows of the foreign table {name}" for name in foreign),
-        *(f"the rows of {name}, which belongs to an extension" for name in extended),
-    )
 
 
 def _migration_head(connection: Connection, held: Snapshot) -> str | None:

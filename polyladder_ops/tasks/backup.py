@@ -24,6 +24,7 @@ __all__ = ["collection"]
 SITE = "Site to act for (default: POLYLADDER_SITE, production)."
 JOBS = "How many connections load and compare side by side (default: as many as the server's cores and memory allow)."
 JSON = "Print JSON on stdout, for programs."
+_SHOWN = 20  # of what is lost
 
 
 @task(
@@ -109,7 +110,7 @@ def _prune_after(done: Backup, place: Any) -> Outcome:
 
 
 def _say_aloud(done: Backup) -> None:
-    for sentence in done.manifest.warnings:
+    for sentence in (*done.manifest.warnings, *_lost(done)):
         print(f"WARNING: {sentence}", file=sys.stderr)
     for gid in done.manifest.prepared_transactions:
         print(
@@ -118,6 +119,15 @@ def _say_aloud(done: Backup) -> None:
     if done.manifest.materialized_views:
         names = ", ".join(done.manifest.materialized_views)
         print(f"note: rebuilt at a restore, not compared: {names}", file=sys.stderr)
+
+
+def _lost(done: Backup) -> list[str]:
+    from polyladder_ops.terminal import plain
+
+    lost = done.manifest.lost
+    said = [f"not in the backup: {plain(sentence)}" for sentence in lost[:_SHOWN]]
+    more = len(lost) - _SHOWN
+    return [*said, *([f"and {more} more: `invoke backup.show --backup={done.id}`"] if more > 0 else [])]
 
 
 @task(
