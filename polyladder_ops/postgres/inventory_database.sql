@@ -79,7 +79,9 @@ SELECT 'publication', 'pg_publication'::regclass::oid, p.oid, pg_catalog.format(
                                HAVING r.prattrs IS NOT NULL),  -- 15+
                               ' where ' || pg_catalog.pg_get_expr(r.prqual, r.prrelid),  -- 15+
                               '') ORDER BY r.prrelid::regclass::text COLLATE "C")
-                   FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid))::text
+                   FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid
+                     AND $own(pg_class, r.prrelid)  -- -17 (pg_dump leaves those out)
+                  ))::text
 FROM pg_catalog.pg_publication p
 WHERE $own(pg_publication, p.oid);
 

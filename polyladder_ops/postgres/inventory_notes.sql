@@ -1,6 +1,7 @@
 -- What is said about an object elsewhere: (class, oid, word, text) goes into the object's definition. See queries.py.
 
--- Comments: those on columns with their table, those on a domain's constraints with their type
+-- Comments: those on columns with their table, those on a domain's constraints with their type; none on inherited checks,
+-- which pg_dump does not write
 SELECT coalesce(r.class, d.classoid::oid), coalesce(r.oid, d.objoid), pg_catalog.concat('comment', r.part), d.description
 FROM pg_catalog.pg_description d
 LEFT JOIN LATERAL (
@@ -14,7 +15,9 @@ LEFT JOIN LATERAL (
     FROM pg_catalog.pg_constraint k
     WHERE d.classoid = 'pg_constraint'::regclass AND k.oid = d.objoid AND (k.contypid <> 0 OR k.contype = 'n')
 ) r (class, oid, part) ON true
-WHERE d.objoid >= 16384 OR d.classoid = 'pg_largeobject'::regclass
+LEFT JOIN pg_catalog.pg_constraint copied ON d.classoid = 'pg_constraint'::regclass AND copied.oid = d.objoid
+                                         AND copied.contype = 'c' AND copied.conrelid <> 0 AND NOT copied.conislocal
+WHERE d.objoid >= 16384 AND copied.oid IS NULL OR d.classoid = 'pg_largeobject'::regclass
    OR d.classoid = 'pg_namespace'::regclass AND d.objoid = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'public');
 
 SELECT l.classoid::oid, l.objoid, pg_catalog.concat('label ', pg_catalog.quote_ident(l.provider),

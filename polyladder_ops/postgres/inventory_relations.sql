@@ -90,7 +90,8 @@ SELECT 'sequence', 'pg_class'::regclass::oid, c.oid, pg_catalog.format('%I.%I', 
                      FROM pg_catalog.pg_depend d
                      JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
                      WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')
-                       AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0))::text
+                       AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0
+                       AND $own(pg_class, d.refobjid)))::text
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
 JOIN pg_catalog.pg_sequence q ON q.seqrelid = c.oid
@@ -151,7 +152,7 @@ JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
 JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
 WHERE r.rulename <> '_RETURN' AND $users(s.nspname) AND $own(pg_class, c.oid);
 
--- Policies; pg_dump keeps those on an extension's tables too
+-- Policies
 SELECT 'policy', 'pg_policy'::regclass::oid, p.oid, pg_catalog.format('%I on %I.%I', p.polname, s.nspname, c.relname),
     '', NULL,
     pg_catalog.jsonb_build_object(
@@ -165,7 +166,7 @@ SELECT 'policy', 'pg_policy'::regclass::oid, p.oid, pg_catalog.format('%I on %I.
 FROM pg_catalog.pg_policy p
 JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
 JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
-WHERE $users(s.nspname);
+WHERE $users(s.nspname) AND $own(pg_class, c.oid);
 
 -- Extended statistics
 SELECT 'statistics', 'pg_statistic_ext'::regclass::oid, x.oid, pg_catalog.format('%I.%I', s.nspname, x.stxname),
@@ -174,4 +175,4 @@ SELECT 'statistics', 'pg_statistic_ext'::regclass::oid, x.oid, pg_catalog.format
                                   'target', nullif(x.stxstattarget, -1))::text
 FROM pg_catalog.pg_statistic_ext x
 JOIN pg_catalog.pg_namespace s ON s.oid = x.stxnamespace
-WHERE $users(s.nspname) AND $own(pg_statistic_ext, x.oid)
+WHERE $users(s.nspname) AND $own(pg_statistic_ext, x.oid) AND $own(pg_class, x.stxrelid)
