@@ -190,6 +190,7 @@ def test_a_program_reads_the_same() -> None:
         "seconds": {"load": 2.5},
         "accepted": [],
         "roles_made": ["app"],
+        "not_given": [],
         "undo_sql": ["ALTER …;"],
         "proved": True,
     }

@@ -63,11 +63,19 @@ WHERE d.oid >= 16384 AND (
     c.relkind <> 'c' OR t.typtype = 'm'
     OR EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid)
     OR k.contype = 't' OR k.contype = 'c' AND k.conrelid <> 0 AND NOT k.conislocal OR k.contype = 'f' AND k.conparentid <> 0
-    OR k.contype = 'n' AND k.contypid <> 0
     OR root.tgenabled = g.tgenabled  -- where they differ pg_dump writes the copy, too
     OR r.rulename = '_RETURN'
     OR d.class = 'pg_proc'::regclass AND EXISTS (
         SELECT FROM pg_catalog.pg_depend m WHERE m.classid = d.class AND m.objid = d.oid AND m.deptype = 'i'));
+
+SELECT true, s.what  -- -14 (they are kept since)
+FROM pg_catalog.pg_namespace n  -- -14
+CROSS JOIN LATERAL (VALUES  -- -14
+    ('the owner of the schema public', n.nspowner <> 10),  -- -14
+    ('the comment on the schema public',  -- -14
+     pg_catalog.obj_description(n.oid, 'pg_namespace') IS DISTINCT FROM 'standard public schema')  -- -14
+) s (what, lost)  -- -14
+WHERE n.nspname = 'public' AND s.lost;  -- -14
 
 SELECT true, pg_catalog.format('the privileges on the row type of %s', t.typrelid::regclass)
 FROM pg_catalog.pg_type t
@@ -205,15 +213,17 @@ WITH born AS (
     WHERE (classoid <> 'pg_namespace'::regclass OR objoid IS DISTINCT FROM pg_catalog.to_regnamespace('public'))
       AND description <> 'PL/pgSQL procedural language'  -- old dumps say it again
 ), lost AS (
-    SELECT h.*, ', which belongs to the extension ' || m.extname AS whose
+    SELECT h.*, 'the extension ' || pg_catalog.quote_ident(m.extname) AS whose
     FROM hung h JOIN member m ON m.class = h.on_class AND m.oid = h.on_oid
     WHERE $later(h.xid, m.xid) > m.latest
     UNION ALL
-    SELECT h.*, ', which belongs to the system'
+    SELECT h.*, 'the system'
     FROM hung h CROSS JOIN system m
     WHERE h.on_oid < 16384 AND $later(h.xid, m.xid) > m.latest AND $own(h.on_class, h.on_oid)
 )
-SELECT DISTINCT true, pg_catalog.concat(l.what, i.type, ' ', i.identity, l.whose)
+SELECT DISTINCT true, pg_catalog.concat(
+    l.what, CASE WHEN l.class IN ('pg_amop'::regclass, 'pg_amproc'::regclass) THEN 'member' ELSE i.type END, ' ', i.identity,
+    CASE l.what WHEN 'the ' THEN ', on what' ELSE ', which' END, ' belongs to ', l.whose)
 FROM lost l
 CROSS JOIN LATERAL pg_catalog.pg_identify_object(l.class, l.oid, l.part) i;
 SET LOCAL enable_nestloop = on;
