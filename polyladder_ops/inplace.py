@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.inventory import CatalogEntry
     from polyladder_ops.postgres.load.loader import Accepted
     from polyladder_ops.postgres.proof.differences import Difference
+    from polyladder_ops.postgres.properties import NotApplied
     from polyladder_ops.postgres.session import Connection
 
 __all__ = ["BYTES_PER_S", "Differs", "Restored", "estimate_s", "obstacles", "restore"]
@@ -67,11 +68,12 @@ class Differs(OpsError):  # noqa: N818 - an answer, not an accident
 
 @dataclass(frozen=True)
 class Restored:
-    """A restore in place that is committed: what was let through on the way, and how long everybody waited."""
+    """A restore in place that is committed: what was let through, how long everybody waited, what can't be given."""
 
     accepted: tuple[Accepted, ...]
     differences: tuple[Difference, ...]
     seconds: float
+    not_given: tuple[NotApplied, ...] = ()
 
 
 def estimate_s(manifest: Manifest) -> float:
@@ -221,11 +223,11 @@ def restore(
             with takeover.lock_out(connection, quiet, wait_s=lock_wait_s):
                 clearing.clear(connection)
             work = _Work(connection, target.database, backup, keys, frozenset(accept), settings, progress)
-            accepted = work.load()
+            accepted, not_given = work.load()
             differences = work.differences() if prove else []
             _expect_accepted(backup, differences, accept)
             committing()
-        return Restored(accepted, tuple(differences), time.monotonic() - began)
+        return Restored(accepted, tuple(differences), time.monotonic() - began, not_given)
 
 
 def _expect_accepted(backup: Backup, differences: Sequence[Difference], accept: Collection[str]) -> None:
@@ -252,8 +254,8 @@ class _Work:
     progress: Callable[[int], None] | None = field(repr=False)
     script: Script = field(default_factory=Script, repr=False)
 
-    def load(self) -> tuple[Accepted, ...]:
-        """Load the dump; return what was let through."""
+    def load(self) -> tuple[tuple[Accepted, ...], tuple[NotApplied, ...]]:
+        """Load the dump; return what was let through, and which of the source's properties the database can't get."""
         session.pin(self.connection, self.settings)
         loading.expect_public(self.connection, self.backup.manifest)
         accepted = loading.feed(
@@ -264,8 +266,8 @@ class _Work:
             script=self.script,
             progress=self.progress,
         )
-        properties.apply(self.connection, self.database, self.backup.manifest.properties)
-        return accepted
+        not_given = properties.apply(self.connection, self.database, self.backup.manifest.properties)
+        return accepted, tuple(not_given)
 
     def differences(self) -> list[Difference]:
         """Return what is not as it was dumped."""

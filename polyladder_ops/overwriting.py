@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from polyladder_ops import checks, inplace, restoring, setaside
 from polyladder_ops.errors import Interrupted, Mismatch, OpsError, Refused
 from polyladder_ops.postgres import leftovers, locks, session
+from polyladder_ops.terminal import plain
 from polyladder_ops.undoing import standing
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def overwrite(
                 keep=keep,
                 committing=committing,
             )
+        for not_applied in done.not_given:
+            say(f"not given to {target.database}: {plain(str(not_applied))}")
         accepted = [f"{a.item}: {a.why}" for a in done.accepted] + [
             f"{d.item}: {d.detail}" for d in done.differences
         ]

@@ -32,6 +32,7 @@ from polyladder_ops.postgres import (
 )
 from polyladder_ops.postgres.script import Script
 from polyladder_ops.settling import after_switch, settled
+from polyladder_ops.terminal import plain
 from polyladder_ops.undoing import undone_if_failing
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.facts import Live, Server
     from polyladder_ops.postgres.proof.differences import Difference
+    from polyladder_ops.postgres.properties import NotApplied
     from polyladder_ops.postgres.session import Connection
     from polyladder_ops.postgres.switch import Switched
     from polyladder_ops.preflight import Obstacle
@@ -81,13 +83,17 @@ class Plan:
 
 @dataclass
 class Result:
-    """What was done: the switch, what was let through, seconds a phase, roles that were made, SQL that would undo it."""
+    """What was done: the switch, what was let through, seconds a phase, roles that were made, SQL that would undo it.
+
+    `not_given` are the source's properties that the database did not get, each with why.
+    """
 
     switched: Switched
     accepted: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     roles: tuple[str, ...] = ()
     undo: tuple[str, ...] = ()
+    not_given: tuple[str, ...] = ()
 
 
 Say = Callable[[str], None]
@@ -197,6 +203,7 @@ class _Run:
     options: Options
     say: Say
     accepted: list[str] = field(default_factory=list)
+    not_given: list[NotApplied] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> Result:
@@ -209,7 +216,10 @@ class _Run:
                 undo = self._announce()
                 switched, oid = self._switch(ready)
         self._look_again(switched, oid)
-        return Result(switched, tuple(self.accepted), self.seconds, made, undo)
+        not_given = tuple(map(str, self.not_given))
+        for sentence in not_given:
+            self.say(f"not given to {self.name}: {plain(sentence)}")
+        return Result(switched, tuple(self.accepted), self.seconds, made, undo, not_given)
 
     @property
     def name(self) -> str:
@@ -320,6 +330,7 @@ class _Run:
                 self._judge,
                 verdict="the copy can't be given what the source is, so it did not replace anything",
             ),
+            self.not_given,
         )
         switch.close(connection, ready)
         with self._phase("switch"), settled(connection, self.server, self.name, oid):

@@ -126,6 +126,7 @@ def as_json(shown: Plan, result: Result) -> dict[str, Any]:
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "accepted": list(result.accepted),
         "roles_made": list(result.roles),
+        "not_given": list(result.not_given),
         "undo_sql": list(result.undo),
         "proved": not result.accepted,
     }

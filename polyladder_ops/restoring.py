@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.contents import Contents
     from polyladder_ops.postgres.inventory import CatalogEntry
-    from polyladder_ops.postgres.properties import DatabaseProperties, Extension
+    from polyladder_ops.postgres.properties import DatabaseProperties, Extension, NotApplied
     from polyladder_ops.postgres.script import Script
     from polyladder_ops.postgres.session import Connection
 
@@ -138,26 +138,33 @@ def properties_differ(connection: Connection, name: str, manifest: Manifest) -> 
 
 
 def as_source(
-    name: str, oid: int | None, manifest: Manifest, judge: Callable[[list[Difference]], None]
+    name: str,
+    oid: int | None,
+    manifest: Manifest,
+    judge: Callable[[list[Difference]], None],
+    not_given: list[NotApplied],
 ) -> Ready:
     """Return a database that is to be live, with the source's properties, given and looked at in the switch itself.
 
-    `judge` hears what it did not get, and raises what takes the switch back.
+    `judge` hears in what it differs then, and raises what takes the switch back; `not_given` is what could not be given.
     """
     wanted = manifest.properties
 
+    def first(connection: Connection, name: str) -> None:
+        not_given[:] = properties.give(connection, name, wanted)  # a switch may be tried again
+
     def last(connection: Connection, live: str) -> None:
-        properties.hand_over(connection, live, wanted)
+        not_given.extend(properties.hand_over(connection, live, wanted))
         judge(_as_differences(manifest, live, properties.read(connection, live)))
 
-    return Ready(name, oid, partial(properties.give, properties=wanted), last)
+    return Ready(name, oid, first, last)
 
 
 @contextlib.contextmanager
 def temporary_database(server: Target, manifest: Manifest, *, purpose: str) -> Iterator[Target]:
     """Within the block a new empty database with the source's encoding and locale; dropped afterwards, whatever happened.
 
-    What killed runs left of this kind is dropped first.
+    Which of them it did not get is `lacking`'s to tell. What killed runs left of this kind is dropped first.
     """
     databases.drop_abandoned(server)
     name = databases.temporary_name(purpose)

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     Change = tuple[str, list[sql.Composed]]
 
 __all__ = [
-    "NEVER_CARRIED",
     "NotApplied",
     "at_once",
     "grant",
+    "is_carried",
     "named",
     "never_carried",
     "regranting",
@@ -34,7 +34,10 @@ __all__ = [
     "tried",
 ]
 
-NEVER_CARRIED = frozenset({"default_transaction_read_only"})
+_NEVER_CARRIED = (
+    "",
+    "default_transaction_read_only",
+)  # of the database, so of all roles; one role's own is its rights
 # The lists whose elements the server quotes, of those that a database can have: pg_dump has the same names by heart
 # (variable_is_guc_list_quote), since no extension may add to them.
 _QUOTED_LISTS = {"local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"}
@@ -54,6 +57,11 @@ class NotApplied:
 def named(role: str, name: str) -> str:
     """Return how sentences call a setting of the database, or of a role in it."""
     return f"{name} of role {role}" if role else name
+
+
+def is_carried(role: str, name: str) -> bool:
+    """Return whether a restored database gets this setting of the database, or of a role in it."""
+    return (role, name) != _NEVER_CARRIED
 
 
 def tried(connection: psycopg.Connection[Any], what: str, *statements: sql.Composed) -> NotApplied | None:
@@ -169,7 +177,7 @@ def settings(
 def never_carried(wanted: Settings) -> Iterator[NotApplied]:
     """Yield those of the settings that no restored database gets."""
     for role, name in wanted:
-        if name in NEVER_CARRIED:
+        if not is_carried(role, name):
             what = f"the setting {named(role, name)}"
             yield NotApplied(what, "it is never carried over to a restored database")
 
@@ -184,14 +192,14 @@ def setting(database: str, before: Settings, wanted: Settings) -> Iterator[sql.C
 
 def _resets(database: str, before: Settings, wanted: Settings) -> Iterator[tuple[str, sql.Composed]]:
     for role, name in sorted(before.keys() - wanted.keys()):
-        if name not in NEVER_CARRIED:
+        if is_carried(role, name):
             reset = sql.SQL("{} RESET {}").format(_holder(database, role), sql.Identifier(name))
             yield f"the reset of {named(role, name)}", reset
 
 
 def _missing(before: Settings, wanted: Settings) -> Iterator[tuple[tuple[str, str], str]]:
     for key, value in wanted.items():
-        if key[1] not in NEVER_CARRIED and before.get(key) != value:
+        if is_carried(*key) and before.get(key) != value:
             yield key, value
 
 

@@ -2,8 +2,9 @@
 
 A dump without `CREATE DATABASE` has none of this, and a database that is renamed leaves it behind with its old oid. So it
 is kept as values and applied to the new database as values. Three things are never carried over:
-`default_transaction_read_only` (a fence of the old database, or a habit that would stop the restored one from being
-written), whether the database is a template, and whether it takes connections.
+`default_transaction_read_only` of the database itself (a fence of the old one, or a habit that would stop the restored
+one from being written; that of a role in it is carried), whether the database is a template, and whether it takes
+connections.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from psycopg import sql
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import alterations, grants, marks, queries
-from polyladder_ops.postgres.alterations import NEVER_CARRIED, NotApplied, named
+from polyladder_ops.postgres.alterations import NotApplied, is_carried, named
 from polyladder_ops.postgres.described import DatabaseProperties, Extension, Membership, Role
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import psycopg
 
 __all__ = [
-    "NEVER_CARRIED",
     "DatabaseProperties",
     "Extension",
     "Membership",
@@ -137,7 +137,7 @@ def _grants_differ(some: Sequence[str], others: Sequence[str], verdict: str) -> 
 def _settings_differ(wanted: DatabaseProperties, found: DatabaseProperties) -> Iterator[tuple[str, str]]:
     want, have = _by_key(wanted), _by_key(found)
     for key in sorted(want.keys() | have.keys()):
-        if key[1] in NEVER_CARRIED or want.get(key) == have.get(key):
+        if not is_carried(*key) or want.get(key) == have.get(key):
             continue
         verdict = "is missing" if key not in have else "has another value" if key in want else "is too much"
         yield f"setting {named(*key)}", f"the setting {named(*key)} {verdict}"
@@ -287,7 +287,7 @@ def _left_out(before: DatabaseProperties, wanted: DatabaseProperties) -> Iterato
         have, want = getattr(before, field), getattr(wanted, field)
         if have != want:
             yield NotApplied(word, f"it is {have!r}, not {want!r}, and is chosen when a database is made")
-    if wanted.is_template:
+    if wanted.is_template and not before.is_template:
         yield NotApplied("the mark as a template", "it would let everybody copy the database")
 
 
