@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from polyladder_ops import catalog, encryption, replacement, setaside
 from polyladder_ops.errors import Interrupted, OpsError
+from polyladder_ops.postgres import poolers
 from polyladder_ops.postgres.clients import Client, choose, find_clients
 from polyladder_ops.postgres.conninfo import Target, parse
-from polyladder_ops.postgres.session import Identity, connect, identify
+from polyladder_ops.postgres.session import Identity, connect, identify, is_relayed
 from polyladder_ops.sandbox.server import programs
 from polyladder_ops.site import Site
 from polyladder_ops.terminal import age, size
@@ -61,6 +62,7 @@ class Answer:
     size_bytes: int
     uses_tls: bool
     is_local: bool
+    is_relayed: bool = False
 
 
 def stopping(checks: Sequence[Check]) -> tuple[Check, ...]:
@@ -167,7 +169,8 @@ def _ask(target: Target) -> Answer:
         ).fetchone()
         assert row is not None
         is_local = target.host in _LOCAL or target.host.startswith("/")
-        return Answer(identify(connection), int(row[0]), bool(connection.pgconn.ssl_in_use), is_local)
+        tls, relayed = bool(connection.pgconn.ssl_in_use), is_relayed(connection)
+        return Answer(identify(connection), int(row[0]), tls, is_local, relayed)
 
 
 def _judge(answer: Answer | None) -> Iterator[Check]:
@@ -175,6 +178,8 @@ def _judge(answer: Answer | None) -> Iterator[Check]:
         yield Check("server", True, f"PostgreSQL {answer.identity.server_version} answers.")
         yield judge_identity(answer)
         yield judge_tls(answer)
+        if answer.is_relayed:
+            yield Check("pooler", None, f"{poolers.SAID[:1].upper()}{poolers.SAID[1:]}.")
 
 
 def judge_identity(answer: Answer) -> Check:

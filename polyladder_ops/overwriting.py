@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import checks, inplace, restoring, setaside
 from polyladder_ops.errors import Interrupted, Mismatch, OpsError, Refused
-from polyladder_ops.postgres import leftovers, locks, session
+from polyladder_ops.postgres import leftovers, locks, poolers, session
 from polyladder_ops.terminal import plain
 from polyladder_ops.undoing import standing
 
@@ -60,6 +60,8 @@ def overwrite(
     """
     server = locks.maintenance(target)
     with locks.exclusive(server, target.database, doing="restore in place") as connection:
+        if session.is_relayed(connection):
+            say(poolers.SAID)
         for sentence in leftovers.settle(connection, server, target.database):
             say(sentence)
         if reasons := inplace.obstacles(target, backup.manifest):

@@ -10,6 +10,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from polyladder_ops.postgres import poolers
 from polyladder_ops.terminal import size
 
 if TYPE_CHECKING:
@@ -62,12 +63,6 @@ def _of_server(server: Server, manifest: Manifest) -> Iterator[Obstacle]:
     if server.identity.is_standby:
         yield Obstacle(
             "standby", "the server is a standby and takes no writes", "Point DATABASE_URL at the primary."
-        )
-    if server.through_pooler:
-        yield Obstacle(
-            "pooler",
-            "a pooler stands between us and the server",
-            "Put the server's own address into DATABASE_URL.",
         )
     if not server.can_create:
         yield Obstacle(
@@ -208,5 +203,6 @@ def _inside_live(live: Live) -> Iterator[Obstacle]:
 
 def unknowns(server: Server, live: Live | None) -> tuple[str, ...]:
     """Return in sentences what could not be looked at, so that nobody takes it for fine."""
-    said = () if server.volume else ("not checked: the space on the server's disk can't be seen from here",)
+    said = [poolers.SAID] if server.through_pooler else []
+    said += [] if server.volume else ["not checked: the space on the server's disk can't be seen from here"]
     return (*said, *(f"not read from the live database: {what}" for what in (live.unread if live else ())))

@@ -30,7 +30,7 @@ _AGAIN_S = 20.0  # that a server may take to notice that a session of ours is go
 def settled(connection: Connection, server: Target, live: str, oid: int | None) -> Iterator[None]:
     """Within the block a switch to the database `oid` is tried; if it fails, what is true then is found out and told."""
     with standing(f"Which database is {live} was not found out"):
-        pid = connection.info.backend_pid
+        pid = session.backend_of(connection)
         try:
             yield
         except BaseException as error:

@@ -57,11 +57,18 @@ def test_where_all_is_well_nothing_stands_in_the_way() -> None:
     assert preflight.unknowns(SERVER, LIVE) == ()
 
 
+def test_a_pooler_that_keeps_our_session_stands_not_in_the_way_and_is_said() -> None:
+    pooled = replace(SERVER, through_pooler=True)
+    assert found(pooled) == ()
+    assert preflight.unknowns(pooled, LIVE) == (
+        "a pooler or proxy stands between us and the server; it gives each connection a session of its own",
+    )
+
+
 NEW: dict[str, Any] = {"live_oid": None, "live_bytes": None, "is_owner": False, "sessions": ()}
 # What is there, what it is called, a word of its cure, and whether a person may let it through.
 ONE_EACH: dict[str, tuple[dict[str, Any], str, str, bool]] = {
     "a standby": ({"identity": replace(IDENTITY, is_standby=True)}, "standby", "Point DATABASE_URL at the primary", False),
-    "a pooler": ({"through_pooler": True}, "pooler", "the server's own address", False),
     "no right to make databases": ({"can_create": False}, "createdb", "ALTER ROLE admin CREATEDB", False),
     "an older server": ({"identity": replace(IDENTITY, major=17)}, "major", "PostgreSQL 18 or newer", False),
     "a full disk": ({"volume": Volume(100 * GIB, 11 * GIB)}, "space", "Enlarge", True),

@@ -19,7 +19,7 @@ from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import locks
-from polyladder_ops.postgres.session import Connection, connect, is_usable, translated
+from polyladder_ops.postgres.session import Connection, backend_of, connect, is_usable, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -149,7 +149,7 @@ def ended_if_left(server: Target, connection: Connection) -> Iterator[None]:
 
     A Ctrl-C may come before the server has even heard, and psycopg does not always wait for the end.
     """
-    pid = connection.info.backend_pid
+    pid = backend_of(connection)
     try:
         yield
     except BaseException:

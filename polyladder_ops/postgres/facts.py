@@ -14,7 +14,8 @@ from psycopg import sql
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases, standbys, volume
-from polyladder_ops.postgres.session import Identity, connect, identify, translated
+from polyladder_ops.postgres.poolers import Pooled
+from polyladder_ops.postgres.session import Identity, connect, identify, is_relayed, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -84,15 +85,13 @@ def read_server(connection: Connection, server: Target, live: str) -> Server:
         identity = identify(connection)
         oid, size, is_owner = _one(connection, _DATABASE, live) or (None, None, False)
         role, is_superuser, can_create = _one(connection, _ROLE) or ("", False, False)
-        backend = _one(connection, "SELECT pg_catalog.pg_backend_pid()")
         there = standbys.find(connection)
         return Server(
             identity=identity,
             role=role,
             is_superuser=is_superuser,
             can_create=can_create,
-            # A pooler answers with a number of its own for cancelling.
-            through_pooler=backend != (connection.info.backend_pid,),
+            through_pooler=is_relayed(connection),
             extensions=databases.available_extensions(connection),
             roles=frozenset(_column(connection, "SELECT rolname FROM pg_catalog.pg_roles")),
             tablespaces=databases.tablespaces(connection),
@@ -157,6 +156,8 @@ def read_live(target: Target) -> Live:
     """Return what the live database tells of itself; never fails for what the database has suffered."""
     try:
         connection = connect(target, settings={"statement_timeout": f"{_NEWEST_S}s"})
+    except Pooled:
+        raise
     except OpsError as error:
         return Live(unread=(f"{error.message}: {error.detail}".rstrip(". "),))
     with closing(connection):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.portable import by_whom
 from polyladder_ops.postgres.conninfo import Target
-from polyladder_ops.postgres.session import Connection, connect, translated
+from polyladder_ops.postgres.session import Connection, backend_of, connect, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +92,7 @@ def exclusive(server: Target, database: str, *, doing: str) -> Iterator[Connecti
 
 def _others(connection: Connection, database: str) -> list[TupleRow]:
     rows = connection.execute(_HOLDERS, [database]).fetchall()
-    return [row for row in rows if row[3] != connection.info.backend_pid]
+    return [row for row in rows if row[3] != backend_of(connection)]
 
 
 def is_held_elsewhere(connection: Connection, database: str) -> bool:
@@ -118,5 +118,5 @@ def check(connection: Connection, database: str) -> None:
     lost = f"the lock on {database} was lost, so nothing more was changed"
     with translated(lost):
         row = connection.execute(_HOLDERS, [database]).fetchone()
-    if row is None or row[3] != connection.info.backend_pid:
+    if row is None or row[3] != backend_of(connection):
         raise OpsError(lost, hint="Run `invoke restore.status`, then try again.")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import threading
 import traceback
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from psycopg import pq, sql
 from psycopg.rows import TupleRow
 
 from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import poolers
 from polyladder_ops.redaction import redact
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ __all__ = [
     "PINNED",
     "Connection",
     "Identity",
+    "backend_of",
     "connect",
     "database_size",
     "database_sizes",
@@ -34,8 +38,10 @@ __all__ = [
     "hang_up",
     "identify",
     "is_full",
+    "is_relayed",
     "is_usable",
     "pin",
+    "relayed",
     "translated",
 ]
 
@@ -76,6 +82,10 @@ _NOTICING_A_DEAD_NETWORK = {
     "tcp_user_timeout": "60000",
 }
 _environment = threading.Lock()
+# The targets of this run before which something stands that keeps our session ours: found once, at the first connection.
+_RELAYED: set[tuple[str, ...]] = set()
+_NAMING = ("host", "hostaddr", "port", "user", "dbname")
+_OPTION = re.compile(r"(?:-c\s*|--)([\w.]+)=((?:[^\s\\]|\\.)*)")
 logging.getLogger("psycopg").addHandler(logging.NullHandler())  # what it has to tell comes to us as errors
 
 
@@ -83,6 +93,7 @@ class _Session(psycopg.Connection[TupleRow]):
     """A connection that gives way to a Ctrl-C in two seconds, even if the server does not answer."""
 
     _giving_way: threading.Timer | None = None
+    backend: int | None = None
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
         """Wait for the server; after a Ctrl-C not for long."""
@@ -147,7 +158,7 @@ def connect(target: Target, *, settings: Mapping[str, str] | None = None, timeou
     """Return a connection in autocommit mode whose settings are `PINNED` plus `settings`.
 
     Read-only defaults and timeouts that the database carries for its application do not reach it. Raise OpsError
-    if the server can't be reached or refuses us.
+    if the server can't be reached or refuses us, Pooled if a pooler would give the session to others: nothing is set then.
     """
     parameters = {
         "connect_timeout": str(timeout_s),
@@ -160,43 +171,99 @@ def connect(target: Target, *, settings: Mapping[str, str] | None = None, timeou
         "options": f"{target.parameters.get('options', '')} -c statement_timeout=0".strip(),
     }
     with translated(f"could not connect to {target}"):
-        with _without_pg_variables():
-            connection = _opened(parameters)
+        connection = _opened(parameters)
         try:
-            pin(connection, settings)
+            _begin(connection, target, parameters, settings or {})
         except BaseException:
             connection.close()
             raise
     return connection
 
 
+def _begin(
+    connection: _Session, target: Target, parameters: Mapping[str, str], settings: Mapping[str, str]
+) -> None:
+    """Pin a new session. Where something stands between, that is only done once it is known that the session stays ours."""
+    if not relayed(target):
+        connection.backend = _pinned(connection, settings, by=connection.info.backend_pid)
+        if connection.backend is not None:
+            return
+        _expect_own_session(connection, target, parameters)
+        _RELAYED.add(_key(target))
+    # What a pooler was told to ignore at the start has not reached the server.
+    given = dict(_OPTION.findall(parameters["options"]))
+    more = {name: value for name, value in given.items() if name not in {**PINNED, **_OVERRIDDEN}}
+    connection.backend = _pinned(connection, {**more, **settings})
+
+
+def _expect_own_session(connection: _Session, target: Target, parameters: Mapping[str, str]) -> None:
+    """Return if each connection has a session of its own. Raise Pooled if not: whatever we set, others would get."""
+    with closing(_opened(parameters)) as second:
+        if poolers.keeps_our_session(connection, second, hang_up):
+            return
+    raise poolers.Pooled(
+        f"a pooler in transaction or statement mode stands before {target}",
+        detail="It gives our session to others after each transaction, with what is set on it. Nothing was set.",
+        hint=poolers.CURE,
+    )
+
+
+def _key(target: Target) -> tuple[str, ...]:
+    return tuple(target.parameters.get(name, "") for name in _NAMING)
+
+
+def relayed(target: Target) -> bool:
+    """Whether this run has found that something stands before the target, which gives each connection its own session."""
+    return _key(target) in _RELAYED
+
+
+def is_relayed(connection: Connection) -> bool:
+    """Whether libpq was told another process than the one that answers: a pooler, or a proxy that makes numbers up."""
+    return backend_of(connection) != connection.info.backend_pid
+
+
+def backend_of(connection: Connection) -> int:
+    """Return the server's process of this session; libpq's own number (`info.backend_pid`) can be made up on the way."""
+    known = connection.backend if isinstance(connection, _Session) else None
+    return connection.info.backend_pid if known is None else known
+
+
 def pin(connection: Connection, settings: Mapping[str, str] | None = None) -> None:
     """Give the session the settings with which `connect` begins, whatever has bent them since."""
-    _configure(connection, {**PINNED, **_OVERRIDDEN, "client_encoding": "UTF8", **(settings or {})})
+    _pinned(connection, settings or {})
 
 
-def _opened(parameters: Mapping[str, str]) -> Connection:
+def _pinned(connection: Connection, settings: Mapping[str, str], *, by: int | None = None) -> int | None:
+    """Set what is pinned and return the process that did it; None if it is not the one it should be `by`: nothing is set.
+
+    To ask first would be a round trip more for every connection.
+    """
+    major = connection.info.server_version // 10000
+    newer = {name: "0" for since, name in _BY_MAJOR.items() if major >= since}
+    wanted = {**PINNED, **_OVERRIDDEN, "client_encoding": "UTF8", **settings, **newer}
+    calls = [
+        sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value) for name, value in wanted.items()
+    ]
+    statement = sql.SQL("SELECT pg_catalog.pg_backend_pid(), {}").format(sql.SQL(", ").join(calls))
+    if by is not None:
+        statement += sql.SQL(" WHERE pg_catalog.pg_backend_pid() = {}").format(by)
+    row = connection.execute(statement).fetchone()
+    connection.prepare_threshold = None  # a pooler or a proxy may not keep prepared statements
+    return None if row is None else int(row[0])
+
+
+def _opened(parameters: Mapping[str, str]) -> _Session:
     """Return a connection, or leave none behind.
 
     An interrupt keeps a half-open one alive in its traceback. The server would wait a minute for that one's password, and every
     DROP DATABASE would wait for the server's process that does.
     """
     try:
-        return _Session.connect(**parameters, autocommit=True)  # type: ignore[arg-type]
+        with _without_pg_variables():
+            return _Session.connect(**parameters, autocommit=True)  # type: ignore[arg-type]
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)
         raise
-
-
-def _configure(connection: Connection, settings: Mapping[str, str]) -> None:
-    major = connection.info.server_version // 10000
-    newer = {name: "0" for since, name in _BY_MAJOR.items() if major >= since}
-    calls = [
-        sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
-        for name, value in {**settings, **newer}.items()
-    ]
-    connection.execute(sql.SQL("SELECT ") + sql.SQL(", ").join(calls))
-    connection.prepare_threshold = None  # a pooler or a proxy may not keep prepared statements
 
 
 @contextlib.contextmanager
@@ -252,6 +319,8 @@ def hint_for(error: psycopg.Error) -> str:
     """Return the next thing to try after this error of the server or of libpq; empty if nothing is known."""
     text = str(error)
     known = {
+        "unsupported startup parameter": poolers.REFUSES_OPTIONS,
+        "support command-line options": poolers.REFUSES_OPTIONS,
         "password authentication failed": "Check user and password; in a URL write @ as %40 and % as %25.",
         "no password supplied": "Put the password into the URL; PGPASSWORD and ~/.pgpass are not read.",
         "no encryption": "The server wants TLS: add sslmode=require to the URL.",

@@ -82,7 +82,7 @@ def transaction(connection: Connection, target: Target) -> Iterator[None]:
 
 def _roll_back(connection: Connection, target: Target) -> None:
     """End the transaction now: what is asked of the database afterwards sees it as it was."""
-    pid = connection.info.backend_pid
+    pid = session.backend_of(connection)
     with contextlib.suppress(psycopg.Error):
         if connection.info.transaction_status in _OPEN:
             connection.execute("ROLLBACK")

@@ -51,7 +51,7 @@ def take(
         invoke -T 60 backup         (give up if pg_dump says nothing for a minute)
     """
     from polyladder_ops import backups, catalog, report, terminal
-    from polyladder_ops.postgres import dump, session
+    from polyladder_ops.postgres import dump, poolers, session
 
     place = open_site(c, site)
     target = place.target()
@@ -80,6 +80,8 @@ def take(
             ),
         )
     print(bar.summary(), file=sys.stderr)
+    if session.relayed(target):
+        print(f"note: {poolers.SAID}", file=sys.stderr)
     _say_aloud(done)
     if not json:
         print(report.line(done))
