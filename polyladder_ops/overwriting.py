@@ -59,7 +59,7 @@ def overwrite(
     it was; OpsError if the server fails. But for a failed check the database is as it was then.
     """
     server = locks.maintenance(target)
-    with locks.exclusive(server, target.database, doing="restore in place") as connection:
+    with locks.exclusive(server, target.database, doing="restore in place", say=say) as connection:
         if session.is_relayed(connection):
             say(poolers.SAID)
         for sentence in leftovers.settle(connection, server, target.database):

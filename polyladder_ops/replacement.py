@@ -115,7 +115,7 @@ def replace(
     database is as it was, and the copy is gone.
     """
     server = _maintenance(target, options.name)
-    with locks.exclusive(server, options.name, doing="restore") as connection:
+    with locks.exclusive(server, options.name, doing="restore", say=say) as connection:
         for sentence in leftovers.settle(connection, server, options.name):
             say(sentence)
         plan = look(connection, server, target.with_database(options.name), backup, options)

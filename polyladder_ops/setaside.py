@@ -81,7 +81,7 @@ def _locked(target: Target, name: str, doing: str, say: Say, *, look_only: bool 
     server = locks.maintenance(target)
     with closing(session.connect(server)) as connection:
         live = pick(_asides(connection), name, target.database).mark.live
-    with locks.exclusive(server, live, doing=doing) as connection:
+    with locks.exclusive(server, live, doing=doing, say=say, ends=not look_only) as connection:
         for sentence in () if look_only else leftovers.settle(connection, server, live):
             say(sentence)
         aside = pick([m for m in _asides(connection) if m.mark.live == live], name, live)
@@ -104,7 +104,8 @@ def abort(target: Target) -> tuple[str, ...]:
     Raise Busy if a run that lives holds the lock, OpsError if the server fails.
     """
     server = locks.maintenance(target)
-    with locks.exclusive(server, target.database, doing="abort") as connection:
+    passed: list[str] = []
+    with locks.exclusive(server, target.database, doing="abort", say=passed.append) as connection:
         done = leftovers.settle(connection, server, target.database)
         if left := leftovers.find(connection):
             raise OpsError(
@@ -112,7 +113,7 @@ def abort(target: Target) -> tuple[str, ...]:
                 detail="; ".join((*done, *(f"{one.database}: {one.detail}" for one in left))),
                 hint="They are of another database's restore or of another role: run `invoke restore.abort` for that site.",
             )
-    return done
+    return (*passed, *done)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ __all__ = [
 
 _FOR_A_PROOF = "made by polyladder-ops for a proof; it is dropped again"
 _ENDING_S = 10.0
+_ONE_BY_ONE_S = 5  # that another proof's roles are waited for
 _CREATEDB = "The role needs CREATEDB (or superuser) on that server."
 _SINCE = {"icu": 15, "builtin": 17}
 """The major version that brought each locale provider as one for whole databases."""
@@ -277,7 +278,7 @@ def locked(server: Target, name: str) -> Iterator[Connection]:
 
 def hold(connection: Connection, name: str) -> None:
     """Make this database count as in use as long as the connection lasts."""
-    connection.execute(f"SELECT pg_catalog.pg_advisory_lock({locks.KEY})", [name])
+    locks.acquire(connection, name)
 
 
 def abandoned(connection: Connection, *, ours_only: bool = False) -> list[str]:
@@ -310,12 +311,12 @@ def drop_abandoned(server: Target) -> list[str]:
 
 
 def _is_unlocked(connection: Connection, name: str) -> bool:
-    """Whether nobody holds the database's lock, from whichever database of the server; then we do."""
-    row = connection.execute(f"SELECT pg_catalog.pg_try_advisory_lock({locks.KEY})", [name]).fetchone()
-    if row == (True,) and locks.is_held_elsewhere(connection, name):
-        connection.execute(f"SELECT pg_catalog.pg_advisory_unlock({locks.KEY})", [name])
+    """Whether nobody who counts holds the database's lock, from whichever database of the server; then we do."""
+    try:
+        locks.acquire(connection, name)
+    except locks.Busy:
         return False
-    return row == (True,)
+    return True
 
 
 def make_roles(connection: Connection, wanted: Iterable[Role], *, superusers: bool) -> tuple[str, ...]:
@@ -324,10 +325,7 @@ def make_roles(connection: Connection, wanted: Iterable[Role], *, superusers: bo
     Return the names of those, and of those that another proof has made.
     """
     with translated("could not make the roles"), connection.transaction():
-        # Two proofs that start at once would both find a role missing, and one would fail to make it.
-        connection.execute(
-            "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(%s, 0))", [_FOR_A_PROOF]
-        )
+        _one_after_the_other(connection)
         rows = connection.execute(
             "SELECT rolname, pg_catalog.shobj_description(oid, 'pg_authid') FROM pg_catalog.pg_roles"
         )
@@ -339,6 +337,19 @@ def make_roles(connection: Connection, wanted: Iterable[Role], *, superusers: bo
             if there.get(role.name, _FOR_A_PROOF) == _FOR_A_PROOF:
                 names.append(role.name)
     return tuple(names)
+
+
+def _one_after_the_other(connection: Connection) -> None:
+    """Wait for another proof that makes roles: both would find one missing, and one would fail to make it.
+
+    That takes an instant. Whoever holds the lock longer is somebody who only knows its key, and is not waited for.
+    """
+    with contextlib.suppress(errors.LockNotAvailable), connection.transaction():
+        connection.execute(f"SET LOCAL lock_timeout = '{_ONE_BY_ONE_S}s'".encode())
+        connection.execute(
+            "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(%s, 0))", [_FOR_A_PROOF]
+        )
+        connection.execute("SET LOCAL lock_timeout = 0")
 
 
 def _make_role(connection: Connection, name: str, *, superuser: bool) -> None:

@@ -14,6 +14,7 @@ from psycopg import sql
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases, standbys, volume
+from polyladder_ops.postgres.holders import MAY_END
 from polyladder_ops.postgres.poolers import Pooled
 from polyladder_ops.postgres.session import Identity, connect, identify, is_relayed, translated
 
@@ -120,11 +121,9 @@ FROM pg_catalog.pg_database WHERE datname = %s
 _ROLE = """
 SELECT rolname::text, rolsuper, rolsuper OR rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user
 """
-_SESSIONS = """
+_SESSIONS = f"""
 SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''),
-       pg_catalog.pg_has_role(a.usesysid, 'USAGE') AND NOT r.rolsuper
-       OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
-       OR pg_catalog.pg_has_role('pg_signal_backend', 'USAGE') AND NOT r.rolsuper
+       {MAY_END}
 FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
 WHERE a.datname = %s ORDER BY a.backend_start
 """
