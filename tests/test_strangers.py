@@ -16,12 +16,12 @@ from polyladder_ops import backups, setaside
 from polyladder_ops.postgres import databases, holders, locks, session
 from polyladder_ops.postgres.holders import Holder
 from polyladder_ops.postgres.locks import Busy
-from tests import factories
+from tests import factories, majors
 from tests.conftest import numbers, run
 from tests.test_tasks import project, url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from polyladder_ops.postgres.conninfo import Target
@@ -215,7 +215,7 @@ def test_a_dry_run_ends_nobody(server: Server, stranger: Target, shop: str) -> N
 
 
 def test_the_name_of_a_stranger_writes_nothing_else_on_the_terminal(server: Server, shop: str) -> None:
-    met = Holder(7, False, "", "mal\x1b[2J", "its own machine", None, could_change=False, may_end=False)
+    met = Holder(7, False, "", "mal\x1b[2J", "its own machine", None, counts=False, may_end=False)
     assert "\x1b" not in locks._passed(shop, met, ended=False)
 
 
@@ -368,6 +368,17 @@ def test_who_was_too_late_holds_nothing_afterwards(
         assert not [h for h in holders.find(other, shop) if h.is_ours]
 
 
+def test_two_runs_of_one_role_meet_though_it_could_not_change_the_database(
+    server: Server, owner: Target, stranger: Target, shop: str
+) -> None:
+    with locks.exclusive(stranger, shop, doing="abort") as connection:
+        with pytest.raises(Busy), locks.exclusive(stranger, shop, doing="abort"):
+            pass
+        locks.check(connection, shop)
+        with locks.exclusive(owner, shop, doing="restore"):
+            pass
+
+
 # Half-made copies -----------------------------------------------------------------------------------------------------
 
 
@@ -422,6 +433,35 @@ def test_who_holds_the_lock_of_making_roles_holds_a_proof_up_for_some_seconds_on
         assert made == (wanted[0].name,)
         assert connection.execute("SHOW lock_timeout").fetchone() == ("0",)
         databases.drop_roles(connection, made)
+
+
+# On every major ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("major", majors.SERVERS)
+def test_on_every_major_strangers_are_passed_runs_are_met_and_no_session_is_set_that_is_not_ours(
+    major: int, need: Callable[[object, str], None]
+) -> None:
+    need(majors.programs(major), f"no PostgreSQL {major} (python -m tests.majors)")
+    with majors.running(major) as target:
+        for name, rights in (("stranger", ""), ("owner", "CREATEDB")):
+            run(target, f"CREATE ROLE %I LOGIN {rights} PASSWORD 'x'", name)
+        stranger, owner = (
+            target.of(**{**target.parameters, "user": name, "password": "x"})
+            for name in ("stranger", "owner")
+        )
+        run(owner, "CREATE DATABASE %I", "shop")
+        with holding(stranger, "shop") as held:
+            with locks.exclusive(owner, "shop", doing="restore"), pytest.raises(Busy):
+                locks.exclusive(target, "shop", doing="undo").__enter__()
+            assert is_alive(held)
+            with locks.exclusive(target, "shop", doing="undo") as connection:
+                locks.check(connection, "shop")
+                assert not is_alive(held)
+        with closing(raw(target)) as other:
+            assert session._pinned(other, {}, by=session.backend_of(other) + 1) is None
+            assert other.execute("SHOW search_path").fetchone() == ('"$user", public',)
+            assert session._pinned(other, {}, by=session.backend_of(other)) == other.info.backend_pid
 
 
 # Prepared transactions ------------------------------------------------------------------------------------------------

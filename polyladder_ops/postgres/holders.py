@@ -1,7 +1,7 @@
 """Who holds a database's lock, and who of them counts.
 
 The key of the lock is public, and an advisory lock asks for no right: any role that may connect can hold it, in whichever
-mode and for ever. So a session counts only if its role could change the database by itself; a stranger's is passed.
+mode and for ever. So a session counts only if its role could change the database by itself, or is ours; a stranger's is passed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ MAY_END = """
  OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
  OR pg_catalog.pg_has_role('pg_signal_backend', 'USAGE') AND NOT r.rolsuper)"""
 """Whether we may end the session `a` of the role `r`, in SQL."""
-# Who may make databases, if there is none of the name; else who may alter it, or make schemas in it, as a restore in place does.
-_COULD_CHANGE = """
-(r.rolsuper OR CASE WHEN d.oid IS NULL THEN r.rolcreatedb
+# Who may make databases, if there is none of the name; else who may alter it, or make schemas in it, as a restore in place
+# does. And our own role: whatever it may, its runs must not meet.
+_COUNTS = """
+(r.rolsuper OR r.rolname = session_user OR CASE WHEN d.oid IS NULL THEN r.rolcreatedb
  ELSE pg_catalog.pg_has_role(a.usesysid, d.datdba, 'MEMBER')
    OR pg_catalog.has_database_privilege(a.usesysid, d.oid, 'CREATE') END)"""
 # In whichever database: another role's maintenance database may be another one, whose locks don't keep us out by themselves.
@@ -37,7 +38,7 @@ _HOLDERS = f"""
 SELECT DISTINCT l.pid, coalesce(l.pid = pg_catalog.pg_backend_pid(), false) AS is_ours,
        coalesce(a.application_name, '') AS application, coalesce(r.rolname, '')::text AS role,
        coalesce(pg_catalog.host(a.client_addr), 'its own machine') AS address, a.backend_start AS since,
-       coalesce({_COULD_CHANGE}, false) AS could_change, coalesce({MAY_END}, false) AS may_end
+       coalesce({_COUNTS}, false) AS counts, coalesce({MAY_END}, false) AS may_end
 FROM pg_catalog.pg_locks l CROSS JOIN (SELECT n.name, {KEY} AS key, {CLASS} AS class FROM (SELECT %s::text AS name) n) k
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
@@ -47,7 +48,7 @@ WHERE l.locktype = 'advisory' AND l.granted
        OR l.objsubid = 2 AND l.classid::int8 = k.class::int8 & 4294967295)
 ORDER BY is_ours DESC, since
 """.replace("|| %s", "|| n.name")
-_END = f"SELECT pg_catalog.pg_terminate_backend(pid) FROM ({_HOLDERS}) h WHERE may_end AND NOT could_change AND NOT is_ours"
+_END = f"SELECT pg_catalog.pg_terminate_backend(pid) FROM ({_HOLDERS}) h WHERE may_end AND NOT counts AND NOT is_ours"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Holder:
     role: str
     address: str
     since: datetime | None
-    could_change: bool
+    counts: bool
     may_end: bool
 
     @property
@@ -81,13 +82,13 @@ def find(connection: Connection, database: str) -> tuple[Holder, ...]:
 
 
 def rivals(found: Iterable[Holder]) -> tuple[Holder, ...]:
-    """Return the others that count: those whose role could change the database by itself."""
-    return tuple(h for h in found if h.could_change and not h.is_ours)
+    """Return the others that count: those whose role could change the database by itself, or is ours."""
+    return tuple(h for h in found if h.counts and not h.is_ours)
 
 
 def strangers(found: Iterable[Holder]) -> tuple[Holder, ...]:
     """Return those that only keep others out, and could not change anything."""
-    return tuple(h for h in found if not h.could_change and not h.is_ours)
+    return tuple(h for h in found if not h.counts and not h.is_ours)
 
 
 def end_strangers(connection: Connection, database: str) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from polyladder_ops.postgres.holders import Holder
 
-__all__ = ["DURABLY", "Busy", "acquire", "check", "exclusive", "holder", "maintenance"]
+__all__ = ["DURABLY", "KEY", "Busy", "acquire", "check", "exclusive", "holder", "maintenance"]
 
 _MAINTENANCE = ("postgres", "template1")
 _ENDING_S = 0.5  # that a stranger's session may take to go
@@ -179,7 +179,7 @@ def holder(connection: Connection, database: str) -> str:
     """Return who holds the lock of a database, as a sentence without its full stop; empty if nobody does who counts."""
     with translated("could not ask who holds the lock"):
         found = holders.find(connection, database)
-    return next((str(h) for h in found if h.is_ours or h.could_change), "")
+    return next((str(h) for h in found if h.is_ours or h.counts), "")
 
 
 def check(connection: Connection, database: str) -> None:

@@ -311,7 +311,12 @@ def translated(message: str) -> Iterator[None]:
 
 def is_full(error: OpsError) -> bool:
     """Whether a server refused a connection because it has no more of them to give."""
-    full = ("too many clients already", "too many connections for", "connection slots are reserved")
+    full = (
+        "too many clients already",
+        "too many connections for",
+        "connection slots are reserved",
+        "no more connections allowed",
+    )
     return any(text in error.detail for text in full)
 
 
