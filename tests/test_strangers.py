@@ -379,6 +379,27 @@ def test_two_runs_of_one_role_meet_though_it_could_not_change_the_database(
             pass
 
 
+def test_who_meets_another_run_that_began_at_the_same_time_and_stays_holds_nothing_afterwards(
+    owner: Target, stranger: Target, shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = locks._beside
+    with (
+        holding(stranger, shop),
+        closing(session.connect(owner)) as other,
+        closing(session.connect(owner)) as us,
+    ):
+
+        def both(connection: session.Connection, name: str) -> int:
+            take(other, name)
+            return take(connection, name)
+
+        monkeypatch.setattr(locks, "_beside", both)
+        with pytest.raises(Busy):
+            locks.acquire(us, shop)
+        found = holders.find(us, shop)
+        assert (len(holders.rivals(found)), [h for h in found if h.is_ours]) == (1, [])
+
+
 # Half-made copies -----------------------------------------------------------------------------------------------------
 
 
