@@ -337,7 +337,7 @@ def _manifest(
     )
     latest = previous.latest
     before = latest.manifest if latest else None
-    return manifest.model_copy(update={"warnings": shrinkage(before, manifest)})
+    return manifest.model_copy(update={"warnings": (*facts.warnings, *shrinkage(before, manifest))})
 
 
 def shrinkage(before: Manifest | None, now: Manifest) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polyladder_ops.portable import is_root
-from polyladder_ops.postgres import facts, session
+from polyladder_ops.postgres import facts, newest, session
 from polyladder_ops.postgres.facts import Live
 from polyladder_ops.sandbox import place
 from polyladder_ops.sandbox import server as servers
@@ -157,7 +157,7 @@ def test_the_newest_row_and_the_newest_migration_of_the_sandbox_are_found(sample
     assert seen.unread == ()
     assert seen.newest is not None
     with closing(session.connect(sample)) as connection:
-        assert seen.migration_head == facts.migration_head(connection)
+        assert seen.migration_head == newest.migration(connection)
         named = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [seen.newest[0]]).fetchone()
     assert named == (True,)
     assert datetime(2026, 1, 4, tzinfo=UTC) < seen.newest[1] < datetime.now(UTC)
@@ -266,18 +266,18 @@ def test_a_corrupt_page_is_named_and_the_rest_is_read(server: servers.Server, da
     assert "\n" not in seen.unread[0]
 
 
-def test_a_table_that_takes_long_to_look_at_is_named(
-    database: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(facts, "_NEWEST_S", 1)
+def test_a_table_that_somebody_has_locked_is_named_and_the_others_are_read(database: Target) -> None:
     fill(
         database,
         "CREATE TABLE public.visit (created_at timestamptz)",
         "INSERT INTO public.visit VALUES (now())",
+        "CREATE TABLE public.plan (created_at timestamptz)",
+        "INSERT INTO public.plan VALUES ('2026-01-05T02:00Z')",
     )
     with closing(session.connect(database)) as other:
         other.execute("BEGIN")
         other.execute("LOCK TABLE public.visit")  # a migration that hangs
         seen = facts.read_live(database)
     assert [what.split(":")[0] for what in seen.unread] == ["its newest row"]
-    assert "statement timeout" in seen.unread[0]
+    assert "public.visit: canceling statement due to lock timeout" in seen.unread[0]
+    assert seen.newest == ("public.plan", datetime(2026, 1, 5, 2, 0, tzinfo=UTC))

@@ -181,7 +181,7 @@ def test_small_tables_share_a_round_trip_and_large_ones_come_first() -> None:
     tables = [
         TableData(f"public.t{n}", "(n)", 1, size, "", has_huge_rows=False) for n, size in enumerate(sizes)
     ]
-    there = {table.name: ("r", "") for table in tables}
+    there = {table.name: read_back._Relation() for table in tables}
     tasks = list(read_back._Tables(there, None).tasks(tables))
     assert [task.size_bytes for task in tasks] == [900_000, 300_000, 250_000, 250_000, 100_010]
 
@@ -192,7 +192,9 @@ def test_tables_with_huge_rows_are_one_connections() -> None:
         TableData(f"public.t{n}", "(n)", 1, size, "", has_huge_rows=size > 500)
         for n, size in enumerate([100, 600, 1000])
     ]
-    tasks = list(read_back._Tables({table.name: ("r", "") for table in tables}, None).tasks(tables))
+    tasks = list(
+        read_back._Tables({table.name: read_back._Relation() for table in tables}, None).tasks(tables)
+    )
     assert [task.size_bytes for task in tasks] == [1600, 100]
 
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import databases, standbys, volume
+from polyladder_ops.postgres import databases, newest, standbys, volume
 from polyladder_ops.postgres.holders import MAY_END
 from polyladder_ops.postgres.poolers import Pooled
 from polyladder_ops.postgres.session import Identity, connect, identify, is_relayed, translated
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Live", "Server", "Session", "read_live", "read_server"]
 
-_NEWEST_S = 2  # that the server may look for the newest row of a table, and there are several
+_LOCKED_S = 1  # that a question waits for a table which somebody has locked
 # They keep names of databases, or of themselves in other places, and take no notice of a renaming.
 _NAMING = ("pg_cron", "pg_partman_bgw", "timescaledb", "pglogical", "citus", "pg_squeeze")
 
@@ -146,7 +145,7 @@ class _Reading:
     def ask(self, what: str, question: Callable[[Connection], Any], otherwise: Any) -> Any:
         try:
             return question(self.connection)
-        except (psycopg.Error, OpsError) as error:
+        except (psycopg.Error, OpsError, UnicodeError) as error:
             self.unread.append(f"{what}: {' '.join(str(error).split())}")
             return otherwise
 
@@ -154,16 +153,20 @@ class _Reading:
 def read_live(target: Target) -> Live:
     """Return what the live database tells of itself; never fails for what the database has suffered."""
     try:
-        connection = connect(target, settings={"statement_timeout": f"{_NEWEST_S}s"})
+        limits = {"statement_timeout": f"{newest.LIMIT_S:g}s", "lock_timeout": f"{_LOCKED_S}s"}
+        connection = connect(target, settings=limits)
     except Pooled:
         raise
     except OpsError as error:
         return Live(unread=(f"{error.message}: {error.detail}".rstrip(". "),))
     with closing(connection):
         reading = _Reading(connection)
+        migration = reading.ask("its newest migration", newest.migration, None)
+        rows = reading.ask("its newest row", newest.row, newest.Rows())
+        reading.unread += [f"its newest row: {why}" for why in rows.unread]
         return Live(
-            migration_head=reading.ask("its newest migration", migration_head, None),
-            newest=reading.ask("its newest row", _newest, None),
+            migration_head=migration,
+            newest=rows.newest,
             publications=reading.ask(
                 "its publications",
                 lambda c: _column(c, "SELECT pubname::text FROM pg_catalog.pg_publication ORDER BY 1"),
@@ -180,56 +183,6 @@ def read_live(target: Target) -> Live:
             ),
             unread=tuple(reading.unread),
         )
-
-
-def migration_head(connection: Connection) -> str | None:
-    """Return the newest migration that node-pg-migrate noted in its table `pgmigrations`, if there is one."""
-    tables = connection.execute(
-        "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c"
-        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE c.relname = 'pgmigrations' AND c.relkind = 'r' ORDER BY n.nspname <> 'public', 1 LIMIT 1"
-    ).fetchone()
-    if tables is None:
-        return None
-    query = sql.SQL("SELECT name::text FROM {} ORDER BY run_on DESC, id DESC LIMIT 1").format(
-        sql.Identifier(*tables)
-    )
-    row = connection.execute(query).fetchone()
-    return row[0] if row else None
-
-
-# The first column of an index that is a time: its greatest value costs one look.
-_TIMES = """
-SELECT n.nspname::text, c.relname::text, a.attname::text
-FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
-JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid JOIN pg_catalog.pg_am m ON m.oid = x.relam
-WHERE c.relkind IN ('r', 'p') AND m.amname = 'btree' AND i.indpred IS NULL AND i.indisvalid
-  AND a.atttypid IN ('timestamptz'::pg_catalog.regtype, 'timestamp'::pg_catalog.regtype)
-  AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-UNION
-SELECT n.nspname::text, c.relname::text, a.attname::text
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
-WHERE c.relkind IN ('r', 'p') AND a.attname IN ('created_at', 'updated_at', 'inserted_at')
-  AND a.atttypid IN ('timestamptz'::pg_catalog.regtype, 'timestamp'::pg_catalog.regtype)
-  AND c.relpages < 2000 AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-LIMIT 40
-"""
-
-
-def _newest(connection: Connection) -> tuple[str, datetime] | None:
-    """Return the table with the newest time in it that is not in the future, and that time (UTC)."""
-    found = []
-    for schema, table, column in connection.execute(_TIMES).fetchall():
-        question = sql.SQL(
-            "SELECT max({0})::timestamptz FROM {1} WHERE {0} <= pg_catalog.now()::pg_catalog.timestamptz"
-        ).format(sql.Identifier(column), sql.Identifier(schema, table))
-        row = connection.execute(question).fetchone()
-        if row and row[0] is not None:
-            found.append((f"{schema}.{table}", row[0]))
-    return max(found, key=lambda pair: pair[1], default=None)
 
 
 def _one(connection: Connection, query: Any, *parameters: object) -> tuple[Any, ...] | None:

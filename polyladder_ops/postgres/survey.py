@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from psycopg import errors, sql
+import psycopg
+from psycopg import errors
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import inventory, not_included, properties
+from polyladder_ops.postgres import inventory, newest, not_included, properties
 from polyladder_ops.postgres.contents import Contents, decode
 from polyladder_ops.postgres.session import PINNED, Connection, translated
 from polyladder_ops.postgres.snapshot import GIVE_WAY_S, Changed, room_for_locks
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.properties import DatabaseProperties, Extension, Role
     from polyladder_ops.postgres.snapshot import Snapshot
 
-__all__ = ["Survey", "clock", "left_out", "password_verifiers", "read"]
+__all__ = ["Survey", "clock", "left_out", "outdated", "password_verifiers", "read"]
 
 # What pg_dump writes a COPY for (its selectDumpableTable and makeTableDataInfo): not what an extension brings.
 _WITH_ROWS = """
@@ -38,6 +39,8 @@ ORDER BY 1, 2
 """
 # Else a transaction without our table locks would wait for ever.
 _GIVE_WAY = f"SET LOCAL lock_timeout = {GIVE_WAY_S * 1000:.0f}".encode()
+_CAN_REFUSE_VIEWS = "SELECT pg_catalog.current_setting('restrict_nonsystem_relation_kind', true) IS NOT NULL"
+_REFUSES_VIEWS_SINCE = {"12": "12.20", "13": "13.16", "14": "14.13", "15": "15.8", "16": "16.4"}
 _PART = re.compile(r'"((?:[^"]|"")+)"|([^".]+)')
 
 
@@ -55,6 +58,7 @@ class Survey:
     materialized_views: tuple[str, ...]
     not_included: tuple[str, ...]
     lost: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def read(connection: Connection, held: Snapshot) -> Survey:
@@ -86,7 +90,7 @@ def _read(connection: Connection, held: Snapshot) -> Survey:
         extensions=properties.extensions(connection),
         roles=properties.roles(connection),
         properties=properties.read(connection),
-        migration_head=_migration_head(connection, held),
+        migration_head=_migration_head(connection),
         prepared_transactions=prepared,
         materialized_views=tuple(f"{r.schema}.{r.name}" for r in held.relations if r.kind == "m"),
         not_included=(
@@ -95,7 +99,23 @@ def _read(connection: Connection, held: Snapshot) -> Survey:
             *(f"the prepared transaction {gid}" for gid in prepared),
         ),
         lost=missing.lost,
+        warnings=outdated(
+            _setting(connection, "server_version"),
+            can_refuse_views=_row(connection, _CAN_REFUSE_VIEWS) == (True,),
+        ),
     )
+
+
+def outdated(version: str, *, can_refuse_views: bool) -> tuple[str, ...]:
+    """Return in a sentence what pg_dump can't be kept from on an old server, with the update that cures it.
+
+    It asks for a sequence's value by name, and by then that can be a view over anybody's function (CVE-2024-7348).
+    """
+    if can_refuse_views:
+        return ()
+    fixed = _REFUSES_VIEWS_SINCE.get(version.partition(".")[0], "the newest")
+    danger = "whoever owns a sequence can have code of their own run as the role that takes the backup"
+    return (f"on PostgreSQL {version} {danger}: update the server to {fixed}",)
 
 
 def left_out(connection: Connection, dumped: Contents) -> list[str]:
@@ -136,19 +156,15 @@ def password_verifiers(connection: Connection) -> dict[str, str]:
     return dict(rows.fetchall())
 
 
-def _migration_head(connection: Connection, held: Snapshot) -> str | None:
-    """Return the newest migration that node-pg-migrate noted in its table `pgmigrations`, if there is one."""
-    tables = [
-        relation for relation in held.relations if relation.name == "pgmigrations" and relation.kind == "r"
-    ]
-    tables.sort(key=lambda relation: relation.schema != "public")
-    if not tables:
+def _migration_head(connection: Connection) -> str | None:
+    """Return the newest migration as this snapshot sees it; a table of that name that is another's keeps nobody from a backup."""
+    try:
+        with connection.transaction():
+            return newest.migration(connection)
+    except (errors.LockNotAvailable, errors.DeadlockDetected, errors.OutOfMemory):
+        raise
+    except (psycopg.Error, OpsError):
         return None
-    query = sql.SQL("SELECT name::text FROM {} ORDER BY run_on DESC, id DESC LIMIT 1").format(
-        tables[0].identifier
-    )
-    row = connection.execute(query).fetchone()
-    return row[0] if row else None
 
 
 def _setting(connection: Connection, name: str) -> str:

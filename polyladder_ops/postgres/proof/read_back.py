@@ -2,7 +2,7 @@
 
 Rows are read by COPY TO with the dump's own column lists under the dump's own settings, so that the text is the same
 if the values are. Where the dump loads through a partition root, rows may come back from other leaves: there each row
-counts by itself, in any order.
+counts by itself, in any order, and the leaves are read one by one (why not by a SELECT: see `copy_out`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import xxhash
 from psycopg import errors, pq, sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres.contents import Contents, LargeObject, RowDigest, SequenceValue, TableData
+from polyladder_ops.postgres.contents import NOT_LOOKED_AT, Contents, LargeObject, RowDigest, TableData
 from polyladder_ops.postgres.lexer import is_copy_target
-from polyladder_ops.postgres.proof import copy_out
+from polyladder_ops.postgres.proof import copy_out, sequences
 from polyladder_ops.postgres.session import Connection, translated
 from polyladder_ops.postgres.team import Team
 
@@ -46,8 +46,9 @@ def read_contents(
     server fails.
     """
     with translated("could not read the database back"):
-        there = _relations(connection, [s.name for s in wanted.sequences])
-        sequences = tuple(_sequences(connection, [s.name for s in wanted.sequences if s.name in there]))
+        for sequence in wanted.sequences:
+            _check(sequence.name)
+        values = tuple(sequences.read(connection, [s.name for s in wanted.sequences]))
         large_objects: list[LargeObject] = []
         size = sum(o.size_bytes for o in wanted.large_objects)
         beside = [_Task(size, lambda reader: large_objects.extend(_large_objects(reader)))]
@@ -59,7 +60,7 @@ def read_contents(
             beside=beside,
             meanwhile=meanwhile,
         )
-        return replace(wanted, tables=tuple(tables), sequences=sequences, large_objects=tuple(large_objects))
+        return replace(wanted, tables=tuple(tables), sequences=values, large_objects=tuple(large_objects))
 
 
 def read_tables(connection: Connection, wanted: Sequence[TableData], encoding: str) -> list[TableData]:
@@ -89,7 +90,7 @@ def _read_tables(
 ) -> list[TableData]:
     """Return what these tables hold, a table read by one connection as a whole, the largest first."""
     connections[0].execute(_ENCODE, ["UTF8"])
-    there = _relations(connections[0], [table.name for table in wanted])
+    there = _relations(connections[0], [table.name for table in wanted], encoding)
     for connection in connections:
         # From here on rows come as in the dump, and SQL_ASCII (which no client can decode) as plain bytes.
         connection.execute(_ENCODE, [encoding])
@@ -100,21 +101,56 @@ def _read_tables(
     return [tables.found[table.name] for table in wanted if table.name in there]
 
 
+@dataclass(frozen=True)
+class _Relation:
+    """A table that is there.
+
+    `leaves` hold the rows of a partitioned one, as SQL in the dump's encoding, but for those that the dump fills by their
+    own names. `condition` says which rows pg_dump takes if an extension says so; `is_trusted` whether it can be run.
+    """
+
+    is_partitioned: bool = False
+    leaves: tuple[bytes, ...] = ()
+    condition: str = ""
+    is_trusted: bool = True
+
+
+# An extension's condition is its author's SQL, and pg_dump runs it too. It is run only where nobody but a superuser or
+# ourselves can have made it mean something else: who owns the table can give it an index, who owns the extension its
+# functions, and who owns the schema of a database that takes sessions can put another table in its place.
 _RELATIONS = """
-SELECT name, c.relkind::text, coalesce(e.condition, '')
-FROM pg_catalog.unnest(%s::text[]) AS name
-JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass(name)
-LEFT JOIN (SELECT t.oid, t.condition FROM pg_catalog.pg_extension,
-           LATERAL unnest(extconfig, extcondition) AS t (oid, condition)) e ON e.oid = c.oid
+WITH trusted AS (
+  SELECT r.oid FROM pg_catalog.pg_roles r CROSS JOIN pg_catalog.pg_database d LEFT JOIN pg_catalog.pg_roles o ON o.oid = d.datdba
+  WHERE d.datname = pg_catalog.current_database()
+    AND (r.rolsuper OR r.rolname = current_user
+         OR r.rolname = 'pg_database_owner' AND (o.rolsuper OR o.rolname = current_user))
+), configuration AS (
+  SELECT t.oid, t.condition, e.extowner FROM pg_catalog.pg_extension e,
+         LATERAL ROWS FROM (pg_catalog.unnest(e.extconfig), pg_catalog.unnest(e.extcondition)) AS t (oid, condition)
+), named AS (SELECT name, pg_catalog.to_regclass(name) AS oid FROM pg_catalog.unnest(%(names)s::text[]) AS name)
+SELECT named.name, c.relkind = 'p', CASE WHEN c.relkind = 'p' THEN ARRAY(
+         SELECT pg_catalog.convert_to(pg_catalog.format('%%I.%%I', s.nspname, l.relname), %(encoding)s)
+         FROM pg_catalog.pg_partition_tree(c.oid) t JOIN pg_catalog.pg_class l ON l.oid = t.relid
+         JOIN pg_catalog.pg_namespace s ON s.oid = l.relnamespace
+         WHERE l.relkind = 'r' AND NOT EXISTS (SELECT FROM named o WHERE o.oid = l.oid)) END,
+       coalesce(e.condition, ''),
+       c.relowner IN (TABLE trusted) AND e.extowner IN (TABLE trusted)
+       AND (n.nspowner IN (TABLE trusted) OR NOT d.datallowconn)
+FROM named JOIN pg_catalog.pg_class c ON c.oid = named.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
+LEFT JOIN configuration e ON e.oid = c.oid
+WHERE c.relkind IN ('r', 'p')
 """
 
 
-def _relations(connection: Connection, names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return for each name that is there its kind, and which rows of it pg_dump takes if an extension says so."""
+def _relations(connection: Connection, names: Sequence[str], encoding: str) -> dict[str, _Relation]:
+    """Return for each name what is there; under the name of a table a view or foreign table is not it."""
     for name in names:
         _check(name)
+    found = connection.execute(_RELATIONS, {"names": list(names), "encoding": encoding}).fetchall()
     return {
-        name: (kind, rows) for name, kind, rows in connection.execute(_RELATIONS, [list(names)]).fetchall()
+        name: _Relation(is_partitioned, tuple(leaves or ()), condition, bool(is_trusted))
+        for name, is_partitioned, leaves, condition, is_trusted in found
     }
 
 
@@ -128,7 +164,7 @@ def _check(name: str, columns: str = "") -> sql.SQL:
 class _Tables:
     """Tables that are read back; `found` is filled by whoever does the tasks."""
 
-    def __init__(self, there: Mapping[str, tuple[str, str]], progress: Callable[[int], None] | None) -> None:
+    def __init__(self, there: Mapping[str, _Relation], progress: Callable[[int], None] | None) -> None:
         self.found: dict[str, TableData] = {}
         self._there = there
         self._progress = progress
@@ -168,40 +204,47 @@ class _Tables:
 
     def _copy(self, connection: Connection, portion: Sequence[TableData]) -> None:
         digests = [RowDigest(order_free=table.order_free) for table in portion]
-        for place, piece in copy_out.rows(connection, [self._query(connection, t) for t in portion]):
-            digests[place].update(piece)
-            if self._progress:
-                with self._telling:
-                    self._progress(len(piece))
-        for table, digest in zip(portion, digests, strict=True):
-            self.found[table.name] = replace(
-                table, rows=digest.rows, size_bytes=digest.size_bytes, digest=digest.hexdigest()
-            )
-
-    def _query(self, connection: Connection, table: TableData) -> bytes:
-        kind, condition = self._there[table.name]
-        name = _check(table.name, table.columns)
-        query = sql.SQL("COPY {} {} TO STDOUT").format(name, sql.SQL(table.columns))
-        if kind == "p" or condition:
-            # A partitioned table itself can't be copied before PostgreSQL 18; what is selected from it can.
-            only = sql.SQL("" if kind == "p" else "ONLY")
-            parts = sql.SQL(table.columns[1:-1]), only, name, sql.SQL(condition)
-            query = sql.SQL("COPY (SELECT {} FROM {} {} {}) TO STDOUT").format(*parts)
-        encoding = connection.info.encoding
-        return query.as_string(None).encode("utf-8" if encoding == "ascii" else encoding)
-
-
-def _sequences(connection: Connection, names: Sequence[str]) -> Iterable[SequenceValue]:
-    for begin in range(0, len(names), _TOGETHER):
-        some = names[begin : begin + _TOGETHER]
-        each = [
-            sql.SQL("SELECT {}::int4, last_value, is_called FROM {}").format(sql.Literal(place), _check(name))
-            for place, name in enumerate(some)
+        queries = [
+            (digest, q)
+            for table, digest in zip(portion, digests, strict=True)
+            for q in self._queries(connection, table)
         ]
-        for place, value, called in connection.execute(
-            sql.SQL(" UNION ALL ").join(each) + sql.SQL(" ORDER BY 1")
-        ):
-            yield SequenceValue(some[place], value, called)
+        for begin in range(0, len(queries), _TOGETHER):
+            some = queries[begin : begin + _TOGETHER]
+            for place, piece in copy_out.rows(connection, [query for _, query in some]):
+                some[place][0].update(piece)
+                if self._progress:
+                    with self._telling:
+                        self._progress(len(piece))
+        for table, digest in zip(portion, digests, strict=True):
+            read = replace(table, rows=digest.rows, size_bytes=digest.size_bytes, digest=digest.hexdigest())
+            self.found[table.name] = self._judged(table, read)
+
+    def _judged(self, wanted: TableData, read: TableData) -> TableData:
+        """Return what was read; of a table that was read as a whole, though not all of it was dumped, only if it is equal."""
+        relation = self._there[wanted.name]
+        if relation.condition and not relation.is_trusted and read != wanted:
+            return replace(wanted, rows=0, size_bytes=0, digest=NOT_LOOKED_AT)
+        return read
+
+    def _queries(self, connection: Connection, table: TableData) -> Iterator[bytes]:
+        relation = self._there[table.name]
+        encoding = connection.info.encoding
+        name, columns = (
+            piece.encode("utf-8" if encoding == "ascii" else encoding)
+            for piece in (_check(table.name, table.columns).as_string(None), table.columns)
+        )
+        if relation.is_partitioned:
+            yield from (b"COPY %b %b TO STDOUT" % (leaf, columns) for leaf in relation.leaves)
+        elif relation.condition and relation.is_trusted:
+            parts = (
+                columns[1:-1],
+                name,
+                relation.condition.encode("utf-8" if encoding == "ascii" else encoding),
+            )
+            yield b"COPY (SELECT %b FROM ONLY %b %b) TO STDOUT" % parts
+        else:
+            yield b"COPY %b %b TO STDOUT" % (name, columns)
 
 
 def _large_objects(connection: Connection) -> Iterable[LargeObject]:
