@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,6 @@ CREATE TABLE m.pgmigrations (id int, name m.word, run_on timestamp);
 INSERT INTO m.pgmigrations VALUES (1, ROW(1), '2026-01-01');
 """
 SEQUENCE = "CREATE SEQUENCE m.sq; SELECT setval('m.sq', 41, false)"
-LAST = "SELECT last_value, is_called FROM m.kept"
 # Where the planner finds a function; each has a time that tells of new rows.
 PLANNED = {
     "an index over an expression": "CREATE TABLE m.t (a int, created_at timestamptz); CREATE INDEX ON m.t ((a + m.imm(1)))",
@@ -79,7 +78,6 @@ class Place:
     live: Target
     project: Project
     folder: Path
-    names: list[str] = field(default_factory=list)
 
     @property
     def mal(self) -> Target:
@@ -173,9 +171,8 @@ def test_a_sequence_that_was_replaced_by_something_else_runs_nothing(instead: st
 
 @pytest.mark.parametrize("shape", PLANNED)
 def test_what_a_planner_would_call_is_not_called(shape: str, place: Place) -> None:
-    if shape == "statistics" and "VERSION 13" in str(
-        tell(place.server, "SELECT upper('version ' || current_setting('server_version'))")
-    ):
+    (((version,)),) = tell(place.server, "SELECT current_setting('server_version_num')::int")
+    if shape == "statistics" and version < 140000:
         pytest.skip("13 has no statistics over expressions")
     place.as_mal(f"{PLANNED[shape]}; INSERT INTO m.t VALUES (1, '2026-01-03Z')")
     assert place.ask("backup").code == 0
@@ -211,8 +208,9 @@ def flipping(place: Place, there: str, back: str) -> Iterator[None]:
 @pytest.mark.parametrize("what", ["sequence", "schema"])
 def test_a_sequence_that_changes_places_while_it_is_read_runs_nothing(what: str, place: Place) -> None:
     run(place.server, "GRANT CREATE ON DATABASE %I TO mal", place.live.database)
-    elsewhere = IN_PLACE_OF["a table with an index"].replace("m.sq", "n.sq")
-    place.as_mal(f"{SEQUENCE}; CREATE SCHEMA n; {elsewhere}")
+    kept = SPY.format(ran=place.folder / "ran").replace("m.", "k.")  # in a schema that keeps its name
+    elsewhere = IN_PLACE_OF["a table with an index"].replace("m.sq", "n.sq").replace("m.imm", "k.imm")
+    place.as_mal(f"CREATE SCHEMA k; {kept}; {SEQUENCE}; CREATE SCHEMA n; {elsewhere}")
     flips = {
         "schema": (
             "ALTER SCHEMA m RENAME TO o; ALTER SCHEMA n RENAME TO m; ALTER SCHEMA o RENAME TO n",
