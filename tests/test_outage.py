@@ -15,7 +15,7 @@ import pytest
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from polyladder_ops.bench import outage
+from polyladder_ops.bench import bouncer, outage
 from polyladder_ops.bench.outage import Plan, Report, Switch, Turn, judge, parse
 from polyladder_ops.errors import UsageError
 from polyladder_ops.tasks.dev import bench
@@ -88,6 +88,18 @@ def test_a_client_that_strayed_has_gone_back() -> None:
     assert "SEEN" in report(switch(0.1), strayed=(2,)).as_text()
 
 
+def test_what_clients_behind_a_pgbouncer_wait_is_told_and_is_not_part_of_the_aim() -> None:
+    alone = report(switch(0.1))
+    assert "left out: it is not installed" in alone.as_text()
+    made = replace(alone, behind=(switch(1.1, 1.3), switch(1.2, kind="undo")))
+    rows = {what: numbers for what, *numbers in made.rows()}
+    assert rows["restore, each behind PgBouncer"] == pytest.approx([1.1, 1.2, 1.3])
+    assert "server_login_retry = 1; not part of the aim" in made.as_text()
+    assert made.as_json()["behind_pgbouncer_s"] == [[1.1, 1.3], [1.2]]
+    assert made.longest_s == 0.1
+    assert replace(made, behind=(switch(1.1, went_back=True),)).went_back
+
+
 @pytest.mark.parametrize(
     ("made", "code", "said"),
     [
@@ -135,6 +147,8 @@ def test_clients_that_hammer_through_a_restore_and_an_undo_are_measured_and_noth
         assert one["own_s"] > 0
         assert min(one["clients_s"]) >= one["all_s"] > 0
     assert said["old_after_new"] is False
+    assert [len(one) for one in said["behind_pgbouncer_s"]] == ([3, 3] if bouncer.program() else [])
+    assert bouncer.program() or "pgbouncer is not installed" in done.stderr
     assert list(tmp_path.iterdir()) == []
     assert "sesame" not in done.stdout + done.stderr
 

@@ -25,7 +25,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import backups, portable, replacement, setaside, settings, terminal
-from polyladder_ops.bench import stage
+from polyladder_ops.bench import bouncer, stage
 from polyladder_ops.bench.plan import parse_scale
 from polyladder_ops.errors import OpsError, UsageError
 from polyladder_ops.postgres import session
@@ -47,6 +47,7 @@ _RETRY_S = 0.005  # between two tries to get in again
 _CALM_S = 0.3  # between all being in again and the next switch
 _PATIENCE_S = 60.0
 _MOST_CLIENTS = 64
+_BEHIND = 2  # switches that are measured through PgBouncer: a restore and an undo
 _QUESTION = "SELECT oid::int8 FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
 _PROGRAM = "from polyladder_ops.bench.outage import client; client()"
 Say = Callable[[str], None]
@@ -115,13 +116,17 @@ def judge(kind: str, own_s: float, turns: Sequence[Turn]) -> Switch:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured, on what; `strayed` are the clients that were answered by another database than was live."""
+    """What was measured, on what; `strayed` are the clients that were answered by another database than was live.
+
+    `behind` are the switches whose clients came through PgBouncer, none where it is not installed.
+    """
 
     plan: Plan
     began_at: datetime
     switches: tuple[Switch, ...]
     strayed: tuple[int, ...]
     machine: Mapping[str, str]
+    behind: tuple[Switch, ...] = ()
 
     @property
     def longest_s(self) -> float:
@@ -131,7 +136,7 @@ class Report:
     @property
     def went_back(self) -> bool:
         """Whether anybody ever saw the old database after the new one."""
-        return bool(self.strayed) or any(switch.went_back for switch in self.switches)
+        return bool(self.strayed) or any(switch.went_back for switch in (*self.switches, *self.behind))
 
     def rows(self) -> list[tuple[str, float, float, float]]:
         """Return who was kept out by what, and the least, the median and the most of it in seconds."""
@@ -144,6 +149,9 @@ class Report:
                 "its own clock": [switch.own_s for switch in some],
             }
             rows += [(f"{kind}, {who}", min(s), median(s), max(s)) for who, s in ways.items()]
+        for switch in self.behind:
+            s = switch.by_client
+            rows.append((f"{switch.kind}, each behind PgBouncer", min(s), median(s), max(s)))
         return rows
 
     def as_json(self) -> dict[str, Any]:
@@ -154,6 +162,7 @@ class Report:
             "target_s": TARGET_S,
             "longest_s": round(self.longest_s, 4),
             "old_after_new": self.went_back,
+            "behind_pgbouncer_s": [[round(s, 4) for s in switch.by_client] for switch in self.behind],
             "outages": [
                 {
                     "what": what,
@@ -182,6 +191,9 @@ class Report:
             "longest": f"{self.longest_s:.3f} s for one client; at most {TARGET_S} s is the aim",
             "old after new": "SEEN" if self.went_back else "never",
             "switches": f"{len(self.switches)}, with {self.plan.clients} clients",
+            "PgBouncer": f"server_login_retry = {bouncer.RETRY_S}; not part of the aim"
+            if self.behind
+            else "left out: it is not installed",
             "date": self.began_at.strftime("%Y-%m-%d %H:%M UTC"),
             **self.machine,
         }
@@ -196,6 +208,7 @@ class Report:
 def run(plan: Plan, *, say: Say) -> Report:
     """Return what was measured on a server that is made for it and gone afterwards; `say` is told each step.
 
+    Where PgBouncer is installed, a restore and an undo are measured through one, too; the aim is not for that.
     Raise OpsError if a switch fails, or if a client does not get in again.
     """
     began_at, before = datetime.now(UTC), stage.load()
@@ -205,25 +218,43 @@ def run(plan: Plan, *, say: Say) -> Report:
         say(f"filling it at scale {plan.scale:g} …")
         seed.fill(target, scale=plan.scale)
         swaps = _Swaps(target, folder)
-        with _clients(target, plan.clients, folder) as clients:
-            lived = [swaps.live_oid()]
-            _wait(clients, lived[0])
-            done = []
-            for number in range(plan.switches):
-                time.sleep(_CALM_S)
-                kind, switched = swaps.switch()
-                lived.append(swaps.live_oid())
-                _wait(clients, lived[-1])
-                say(f"switch {number + 1} of {plan.switches}: {kind}")
-                done.append((kind, switched.outage_s))
-            turns = [one.turns() for one in clients]
+        app = Target.of(**{**target.parameters, "user": seed.APP_ROLE, "application_name": "app"})
+        switches, strayed = _measured(app, plan, swaps, folder, say)
+        behind: tuple[Switch, ...] = ()
+        if bouncer.program():
+            say("a PgBouncer in front of it …")
+            with bouncer.in_front_of(app, folder.parent / "bouncer") as through:
+                few = Plan(plan.scale, _BEHIND, plan.clients)
+                behind, more = _measured(through, few, swaps, folder, say)
+                strayed += more
+        else:
+            say(f"{bouncer.PROGRAM} is not installed, so nothing is measured behind one")
         machine = swaps.versions()
+    machine |= {"cores": str(os.cpu_count()), "load before, after": f"{before}; {stage.load()}"}
+    return Report(plan, began_at, switches, strayed, machine, behind)
+
+
+def _measured(
+    app: Target, plan: Plan, swaps: _Swaps, folder: Path, say: Say
+) -> tuple[tuple[Switch, ...], tuple[int, ...]]:
+    """Return what so many clients of this address saw of so many switches, and which of them strayed."""
+    with _clients(app, plan.clients, folder) as clients:
+        lived = [swaps.live_oid()]
+        _wait(clients, lived[0])
+        done = []
+        for number in range(plan.switches):
+            time.sleep(_CALM_S)
+            kind, switched = swaps.switch()
+            lived.append(swaps.live_oid())
+            _wait(clients, lived[-1])
+            say(f"switch {number + 1} of {plan.switches}: {kind}")
+            done.append((kind, switched.outage_s))
+        turns = [one.turns() for one in clients]
     strayed = tuple(n for n, one in enumerate(turns, 1) if [turn.oid for turn in one] != lived)
     switches = tuple(
         judge(kind, own_s, [one[number] for one in turns]) for number, (kind, own_s) in enumerate(done, 1)
     )
-    machine |= {"cores": str(os.cpu_count()), "load before, after": f"{before}; {stage.load()}"}
-    return Report(plan, began_at, switches, strayed, machine)
+    return switches, strayed
 
 
 class _Swaps:
@@ -299,13 +330,11 @@ class _Client:
 
 @contextlib.contextmanager
 def _clients(target: Target, count: int, folder: Path) -> Iterator[list[_Client]]:
-    """Within the block so many processes hammer the target's name as the app's role."""
-    names = {"user": seed.APP_ROLE, "application_name": "app"}
-    parameters = dict(target.parameters) | names
+    """Within the block so many processes hammer the target's name."""
     with contextlib.ExitStack() as stack:
         started = []
         for number in range(count):
-            one = _start(parameters, folder / f"client{number}")
+            one = _start(target.parameters, folder / f"client{target.port}_{number}")
             stack.callback(one.end)
             started.append(one)
         yield started

@@ -207,19 +207,21 @@ def hand_over(
     connection: psycopg.Connection[Any], database: str, properties: DatabaseProperties
 ) -> list[NotApplied]:
     """Give a database, after all else, its owner; return what could not be given. Raise OpsError if there is none."""
-    refused = []
-    if read(connection, database).owner != properties.owner:
-        statement = sql.SQL("ALTER DATABASE {} OWNER TO {}").format(
-            sql.Identifier(database), sql.Identifier(properties.owner)
-        )
-        refused = [*filter(None, [alterations.tried(connection, "the owner", statement)])]
 
     def as_wanted() -> bool:
         return set(read(connection, database).grants) == set(properties.grants)
 
-    if not as_wanted() and (refused or not _granted_again(connection, database, properties, as_wanted)):
+    found, refused = read(connection, database), list[NotApplied | None]()
+    if found.owner == properties.owner and set(found.grants) == set(properties.grants):
+        return []  # in one question: the app waits
+    if found.owner != properties.owner:
+        statement = sql.SQL("ALTER DATABASE {} OWNER TO {}").format(
+            sql.Identifier(database), sql.Identifier(properties.owner)
+        )
+        refused = [alterations.tried(connection, "the owner", statement)]
+    if not as_wanted() and (any(refused) or not _granted_again(connection, database, properties, as_wanted)):
         refused.append(NotApplied("the grants", "they are not all as they were"))
-    return refused
+    return [*filter(None, refused)]
 
 
 def _granted_again(

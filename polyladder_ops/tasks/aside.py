@@ -127,8 +127,8 @@ class _DryRun(Exception):  # noqa: N818 - an answer, not an accident
 def abort(c: Context, site: str = "") -> None:
     """Clean up after a restore that died.
 
-    Asks the server what is true: opens the live database if a dead run closed it, drops half-made copies. A run that still
-    lives is left alone (exit 4).
+    Asks the server what is true: drops half-made copies, closes what was set aside and is open, opens the live database if
+    a run of an older version closed it. A run that still lives is left alone (exit 4).
 
     Examples:
         invoke restore.abort

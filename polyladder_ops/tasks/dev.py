@@ -68,7 +68,8 @@ def bench(
     Runs on a throw-away server with data of this scale and a fixed seed, and changes nothing else. Prints medians, ratios
     and targets, every run, CPU, memory, versions and load. Takes about 20 minutes. From --scale=12 and --pairs=5 on it
     exits 3 if a target is missed. With --swap it times instead how long clients that hammer a database are kept out when it
-    is switched, and exits 3 if that was ever more than half a second, or if one ever saw the old database after the new one.
+    is switched, and exits 3 if that was ever more than half a second, or if one ever saw the old database after the new one;
+    where pgbouncer is installed, it also tells how long clients behind one are.
 
     Examples:
         invoke dev.bench
