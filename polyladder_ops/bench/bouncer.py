@@ -51,11 +51,11 @@ def in_front_of(target: Target, folder: Path) -> Iterator[Target]:
         "listen_port": port,
         "unix_socket_dir": "",
         "auth_type": "trust",
-        "auth_file": folder / "users",
+        "auth_file": "users",  # from its own folder: its account may not pass through those above
         "pool_mode": "session",
         "server_login_retry": RETRY_S,
         "ignore_startup_parameters": "options,extra_float_digits",
-        "logfile": folder / "log",
+        "logfile": "log",
     }
     lines = "".join(f"{name} = {value}\n" for name, value in settings.items())
     portable.write_private(
@@ -65,7 +65,7 @@ def in_front_of(target: Target, folder: Path) -> Iterator[Target]:
     for path in (folder, folder / "ini", folder / "users"):
         portable.give_to(path, account)
     process = portable.start(
-        [program(), "-q", str(folder / "ini")],
+        [program(), "-q", "ini"],
         env=portable.clean_environment(),
         cwd=folder,
         stdin=subprocess.DEVNULL,
