@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polyladder_ops import setaside
+from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.session import connect
-from tests.faults.places import Place
+from tests.faults.places import Place, with_other
 from tests.faults.restores import Stage, stage
 from tests.faults.tunnel import tunnel
 from tests.faults.wire import wire
@@ -82,3 +83,37 @@ def test_a_silent_link_in_the_switch_keeps_the_app_out_for_seconds_and_leaves_no
         assert setaside.status(on_stage.target).asides == ()
     assert all(done.startswith("dropped the half-made copy ") for done in on_stage.abort())
     on_stage.is_untouched()
+
+
+def test_a_commit_that_waits_for_a_standby_that_is_gone_lets_the_app_in_and_says_what_is_live(
+    on_stage: Stage,
+) -> None:
+    """It is on our server's disk, and can't be taken back any more; meanwhile the app would wait for the lock."""
+    left = [2]
+
+    def cut_off(application: str, text: str) -> None:
+        left[0] -= " RENAME TO " in text and application.startswith("polyladder-ops restore ")
+        if left[0] == 0 and not cut_at:
+            cut_at.append(time.monotonic())
+            required(on_stage, "'nobody'")
+
+    cut_at: list[float] = []
+    try:
+        with (
+            wire(on_stage.target.port, cut_off) as by,
+            pytest.raises(OpsError, match="was switched, but what came after it failed") as caught,
+        ):
+            on_stage.replace(with_other(on_stage.target, port=by.port))
+    finally:
+        required(on_stage, "''")
+    assert 5 < time.monotonic() - cut_at[0] < RUN_ENDS_S
+    assert "`invoke restore.undo` takes it back" in caught.value.hint
+    on_stage.is_restored()
+    on_stage.set_up()
+
+
+def required(on_stage: Stage, standby: str) -> None:
+    """Have every COMMIT of a session that wants it wait for this standby."""
+    on_stage.asking.execute(f"ALTER SYSTEM SET synchronous_standby_names = {standby}".encode())
+    on_stage.asking.execute("SELECT pg_reload_conf()")
+    time.sleep(0.5)
