@@ -87,6 +87,7 @@ _PIECES: dict[str, str] = {
     r"|FUNCTION \d++ {GROUP} {Q} ?{GROUP})",
     "ROUTINE": r"(?:{Q}|-)",
     "AGGREGATED": r"(?:[A-Za-z_]+ = [^,;()]++|M?FINALFUNC_EXTRA|HYPOTHETICAL)",
+    "KNOWN": r"{N} = (?:'|{Q}|{NUMBER})",
     "PART": r"(?:[A-Za-z_]+ = [^,';()]++|HASHES|MERGES)",
 }
 
@@ -216,7 +217,7 @@ _FORMS: tuple[tuple[str, str, str], ...] = (
         "CREATE OPERATOR CLASS {Q}(?: DEFAULT)? FOR TYPE {TYPE} USING {N}(?: FAMILY {Q})? AS {MEMBERS}",
     ),
     ("ALTER OPERATOR", "alter operator family", "ALTER OPERATOR FAMILY {Q} USING {N} ADD {MEMBERS}"),
-    ("CREATE COLLATION", "create collation", "CREATE COLLATION {Q} \\([^()]*+\\)"),
+    ("CREATE COLLATION", "create collation", "CREATE COLLATION {Q} \\({KNOWN}(?:, ?{KNOWN})*+\\)"),
     ("CREATE CONVERSION", "create conversion", "CREATE (?:DEFAULT )?CONVERSION {Q} FOR ' TO ' FROM {Q}"),
     ("CREATE TEXT", "create text search parser", "CREATE TEXT SEARCH PARSER {Q} \\({PART}(?:, ?{PART})*+\\)"),
     (
@@ -224,7 +225,11 @@ _FORMS: tuple[tuple[str, str, str], ...] = (
         "create text search template",
         "CREATE TEXT SEARCH TEMPLATE {Q} \\({PART}(?:, ?{PART})*+\\)",
     ),
-    ("CREATE TEXT", "create text search dictionary", "CREATE TEXT SEARCH DICTIONARY {Q} \\([^();]*+\\)"),
+    (
+        "CREATE TEXT",
+        "create text search dictionary",
+        "CREATE TEXT SEARCH DICTIONARY {Q} \\(TEMPLATE = {Q}(?:, ?{KNOWN})*+\\)",
+    ),
     ("CREATE TEXT", "create text search configuration", "CREATE TEXT SEARCH CONFIGURATION {Q} \\({PART}\\)"),
     (
         "ALTER TEXT",

@@ -22,9 +22,9 @@ _OTHERS = (
     rb"|(?P<dollar>%(before)b(?P<tag>\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*+)?\$)[\s\S]*?(?P=tag))"
     rb"|(?P<parameter>%(before)b\$\d++(?![\w$\x80-\xff]))"
     # Comments, names with a dollar sign, Unicode escapes, our own two bytes, prefixes that not every server sees, loose ends.
-    rb"|--|/\*|[$'\"\x00-\x08]|%(before)b[Uu]&(?=['\"])|(?<=[\d.])[EeBbXxUu](?=['&])|[BbXx](?='(?![0-9A-Fa-f]*+'))"
+    rb"|--|/\*|[$'\"\\\x00-\x08]|%(before)b[Uu]&(?=['\"])|(?<=[\d.])[EeBbXxUu](?=['&])|[BbXx](?='(?![0-9A-Fa-f]*+'))"
 ) % {b"before": _BEFORE}
-_STARTS = rb"(?=['\"$/EeUuBbXx\x00-\x08-])(?:"  # looked at first, for speed
+_STARTS = rb"(?=['\"$/\\EeUuBbXx\x00-\x08-])(?:"  # looked at first, for speed
 _TOKEN = re.compile(rb"%b(?P<literal>%b[Ee]%b|'(?:[^']|'')*+')%b)" % (_STARTS, _BEFORE, _ESCAPED, _OTHERS))
 _ESCAPED_TOKEN = re.compile(rb"%b(?P<literal>(?:%b[Ee])?%b)%b)" % (_STARTS, _BEFORE, _ESCAPED, _OTHERS))
 _BLANK = re.compile(rb"\s++")
