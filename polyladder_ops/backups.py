@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import catalog, encryption, storage
+from polyladder_ops import catalog, encryption, expressions, storage
 from polyladder_ops.errors import OpsError, Refused, UsageError
 from polyladder_ops.manifest import Manifest, Source
 from polyladder_ops.portable import sync_directory, write_private
-from polyladder_ops.postgres import clients, dump, session, snapshot, survey
+from polyladder_ops.postgres import clients, dump, public, session, snapshot, survey
 from polyladder_ops.postgres.contents import ALGORITHM, Contents, Ledger
 from polyladder_ops.postgres.lexer import DumpError, Lexer
 from polyladder_ops.postgres.session import Connection, Identity, translated
@@ -113,7 +113,7 @@ def take(
                 raise
 
         dumped, data = _until_quiet(attempt, work)
-        manifest = _manifest(dumped, site, identity, client, previous, encrypted=bool(keys))
+        manifest = _manifest(dumped, site, identity, client, previous, keys=keys)
         return _publish(folder, work, data, manifest, dumped.stored)
 
 
@@ -293,9 +293,13 @@ def _verifiers(roles: dict[str, str]) -> bytes:
 
 
 def _manifest(
-    dumped: _Dumped, site: str, identity: Identity, client: Client, previous: Catalog, *, encrypted: bool
+    dumped: _Dumped, site: str, identity: Identity, client: Client, previous: Catalog, *, keys: list[Any]
 ) -> Manifest:
     facts = dumped.facts
+    moved = [
+        f"the columns of {name} come back in another order: pg_dump puts what is inherited first"
+        for name in facts.inventory.reordered
+    ]
     manifest = Manifest(
         id="polyladder_" + dumped.snapshot.taken_at.strftime("%Y%m%d_%H%M%S"),
         file="",
@@ -317,14 +321,14 @@ def _manifest(
         size_bytes=dumped.stored.size_bytes,
         plain_bytes=dumped.stored.plain_bytes,
         sha256=dumped.stored.sha256,
-        encrypted=encrypted,
+        encrypted=bool(keys),
         digest_algorithm=ALGORITHM,
         encoding=dumped.contents.encoding,
         session=facts.session,
         tables=dumped.contents.tables,
         sequences=dumped.contents.sequences,
         large_objects=dumped.contents.large_objects,
-        objects=facts.objects,
+        objects=facts.inventory.entries,
         extensions=facts.extensions,
         roles=facts.roles,
         properties=facts.properties,
@@ -333,11 +337,12 @@ def _manifest(
         materialized_views=facts.materialized_views,
         not_included=facts.not_included,
         lost=facts.lost,
-        warnings=(),
+        warnings=(*facts.warnings, *moved, *public.lost(facts.inventory.entries, client_major=client.major)),
+        expressions=expressions.packed(facts.inventory.expressions, keys),
     )
     latest = previous.latest
     before = latest.manifest if latest else None
-    return manifest.model_copy(update={"warnings": (*facts.warnings, *shrinkage(before, manifest))})
+    return manifest.model_copy(update={"warnings": (*shrinkage(before, manifest), *manifest.warnings)})
 
 
 def shrinkage(before: Manifest | None, now: Manifest) -> tuple[str, ...]:

@@ -279,7 +279,7 @@ class _Work:
         with self._aside():
             found = Found(
                 contents,
-                inventory.entries(self.connection),
+                restoring.look(self.connection, manifest, self.keys),
                 properties.extensions(self.connection),
                 properties.read(self.connection),
             )

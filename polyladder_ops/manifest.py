@@ -1,7 +1,8 @@
 """The description of a backup: what was dumped from where and when, how it is stored, and what it must restore to.
 
-It is written last; a dump without one is litter. It holds names, counts and digests, never a row, a definition or a
-password. `format` says how to read it: fields are only added within one format.
+It is written last; a dump without one is litter. It holds names, counts and digests, never a row or a password, and of
+definitions only what a server may word otherwise (views, checks, defaults …), packed by `expressions.py` and, beside an
+encrypted dump, sealed to the same keys. `format` says how to read it: fields are only added within one format.
 """
 
 from __future__ import annotations
@@ -63,6 +64,11 @@ class Source(_Frozen):
     client_version: str
     tool_version: str
 
+    @property
+    def client_major(self) -> int:
+        """The major of the pg_dump that wrote it."""
+        return int(re.split(r"\D", self.client_version, maxsplit=1)[0])
+
 
 class Manifest(_Frozen):
     """One backup. Times are the server's clock; `taken_at` is the snapshot's instant and orders backups."""
@@ -99,6 +105,7 @@ class Manifest(_Frozen):
     lost: tuple[str, ...] = ()  # of what is not included that which a person must hear of
     knows_objects: bool = True  # False for an old file, of which only what stands in it is known
     changes_roles: bool = False  # of an old file: it says SET SESSION AUTHORIZATION, or is one transaction
+    expressions: str = ""  # the last and longest; empty in backups from before there was one
 
     @property
     def contents(self) -> Contents:

@@ -104,7 +104,10 @@ def overwrite(
         ]
         with _committed(target, kept):
             restoring.analyze(target)
-            accepted += _ask(target, options, kept[0] if kept else None)
+            accepted += [
+                *restoring.limits(backup.manifest),
+                *_ask(target, options, kept[0] if kept else None),
+            ]
     return Overwritten(kept[0] if kept else None, tuple(accepted), time.monotonic() - began)
 
 

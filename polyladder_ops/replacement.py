@@ -258,7 +258,10 @@ class _Run:
                 script=script,
                 progress=progress,
             )
-            self.accepted += [f"{a.item}: {a.why}" for a in loaded.accepted]
+            self.accepted += [
+                *(f"{a.item}: {a.why}" for a in loaded.accepted),
+                *restoring.limits(backup.manifest),
+            ]
         for sentence in loaded.said:
             self.say(sentence)
         with self._phase("analyze"):

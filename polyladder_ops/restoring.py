@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+from polyladder_ops import expressions
 from polyladder_ops.errors import OpsError
 from polyladder_ops.loading import circumstances, money, replay
 from polyladder_ops.postgres import (
@@ -22,13 +23,15 @@ from polyladder_ops.postgres import (
     grants,
     inventory,
     properties,
+    public,
     session,
     statistics,
     switch,
     team,
     zones,
 )
-from polyladder_ops.postgres.proof import differences, read_back
+from polyladder_ops.postgres.described import Inventory
+from polyladder_ops.postgres.proof import differences, read_back, renderings
 from polyladder_ops.postgres.proof.differences import Difference
 from polyladder_ops.postgres.switch import Ready
 from polyladder_ops.undoing import undone, undone_if_failing
@@ -38,16 +41,21 @@ if TYPE_CHECKING:
     from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.contents import Contents
-    from polyladder_ops.postgres.inventory import CatalogEntry
+    from polyladder_ops.postgres.described import CatalogEntry, Expressions
     from polyladder_ops.postgres.properties import DatabaseProperties, Extension, NotApplied
     from polyladder_ops.postgres.script import Script
     from polyladder_ops.postgres.session import Connection
 
 __all__ = [
+    "Found",
+    "Objects",
     "Obstacles",
     "analyze",
     "as_source",
+    "compare",
     "lacking",
+    "limits",
+    "look",
     "make_database",
     "make_database_by",
     "obstacles",
@@ -207,6 +215,13 @@ def analyze(target: Target, *, jobs: int | None = None) -> None:
             statistics.gather([connection, *others], tables)
 
 
+def limits(manifest: Manifest) -> tuple[str, ...]:
+    """Return in sentences what a proof of this backup can't say, because its manifest does not hold enough."""
+    if manifest.knows_objects and not manifest.expressions:
+        return ("definitions compared with the dump only: the backup is from before the source's were kept",)
+    return ()
+
+
 _WORTH_A_CONNECTION = 8_000_000  # bytes; less is looked at before another is connected
 
 
@@ -241,7 +256,7 @@ def prove(
         session.translated("could not read the database back"),
         closing(session.connect(target)) as connection,
     ):
-        objects = inventory.entries(connection)
+        objects = look(connection, manifest, keys)
         extensions = properties.extensions(connection)
     with closing(session.connect(quiet)) as connection:
         own = properties.as_given(connection, database, manifest.properties)
@@ -304,16 +319,47 @@ class _Early:
 _REPLAY_TAKES = 5  # connections: three of its own, and some that others may want meanwhile
 
 
-def _replays_early(connection: Connection, manifest: Manifest, found: Sequence[CatalogEntry]) -> bool:
+def _replays_early(connection: Connection, manifest: Manifest, objects: Objects) -> bool:
     """Whether a replay is needed, and the server has connections to spare for it while rows are read.
 
     It ends with dropping a database, and to that belongs a checkpoint, which writes out all that was just loaded: a
     third of the proof's time, if nothing is done meanwhile.
     """
-    is_needed = not manifest.knows_objects or differences.needs_replay(
-        manifest.objects, _as_of_source(manifest, found)
+    is_needed = not manifest.knows_objects or (
+        objects.wanted is None and differences.needs_replay(manifest.objects, objects.found.entries)
     )
     return is_needed and capacity.read(connection).free_connections >= _REPLAY_TAKES
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of a restored database beside the source's, and what the source's expressions come to there.
+
+    `wanted` is None if the manifest does not hold enough of them: then a replay of the dump has to do.
+    """
+
+    wanted: Inventory | None
+    found: Inventory
+    rendered: Expressions
+
+
+def look(connection: Connection, manifest: Manifest, keys: Sequence[Any]) -> Objects:
+    """Return what there is to compare; what is made for it is rolled back. Raise OpsError if no key fits.
+
+    A privilege that the source's major did not have yet is no difference: a newer server gives it to every owner.
+    """
+    major = manifest.source.server_major
+    found = inventory.look(connection, as_of=major) if manifest.knows_objects else inventory.look(connection)
+    if manifest.knows_objects:
+        entries = tuple(replace(entry, grants=grants.as_of(entry.grants, major)) for entry in found.entries)
+        found = replace(found, entries=entries)
+    texts = expressions.unpacked(manifest, keys)
+    if texts is None:
+        return Objects(None, found, {})
+    rendered = renderings.rendered(connection, texts, found.expressions)
+    carried = partial(public.carried, client_major=manifest.source.client_major)
+    found = replace(found, entries=carried(found.entries))
+    return Objects(Inventory(carried(manifest.objects), texts), found, rendered)
 
 
 @dataclass(frozen=True)
@@ -321,7 +367,7 @@ class Found:
     """What a restored database holds, read back."""
 
     contents: Contents
-    objects: tuple[CatalogEntry, ...]
+    objects: Objects
     extensions: tuple[Extension, ...]
     properties: DatabaseProperties
 
@@ -329,7 +375,7 @@ class Found:
 def compare(
     manifest: Manifest, database: str, found: Found, replayed: Callable[[], Sequence[CatalogEntry]]
 ) -> list[Difference]:
-    """Return every difference between a manifest and what was found; `replayed` as in `differences.compare_objects`."""
+    """Return every difference between a manifest and what was found; `replayed` as in `differences.compare_by_replay`."""
     wrong = [
         *differences.compare_contents(manifest.contents, found.contents),
         *_objects_differ(manifest, found.objects, replayed),
@@ -345,23 +391,17 @@ def _as_differences(manifest: Manifest, database: str, found: DatabaseProperties
     return [Difference("database", database, why, part) for part, why in unlike]
 
 
-def _as_of_source(manifest: Manifest, found: Sequence[CatalogEntry]) -> list[CatalogEntry]:
-    """Return the entries without the privileges that the source's major did not have yet."""
-    major = manifest.source.server_major
-    return [replace(entry, grants=grants.as_of(entry.grants, major)) for entry in found]
-
-
 def _objects_differ(
-    manifest: Manifest, found: Sequence[CatalogEntry], replayed: Callable[[], Sequence[CatalogEntry]]
+    manifest: Manifest, objects: Objects, replayed: Callable[[], Sequence[CatalogEntry]]
 ) -> list[Difference]:
-    """Return how the objects differ; an old file's are those of the replay, which leaves large objects behind.
-
-    A privilege that the source's major did not have yet is no difference: a newer server gives it to every owner.
-    """
+    """Return how the objects differ; an old file's are those of the replay, which leaves large objects behind."""
+    found = objects.found.entries
+    if objects.wanted is not None:
+        return differences.compare_objects(objects.wanted, objects.found, objects.rendered)
     if manifest.knows_objects:
-        return differences.compare_objects(manifest.objects, _as_of_source(manifest, found), replayed)
+        return differences.compare_by_replay(manifest.objects, found, replayed)
     there = [entry for entry in found if entry.kind != "large object"]
-    return differences.compare_objects(replayed(), there, list)
+    return differences.compare_by_replay(replayed(), there, list)
 
 
 def _extensions_differ(manifest: Manifest, found: Sequence[Extension]) -> Iterator[Difference]:

@@ -164,7 +164,10 @@ def _restored(
             restoring.temporary_roles(server, manifest, trusted=trusted),
             restoring.temporary_database(server, manifest, purpose="verify") as target,
         ):
-            lacking += restoring.lacking(server, target.database, manifest)
+            lacking += [
+                *restoring.limits(manifest),
+                *restoring.lacking(server, target.database, manifest),
+            ]
             script = Script()
             loaded = loading.load(target, backup, keys, jobs=jobs, script=script, progress=progress)
             differences = restoring.prove(server, target.database, backup, keys, jobs=jobs, script=script)

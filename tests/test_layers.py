@@ -132,6 +132,7 @@ LAYERS = [
     ("site",),
     ("sandbox", "stores", "fly"),
     ("catalog",),
+    ("expressions",),
     ("records", "manifest"),
     ("postgres",),
     ("storage", "decryption", "decryptor", "workspace", "textfile"),

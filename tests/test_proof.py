@@ -16,7 +16,7 @@ from polyladder_ops.postgres import capacity, session
 from polyladder_ops.postgres.contents import Contents, SequenceValue, TableData
 from polyladder_ops.postgres.inventory import CatalogEntry
 from polyladder_ops.postgres.proof import read_back
-from polyladder_ops.postgres.proof.differences import compare_objects
+from polyladder_ops.postgres.proof.differences import compare_by_replay
 from tests.faults.places import wait_for
 
 if TYPE_CHECKING:
@@ -361,15 +361,15 @@ def test_definitions_that_are_worded_alike_need_no_replay(backup: Backup) -> Non
         raise AssertionError
 
     objects = backup.manifest.objects
-    assert compare_objects(objects, objects, never) == []
-    assert [str(d) for d in compare_objects(objects[:2], objects[:1], never)] == [
+    assert compare_by_replay(objects, objects, never) == []
+    assert [str(d) for d in compare_by_replay(objects[:2], objects[:1], never)] == [
         f"{objects[1].kind} {objects[1].name}: it is missing"
     ]
 
 
 def test_a_definition_worded_otherwise_is_equal_if_the_dump_itself_gives_that_wording() -> None:
     wanted, found, other = (CatalogEntry("view", "v", "o", (), digest) for digest in "abc")
-    assert compare_objects([wanted], [found], lambda: [found]) == []
+    assert compare_by_replay([wanted], [found], lambda: [found]) == []
     for replayed in ([other], [wanted], []):
-        (difference,) = compare_objects([wanted], [found], lambda again=replayed: again)  # type: ignore[misc]
+        (difference,) = compare_by_replay([wanted], [found], lambda again=replayed: again)  # type: ignore[misc]
         assert str(difference) == "view v: its definition is not the one that was dumped"

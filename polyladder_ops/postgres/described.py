@@ -5,20 +5,46 @@ They stand apart from what reads them, so that whoever looks at manifests need n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["CatalogEntry", "DatabaseProperties", "Extension", "Membership", "Role"]
+__all__ = [
+    "CatalogEntry",
+    "DatabaseProperties",
+    "Expressions",
+    "Extension",
+    "Inventory",
+    "Membership",
+    "Role",
+]
+
+Expressions = Mapping[tuple[str, str, str], str]
+"""What a server renders by itself: the text of each expression by the kind and name of its object and its place there."""
 
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """What a manifest keeps of an object: its definition only as a digest."""
+    """What a manifest keeps of an object: its definition only as a digest.
+
+    `exact` is a digest, too, of all that has one spelling only; empty in a manifest from before there was one. What it
+    leaves out are the `Expressions`.
+    """
 
     kind: str
     name: str
     owner: str
     grants: tuple[str, ...]
     definition: str
+    exact: str = ""
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The objects of a database with their expressions; `reordered` are the tables of which a dump moves columns."""
+
+    entries: tuple[CatalogEntry, ...]
+    expressions: Expressions
+    reordered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

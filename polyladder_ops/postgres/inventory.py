@@ -5,6 +5,9 @@ temporary or of the system. Left out is what has no meaning or never survives: o
 statistics, where sequences stand, whether a subscription runs. Rules and names the server chose by itself are only
 written where pg_dump keeps them, so that a restore into a newer major stays equal as far as it can be.
 
+All that has one spelling is exact. An expression has many (a server writes it anew from what it has understood), so
+each is told apart by the place where it stands, its slot; `proof/renderings.py` says when two of them are the same.
+
 The SQL is in the files beside this module; `queries.py` says how they are read.
 """
 
@@ -18,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from polyladder_ops.postgres import grants, queries
-from polyladder_ops.postgres.described import CatalogEntry
+from polyladder_ops.postgres import column_order, grants, queries
+from polyladder_ops.postgres.described import CatalogEntry, Inventory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import psycopg
 
-__all__ = ["CatalogEntry", "CatalogObject", "digest", "entries", "read"]
+__all__ = ["CatalogEntry", "CatalogObject", "Inventory", "digest", "entries", "look", "read"]
 
 _OBJECTS = ("inventory_relations.sql", "inventory_types.sql", "inventory_database.sql")
 _Key = tuple[int, int]
@@ -38,6 +41,7 @@ class CatalogObject:
 
     `grants` are sentences as in `grants.py`, those on a column behind `(column)`. `definition` is for people and for
     `digest`: one fact a line, only what departs from the plainest case. Passwords in it are sealed, not written out.
+    `exact` is the same without the texts of `expressions`, which are (slot, text), but with more of what stands in them.
     """
 
     kind: str
@@ -45,27 +49,64 @@ class CatalogObject:
     owner: str
     grants: tuple[str, ...]
     definition: str
+    exact: str = ""
+    expressions: tuple[tuple[str, str], ...] = ()
 
 
 def entries(connection: psycopg.Connection[Any]) -> tuple[CatalogEntry, ...]:
     """Return the inventory of the connection's database as a manifest keeps it."""
-    return tuple(CatalogEntry(o.kind, o.name, o.owner, o.grants, digest(o)) for o in read(connection))
+    return look(connection).entries
+
+
+def look(
+    connection: psycopg.Connection[Any], *, as_of: int | None = None, as_restored: bool = False
+) -> Inventory:
+    """Return the inventory as a manifest keeps it, with the expressions that it keeps apart.
+
+    `as_of` is `read`'s; `as_restored` gives the columns the order in which a faithful dump brings them back.
+    """
+    heirs = column_order.read(connection) if as_restored else ()
+    found = read(connection, as_of=as_of, order=column_order.expected(heirs))
+    return Inventory(
+        tuple(CatalogEntry(o.kind, o.name, o.owner, o.grants, digest(o), _digest(o.exact)) for o in found),
+        {(o.kind, o.name, slot): text for o in found for slot, text in o.expressions},
+        tuple(column_order.moved(heirs)),
+    )
 
 
 def digest(catalog_object: CatalogObject) -> str:
     """Return the xxh3-128 of the definition, 32 hexadecimal digits."""
-    return xxhash.xxh3_128_hexdigest(catalog_object.definition.encode())
+    return _digest(catalog_object.definition)
 
 
-def read(connection: psycopg.Connection[Any]) -> tuple[CatalogObject, ...]:
+def _digest(text: str) -> str:
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def read(
+    connection: psycopg.Connection[Any],
+    *,
+    as_of: int | None = None,
+    order: Mapping[int, Sequence[str]] | None = None,
+) -> tuple[CatalogObject, ...]:
     """Return the inventory of the connection's database, ordered by kind and name.
 
-    Works in the caller's transaction, five round trips; until that ends the settings that bend the server's
-    spelling (search_path, TimeZone …) are pinned. Any role may read; only a superuser sees a subscription's target.
+    What majors after `as_of` (None: the server's own) brought is left out of what is exact; `order` is that of columns by
+    their table, where it is to be another one. Works in the caller's transaction, five round trips; until that ends the
+    settings that bend the server's spelling (search_path, TimeZone …) are pinned. Any role may read; only a superuser
+    sees a subscription's target.
     """
     notes, column_grants = _notes(connection)
+    order = order or {}
+    as_of = as_of or connection.info.server_version // 10000
     objects = [
-        _object(row, notes[row[1], row[2]], column_grants[row[1], row[2]])
+        _object(
+            row,
+            notes[row[1], row[2]],
+            column_grants[row[1], row[2]],
+            order=order.get(row[2], ()),
+            as_of=as_of,
+        )
         for file in _OBJECTS
         for row in queries.rows(connection, queries.load(file))
     ]
@@ -84,13 +125,57 @@ def _notes(connection: psycopg.Connection[Any]) -> tuple[dict[_Key, dict[str, st
     return notes, column_grants
 
 
-def _object(row: tuple[Any, ...], notes: Mapping[str, str], column_grants: Iterable[str]) -> CatalogObject:
+def _object(
+    row: tuple[Any, ...],
+    notes: Mapping[str, str],
+    column_grants: Iterable[str],
+    *,
+    order: Sequence[str],
+    as_of: int,
+) -> CatalogObject:
     kind, _class_oid, _oid, name, owner, acl, facts = row
     given = [*grants.canonical(acl or ()), *column_grants]
     described = {**json.loads(facts), **notes}
     if secret := described.get("secret"):
         described["secret"] = _sealed(secret, f"{kind} {name}")
-    return CatalogObject(kind, name, owner, tuple(sorted(given)), _rendered(described))
+    return CatalogObject(
+        kind,
+        name,
+        owner,
+        tuple(sorted(given)),
+        _rendered({word.lstrip("~"): fact for word, fact in described.items() if word[0] != "="}, _spelled),
+        _exact(described, order, as_of),
+        tuple(_expressions(list(described.values()))),
+    )
+
+
+def _exact(facts: Mapping[str, Any], order: Sequence[str], as_of: int) -> str:
+    """Return what has one spelling: a word that begins with `~` holds none of it, one that begins with `=` nothing else."""
+    exact = {word: fact for word, fact in facts.items() if word[0] != "~"}
+    if order:
+        exact["columns"] = sorted(exact["columns"], key=lambda column: order.index(column[0]))
+    return _rendered(exact, lambda pieces: _without_expressions(pieces, as_of))
+
+
+def _spelled(pieces: Mapping[str, str | None]) -> str:
+    return "".join(text or "" for text in pieces.values())
+
+
+def _without_expressions(pieces: Mapping[str, str | None], as_of: int) -> str:
+    """Return in an expression's place that there is one, and what a major brought (`@18`) if the source had it."""
+    return "".join(
+        f"<{word}>" if word[0] != "@" else text if int(word[1:]) <= as_of else ""
+        for word, text in pieces.items()
+        if text is not None
+    )
+
+
+def _expressions(facts: Any) -> Iterator[tuple[str, str]]:
+    for fact in facts:
+        if isinstance(fact, list):
+            yield from _expressions(fact)
+        elif isinstance(fact, dict):
+            yield from ((word, text) for word, text in fact.items() if word[0] != "@" and text is not None)
 
 
 def _sealed(secret: str, salt: str) -> str:
@@ -98,17 +183,23 @@ def _sealed(secret: str, salt: str) -> str:
     return hashlib.scrypt(secret.encode(), salt=salt.encode(), n=2**14, r=8, p=1, dklen=16).hex()
 
 
-def _rendered(facts: Mapping[str, Any]) -> str:
+def _rendered(facts: Mapping[str, Any], spell: Callable[[Mapping[str, str | None]], str]) -> str:
     """Return one fact a line, lists item by item; continued lines are indented further, so no two facts look alike."""
     lines = []
-    for word, fact in sorted(facts.items()):
+    for word, of_many in sorted(facts.items()):
+        fact = spell(of_many) if isinstance(of_many, dict) else of_many
         if fact is None or fact is False or fact in ("", []):
             continue
         if isinstance(fact, list):
-            lines += [f"{word}:", *(f"  - {_indented(item)}" for item in fact)]
+            lines += [f"{word}:", *(f"  - {_indented(_joined(item, spell))}" for item in fact)]
         else:
             lines.append(f"{word}: {'yes' if fact is True else _indented(fact)}")
     return "\n".join(lines)
+
+
+def _joined(item: Any, spell: Callable[[Mapping[str, str | None]], str]) -> str:
+    pieces = item if isinstance(item, list) else [item]
+    return "".join(spell(p) if isinstance(p, dict) else str(p) for p in pieces if p is not None)
 
 
 def _indented(fact: Any) -> str:

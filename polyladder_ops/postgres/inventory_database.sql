@@ -5,9 +5,9 @@ SELECT 'schema', 'pg_namespace'::regclass::oid, s.oid, pg_catalog.format('%I', s
 FROM pg_catalog.pg_namespace s
 WHERE $users(s.nspname) AND $own(pg_namespace, s.oid);
 
--- Extensions; whoever creates one owns it, pg_dump keeps no owner
+-- Extensions; whoever creates one owns it, pg_dump keeps no owner; their version is compared elsewhere
 SELECT 'extension', 'pg_extension'::regclass::oid, e.oid, pg_catalog.format('%I', e.extname), '', NULL,
-    pg_catalog.jsonb_build_object('schema', e.extnamespace::regnamespace, 'version', e.extversion)::text
+    pg_catalog.jsonb_build_object('schema', e.extnamespace::regnamespace, '~version', e.extversion)::text
 FROM pg_catalog.pg_extension e;
 
 SELECT 'language', 'pg_language'::regclass::oid, l.oid, pg_catalog.format('%I', l.lanname),
@@ -70,14 +70,16 @@ SELECT 'publication', 'pg_publication'::regclass::oid, p.oid, pg_catalog.format(
         'generated columns', nullif(p.pubgencols, 'n'),  -- 18+
         'schemas', (SELECT pg_catalog.jsonb_agg(s.pnnspid::regnamespace ORDER BY s.pnnspid::regnamespace::text COLLATE "C")  -- 15+
                     FROM pg_catalog.pg_publication_namespace s WHERE s.pnpubid = p.oid),  -- 15+
-        'tables', (SELECT pg_catalog.jsonb_agg(pg_catalog.concat(
+        'tables', (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(
                               r.prrelid::regclass::text,
                               (SELECT pg_catalog.format(' (%s)', pg_catalog.string_agg(  -- 15+
-                                          pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum))  -- 15+
+                                          pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attname COLLATE "C"))  -- 15+
                                FROM pg_catalog.pg_attribute a  -- 15+
                                WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs::int2[])  -- 15+
                                HAVING r.prattrs IS NOT NULL),  -- 15+
-                              ' where ' || pg_catalog.pg_get_expr(r.prqual, r.prrelid),  -- 15+
+                              CASE WHEN r.prqual IS NOT NULL THEN ' where ' END,  -- 15+
+                              pg_catalog.jsonb_build_object('where of ' || r.prrelid::regclass::text,  -- 15+
+                                                            pg_catalog.pg_get_expr(r.prqual, r.prrelid)),  -- 15+
                               '') ORDER BY r.prrelid::regclass::text COLLATE "C")
                    FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid
                      AND $own(pg_class, r.prrelid)  -- -17 (pg_dump leaves those out)
@@ -94,11 +96,14 @@ SELECT 'subscription', 'pg_subscription'::regclass::oid,
     pg_catalog.jsonb_build_object(
         'secret', u.subconninfo, 'commit', u.subsynccommit,  -- superuser
         'binary', u.subbinary,  -- 14+
-        'streaming', nullif(u.substream, 'f'),  -- 16+
+        -- The default since 18: a dump of before says nothing of it.  -- 16+
+        'streaming', CASE u.substream WHEN 't' THEN pg_catalog.to_jsonb('t'::text)  -- 16+
+                                      WHEN 'p' THEN pg_catalog.jsonb_build_object('@18', 'p') END,  -- 16+
         'streaming', CASE WHEN u.substream THEN 't' END,  -- 14-15
         'two phase', u.subtwophasestate <> 'd', 'disable on error', u.subdisableonerr,  -- 15+
-        'run as owner', u.subrunasowner, 'no password', NOT u.subpasswordrequired,  -- 16+
-        'run as owner', true,  -- -15 (it always did)
+        'run as owner', CASE WHEN u.subrunasowner THEN pg_catalog.jsonb_build_object('@16', 'yes') END,  -- 16+
+        'no password', NOT u.subpasswordrequired,  -- 16+
+        'run as owner', pg_catalog.jsonb_build_object('@16', 'yes'),  -- -15 (it always did)
         'origin', nullif(u.suborigin, 'any'),  -- 16+
         'failover', u.subfailover,  -- 17+
         'publications', $sorted(u.subpublications), 'slot', u.subslotname)::text

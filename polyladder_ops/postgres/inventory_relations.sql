@@ -3,22 +3,27 @@
 
 -- Tables, foreign tables, views, materialized views
 WITH columns AS (
-    SELECT a.attrelid, pg_catalog.jsonb_agg(pg_catalog.concat(
-        pg_catalog.format('%I %s', a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod)),
+    SELECT a.attrelid, pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(
+        pg_catalog.format('%I', a.attname),
+        pg_catalog.concat(
+        ' ', pg_catalog.format_type(a.atttypid, a.atttypmod),
         CASE WHEN a.attcollation <> 0 AND a.attcollation <> t.typcollation
              THEN ' collate ' || a.attcollation::regcollation::text END,
-        CASE WHEN a.attnotnull THEN ' not null' END,
+        CASE WHEN a.attnotnull THEN ' not null' END),
         -- The server's own choice of a name says nothing; pg_dump keeps a chosen one if it is not inherited. -- 18+
-        CASE WHEN n.coninhcount = 0  -- 18+
+        pg_catalog.jsonb_build_object('@18', CASE WHEN n.coninhcount = 0  -- 18+
               AND n.conname <> pg_catalog.concat(c.relname, '_', a.attname, '_not_null')  -- 18+
               AND NOT (pg_catalog.octet_length(pg_catalog.concat(c.relname, '_', a.attname, '_not_null')) > 63  -- 18+
                        AND n.conname ~ '_not_null$')  -- 18+
-             THEN pg_catalog.format(' named %I', n.conname) END,  -- 18+
+             THEN pg_catalog.format(' named %I', n.conname) END),  -- 18+
         CASE WHEN n.connoinherit THEN ' no inherit' END,  -- 18+
         CASE WHEN NOT n.convalidated THEN ' not valid' END,  -- 18+
-        CASE WHEN a.attgenerated = '' THEN ' default ' || pg_catalog.pg_get_expr(d.adbin, d.adrelid)
-             ELSE pg_catalog.format(' generated always as (%s) %s', pg_catalog.pg_get_expr(d.adbin, d.adrelid),
-                                    CASE a.attgenerated WHEN 's' THEN 'stored' ELSE 'virtual' END) END,
+        CASE WHEN d.adbin IS NULL THEN NULL WHEN a.attgenerated = '' THEN ' default ' ELSE ' generated always as (' END,
+        CASE WHEN d.adbin IS NOT NULL THEN pg_catalog.jsonb_build_object(
+            pg_catalog.format('%s %I', CASE a.attgenerated WHEN '' THEN 'default of' WHEN 's' THEN 'stored' ELSE 'virtual' END, a.attname),
+            pg_catalog.pg_get_expr(d.adbin, d.adrelid)) END,
+        pg_catalog.concat(
+        CASE a.attgenerated WHEN '' THEN NULL WHEN 's' THEN ') stored' ELSE ') virtual' END,
         CASE WHEN a.attidentity = '' THEN NULL
              WHEN c.relispartition THEN NULL  -- 17+ (a partition has the identity of its root)
              WHEN a.attidentity = 'a' THEN ' generated always as identity'
@@ -31,7 +36,7 @@ WITH columns AS (
                         FROM pg_catalog.unnest(a.attoptions) o WHERE o !~ '^pg_attver=')::text,
         ' foreign options ' || $sorted(a.attfdwoptions)::text,
         -- pg_dump writes a partition's columns out and attaches it, so there this mark means nothing.
-        CASE WHEN NOT a.attislocal AND NOT c.relispartition THEN ' inherited' END
+        CASE WHEN NOT a.attislocal AND NOT c.relispartition THEN ' inherited' END)
     ) ORDER BY a.attnum) AS list
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -62,11 +67,18 @@ SELECT CASE c.relkind WHEN 'f' THEN 'foreign table' WHEN 'v' THEN 'view' WHEN 'm
         CASE WHEN c.relispartition THEN 'partition of' ELSE 'inherits' END,
         (SELECT pg_catalog.jsonb_agg(i.inhparent::regclass ORDER BY i.inhseqno) FROM pg_catalog.pg_inherits i
          WHERE i.inhrelid = c.oid),
-        'partition bound', pg_catalog.pg_get_expr(c.relpartbound, c.oid),
-        'partitioned by', CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) END,
+        'partition bound', pg_catalog.jsonb_build_object('partition bound', pg_catalog.pg_get_expr(c.relpartbound, c.oid)),
+        'partitioned by', CASE WHEN pk.partexprs IS NULL THEN pg_catalog.to_jsonb(pg_catalog.pg_get_partkeydef(c.oid))
+                          ELSE pg_catalog.jsonb_build_object('partition key', pg_catalog.pg_get_partkeydef(c.oid)) END,
+        '=partition key', (SELECT pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', pk.partstrat, coalesce(pg_catalog.quote_ident(a.attname), '(expression)'),
+                                      $named(pg_opclass, p.class), nullif(p.sorting, 0)::regcollation) ORDER BY p.place)
+                           FROM unnest(pk.partattrs::int2[], pk.partclass::oid[], pk.partcollation::oid[])
+                                WITH ORDINALITY p (attnum, class, sorting, place)
+                           LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.attnum AND p.attnum > 0),
         'server', f.srvname,
         'foreign options', $sorted(ft.ftoptions),
-        'query', CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef(c.oid) END,
+        'query', CASE WHEN c.relkind IN ('v', 'm')
+                 THEN pg_catalog.jsonb_build_object('query', pg_catalog.pg_get_viewdef(c.oid)) END,
         'not populated', c.relkind = 'm' AND NOT c.relispopulated)::text
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
@@ -74,6 +86,7 @@ LEFT JOIN columns ON columns.attrelid = c.oid
 LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam
 LEFT JOIN pg_catalog.pg_tablespace ts ON ts.oid = c.reltablespace
 LEFT JOIN pg_catalog.pg_class toast ON toast.oid = c.reltoastrelid
+LEFT JOIN pg_catalog.pg_partitioned_table pk ON pk.partrelid = c.oid
 LEFT JOIN pg_catalog.pg_foreign_table ft ON ft.ftrelid = c.oid
 LEFT JOIN pg_catalog.pg_foreign_server f ON f.oid = ft.ftserver
 WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND $users(s.nspname) AND $own(pg_class, c.oid);
@@ -100,7 +113,19 @@ WHERE $users(s.nspname) AND $own(pg_class, c.oid);
 -- Indexes, but not the invalid ones of a failed CREATE INDEX CONCURRENTLY: pg_dump leaves them out too
 SELECT 'index', 'pg_class'::regclass::oid, c.oid, pg_catalog.format('%I.%I', s.nspname, c.relname), '', NULL,
     pg_catalog.jsonb_build_object(
-        'definition', pg_catalog.pg_get_indexdef(c.oid),
+        'definition', CASE WHEN i.indexprs IS NULL AND i.indpred IS NULL THEN pg_catalog.to_jsonb(pg_catalog.pg_get_indexdef(c.oid))
+                      ELSE pg_catalog.jsonb_build_object('definition', pg_catalog.pg_get_indexdef(c.oid)) END,
+        '=table', i.indrelid::regclass, '=method', m.amname, '=unique', i.indisunique, '=primary', i.indisprimary,
+        '=exclusion', i.indisexclusion, '=deferrable', NOT i.indimmediate, '=partial', i.indpred IS NOT NULL,
+        '=nulls not distinct', i.indnullsnotdistinct,  -- 15+
+        '=options', $sorted(c.reloptions),
+        '=columns', (SELECT pg_catalog.jsonb_agg(pg_catalog.concat_ws(' ', coalesce(pg_catalog.quote_ident(a.attname), '(expression)'),
+                                $named(pg_opclass, p.class), nullif(p.sorting, 0)::regcollation, p.option,
+                                (SELECT $sorted(o.attoptions)::text FROM pg_catalog.pg_attribute o
+                                 WHERE o.attrelid = c.oid AND o.attnum = p.place)) ORDER BY p.place)
+                     FROM unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[], i.indoption::int2[])
+                          WITH ORDINALITY p (attnum, class, sorting, option, place)
+                     LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = p.attnum AND p.attnum <> 0),
         'invalid', NOT i.indisvalid,
         'clustered', i.indisclustered,
         'replica identity', i.indisreplident,
@@ -111,6 +136,7 @@ SELECT 'index', 'pg_class'::regclass::oid, c.oid, pg_catalog.format('%I.%I', s.n
 FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
+JOIN pg_catalog.pg_am m ON m.oid = c.relam
 JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_tablespace ts ON ts.oid = c.reltablespace
 WHERE $users(s.nspname) AND $own(pg_class, t.oid) AND (i.indisvalid OR t.relkind = 'p') AND i.indisready;
@@ -119,11 +145,20 @@ WHERE $users(s.nspname) AND $own(pg_class, t.oid) AND (i.indisvalid OR t.relkind
 -- leaves (with names by chance) are made anew by ATTACH
 SELECT 'constraint', 'pg_constraint'::regclass::oid, k.oid,
     pg_catalog.format('%I on %I.%I', k.conname, s.nspname, c.relname), '', NULL,
-    pg_catalog.jsonb_build_object('definition', pg_catalog.pg_get_constraintdef(k.oid),
-                                  'not validated', NOT k.convalidated)::text
+    pg_catalog.jsonb_build_object(
+        CASE k.contype WHEN 'c' THEN '~definition' ELSE 'definition' END,
+        CASE WHEN k.contype = 'x' AND (x.indexprs IS NOT NULL OR x.indpred IS NOT NULL)
+             THEN pg_catalog.jsonb_build_object('exclusion', pg_catalog.pg_get_constraintdef(k.oid))
+             ELSE pg_catalog.to_jsonb(pg_catalog.pg_get_constraintdef(k.oid)) END,
+        '=check', CASE k.contype WHEN 'c' THEN pg_catalog.jsonb_build_object('check', pg_catalog.pg_get_expr(k.conbin, k.conrelid)) END,
+        '=type', k.contype, '=no inherit', k.contype = 'c' AND k.connoinherit, '=deferrable', k.condeferrable,
+        '=deferred', k.condeferred, '=operators', k.conexclop::regoperator[],
+        '=not enforced', NOT k.conenforced,  -- 18+
+        'not validated', NOT k.convalidated)::text
 FROM pg_catalog.pg_constraint k
 JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
 JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_index x ON k.contype = 'x' AND x.indexrelid = k.conindid
 WHERE k.contype IN ('c', 'f', 'p', 'u', 'x') AND (k.contype <> 'f' OR k.conparentid = 0)
   AND $users(s.nspname) AND $own(pg_class, c.oid);
 
@@ -131,7 +166,14 @@ WHERE k.contype IN ('c', 'f', 'p', 'u', 'x') AND (k.contype <> 'f' OR k.conparen
 SELECT 'trigger', 'pg_trigger'::regclass::oid, g.oid,
     pg_catalog.format('%I on %I.%I', g.tgname, s.nspname, c.relname), '', NULL,
     pg_catalog.jsonb_build_object(
-        'definition', pg_catalog.pg_get_triggerdef(g.oid),
+        'definition', CASE WHEN g.tgqual IS NULL THEN pg_catalog.to_jsonb(pg_catalog.pg_get_triggerdef(g.oid))
+                      ELSE pg_catalog.jsonb_build_object('definition', pg_catalog.pg_get_triggerdef(g.oid)) END,
+        '=fires', g.tgtype, '=function', g.tgfoid::regprocedure, '=arguments', pg_catalog.encode(g.tgargs, 'hex'),
+        '=columns', (SELECT pg_catalog.jsonb_agg(a.attname ORDER BY u.place)
+                     FROM pg_catalog.unnest(g.tgattr::int2[]) WITH ORDINALITY u (attnum, place)
+                     JOIN pg_catalog.pg_attribute a ON a.attrelid = g.tgrelid AND a.attnum = u.attnum),
+        '=constraint', g.tgconstraint <> 0, '=from', nullif(g.tgconstrrelid, 0)::regclass, '=deferrable', g.tgdeferrable,
+        '=deferred', g.tginitdeferred, '=old table', g.tgoldtable, '=new table', g.tgnewtable,
         'enabled', CASE g.tgenabled WHEN 'D' THEN 'no' WHEN 'R' THEN 'replica' WHEN 'A' THEN 'always' END)::text
 FROM pg_catalog.pg_trigger g
 JOIN pg_catalog.pg_class c ON c.oid = g.tgrelid
@@ -145,7 +187,8 @@ WHERE (NOT g.tgisinternal AND g.tgparentid = 0 OR g.tgenabled <> root.tgenabled)
 SELECT 'rule', 'pg_rewrite'::regclass::oid, r.oid, pg_catalog.format('%I on %I.%I', r.rulename, s.nspname, c.relname),
     '', NULL,
     pg_catalog.jsonb_build_object(
-        'definition', pg_catalog.pg_get_ruledef(r.oid),
+        'definition', pg_catalog.jsonb_build_object('definition', pg_catalog.pg_get_ruledef(r.oid)),
+        '=event', r.ev_type, '=instead', r.is_instead, '=conditional', r.ev_qual::text <> '<>',
         'enabled', CASE r.ev_enabled WHEN 'D' THEN 'no' WHEN 'R' THEN 'replica' WHEN 'A' THEN 'always' END)::text
 FROM pg_catalog.pg_rewrite r
 JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
@@ -161,8 +204,8 @@ SELECT 'policy', 'pg_policy'::regclass::oid, p.oid, pg_catalog.format('%I on %I.
         'roles', (SELECT pg_catalog.jsonb_agg(r.name ORDER BY r.name COLLATE "C")
                   FROM (SELECT CASE WHEN x = 0 THEN 'PUBLIC' ELSE pg_catalog.format('%I', pg_catalog.pg_get_userbyid(x)) END
                         FROM pg_catalog.unnest(p.polroles) x) r (name)),
-        'using', pg_catalog.pg_get_expr(p.polqual, p.polrelid),
-        'check', pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid))::text
+        'using', pg_catalog.jsonb_build_object('using', pg_catalog.pg_get_expr(p.polqual, p.polrelid)),
+        'check', pg_catalog.jsonb_build_object('with check', pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)))::text
 FROM pg_catalog.pg_policy p
 JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
 JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
@@ -171,8 +214,13 @@ WHERE $users(s.nspname) AND $own(pg_class, c.oid);
 -- Extended statistics
 SELECT 'statistics', 'pg_statistic_ext'::regclass::oid, x.oid, pg_catalog.format('%I.%I', s.nspname, x.stxname),
     pg_catalog.pg_get_userbyid(x.stxowner), NULL,
-    pg_catalog.jsonb_build_object('definition', pg_catalog.pg_get_statisticsobjdef(x.oid),
-                                  'target', nullif(x.stxstattarget, -1))::text
+    pg_catalog.jsonb_build_object(
+        'definition', pg_catalog.jsonb_build_object('definition', pg_catalog.pg_get_statisticsobjdef(x.oid)),
+        '=table', x.stxrelid::regclass, '=kinds', x.stxkind::text,
+        '=columns', (SELECT pg_catalog.jsonb_agg(a.attname ORDER BY a.attname COLLATE "C") FROM pg_catalog.pg_attribute a
+                     WHERE a.attrelid = x.stxrelid AND a.attnum = ANY (x.stxkeys::int2[])),
+        '=expressions', x.stxexprs IS NOT NULL,  -- 14+
+        'target', nullif(x.stxstattarget, -1))::text
 FROM pg_catalog.pg_statistic_ext x
 JOIN pg_catalog.pg_namespace s ON s.oid = x.stxnamespace
 WHERE $users(s.nspname) AND $own(pg_statistic_ext, x.oid) AND $own(pg_class, x.stxrelid)

@@ -20,8 +20,14 @@ SELECT 'type', 'pg_type'::regclass::oid, t.oid, pg_catalog.format('%I.%I', s.nsp
         'collation', (SELECT t.typcollation::regcollation FROM pg_catalog.pg_type b
                       WHERE b.oid = t.typbasetype AND b.typcollation <> t.typcollation),
         'not null', t.typnotnull,
-        'default', coalesce(pg_catalog.pg_get_expr(t.typdefaultbin, 0), pg_catalog.quote_literal(t.typdefault)),
-        'constraints', (SELECT pg_catalog.jsonb_agg(
+        'default', pg_catalog.jsonb_build_object(
+            'default', coalesce(pg_catalog.pg_get_expr(t.typdefaultbin, 0), pg_catalog.quote_literal(t.typdefault))),
+        '=checks', (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(
+                            pg_catalog.quote_ident(k.conname), CASE WHEN NOT k.convalidated THEN ' not valid' END, ' ',
+                            pg_catalog.jsonb_build_object(pg_catalog.format('check %I', k.conname), pg_catalog.pg_get_expr(k.conbin, 0)))
+                            ORDER BY k.conname COLLATE "C")
+                    FROM pg_catalog.pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'),
+        '~constraints', (SELECT pg_catalog.jsonb_agg(
                             pg_catalog.format('%I %s', k.conname, pg_catalog.pg_get_constraintdef(k.oid))
                             ORDER BY k.conname COLLATE "C")
                         FROM pg_catalog.pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'))
@@ -60,7 +66,22 @@ SELECT CASE p.prokind WHEN 'p' THEN 'procedure' ELSE 'function' END, 'pg_proc'::
     (pg_catalog.pg_identify_object('pg_proc'::regclass, p.oid, 0)).identity,
     pg_catalog.pg_get_userbyid(p.proowner),
     coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))::text[],
-    pg_catalog.jsonb_build_object('definition', pg_catalog.pg_get_functiondef(p.oid))::text
+    pg_catalog.jsonb_build_object(
+        '~definition', pg_catalog.pg_get_functiondef(p.oid),
+        '=definition', CASE WHEN p.proargdefaults IS NOT NULL
+                             OR p.prosqlbody IS NOT NULL  -- 14+
+                            THEN pg_catalog.jsonb_build_object('definition', pg_catalog.pg_get_functiondef(p.oid)) END,
+        '=in statements', p.prosqlbody IS NOT NULL,  -- 14+
+        '=body', pg_catalog.quote_literal(p.prosrc), '=library', pg_catalog.quote_literal(p.probin), '=kind', p.prokind,
+        '=language', (SELECT l.lanname FROM pg_catalog.pg_language l WHERE l.oid = p.prolang),
+        '=returns', pg_catalog.format_type(p.prorettype, NULL), '=set', p.proretset, '=volatile', p.provolatile,
+        '=parallel', p.proparallel, '=strict', p.proisstrict, '=security definer', p.prosecdef,
+        '=leakproof', p.proleakproof, '=cost', p.procost::text, '=rows', p.prorows::text,
+        '=settings', pg_catalog.to_jsonb(p.proconfig), '=support', nullif(p.prosupport::oid, 0)::regprocedure,
+        '=defaults', p.pronargdefaults, '=variadic', nullif(p.provariadic, 0)::regtype,
+        '=argument names', pg_catalog.to_jsonb(p.proargnames), '=argument modes', p.proargmodes::text,
+        '=argument types', coalesce(p.proallargtypes, p.proargtypes::oid[])::regtype[]::text,
+        '=transforms', p.protrftypes::oid[]::regtype[]::text)::text
 FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_namespace s ON s.oid = p.pronamespace
 WHERE p.prokind <> 'a' AND $users(s.nspname) AND $own(pg_proc, p.oid)

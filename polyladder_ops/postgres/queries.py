@@ -5,6 +5,7 @@ It is sent as it stands, after a few small substitutions:
 - a line that ends in `-- 15+`, `-- -14`, `-- 15-16`, `-- superuser` or `-- others` is for those majors or roles only;
 - `$users(schema)` is true for a schema of the user's, `$own(catalog, oid)` for what is no member of an extension;
 - `$later(a, b)` is how many transactions later than `b` the transaction `a` began, round the end of their numbers;
+- `$named(catalog, oid)` is an object's qualified name;
 - `$sorted(array)`, `$operators(condition)` and `$functions(condition)` are lists in the order of their bytes.
 """
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-__all__ = ["for_server", "load", "rows"]
+__all__ = ["for_server", "load", "pin", "rows"]
 
 # What bends how the server writes names and constants; and to compile such a query takes far longer than to run it (tried).
 _PINS = """
@@ -42,6 +43,7 @@ _MACROS = {
         r"(((\1::text::int8 - \2::text::int8 + 2147483648) & 4294967295) - 2147483648)"
     ),
     r"\$sorted\(([\w.]+)\)": _LIST.format(r"pg_catalog.unnest(\1) v"),
+    r"\$named\((\w+), ([\w.]+)\)": r"(pg_catalog.pg_identify_object('\1'::regclass, \2, 0)).identity",
     r"\$operators\(([^()]+)\)": _LIST.format(
         "(SELECT pg_catalog.concat(a.amopstrategy, ' ', a.amopopr::regoperator, ' for order by ' ||"
         " (pg_catalog.pg_identify_object('pg_opfamily'::regclass, nullif(a.amopsortfamily, 0), 0)).identity)"
@@ -76,6 +78,11 @@ def _is_for(line: str, major: int, *, superuser: bool) -> bool:
 def load(file: str) -> str:
     """Return the text of an SQL file of this package."""
     return resources.files(__package__).joinpath(file).read_text(encoding="ascii")
+
+
+def pin(connection: psycopg.Connection[Any]) -> None:
+    """Pin until the end of the transaction what bends the server's spelling, as `rows` does."""
+    connection.execute(_PINS.encode())
 
 
 def rows(connection: psycopg.Connection[Any], query: str) -> Iterator[tuple[Any, ...]]:

@@ -17,7 +17,7 @@ from polyladder_ops.postgres.session import PINNED, Connection, translated
 from polyladder_ops.postgres.snapshot import GIVE_WAY_S, Changed, room_for_locks
 
 if TYPE_CHECKING:
-    from polyladder_ops.postgres.inventory import CatalogEntry
+    from polyladder_ops.postgres.inventory import Inventory
     from polyladder_ops.postgres.properties import DatabaseProperties, Extension, Role
     from polyladder_ops.postgres.snapshot import Snapshot
 
@@ -49,7 +49,7 @@ class Survey:
     """The facts of one snapshot."""
 
     session: dict[str, str]
-    objects: tuple[CatalogEntry, ...]
+    inventory: Inventory
     extensions: tuple[Extension, ...]
     roles: tuple[Role, ...]
     properties: DatabaseProperties
@@ -86,7 +86,7 @@ def _read(connection: Connection, held: Snapshot) -> Survey:
     missing = not_included.read(connection)
     return Survey(
         session={**PINNED, "lc_monetary": _setting(connection, "lc_monetary")},
-        objects=inventory.entries(connection),
+        inventory=inventory.look(connection, as_restored=True),
         extensions=properties.extensions(connection),
         roles=properties.roles(connection),
         properties=properties.read(connection),

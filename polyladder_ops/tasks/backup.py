@@ -206,7 +206,12 @@ def show(c: Context, backup: str = "", site: str = "", json: bool = False) -> No
 
     chosen = choose(open_site(c, site), backup, task="backup.show")
     if json:
-        print_json({**report.as_row(chosen), "manifest": chosen.manifest.model_dump(mode="json")})
+        print_json(
+            {
+                **report.as_row(chosen),
+                "manifest": chosen.manifest.model_dump(mode="json", exclude={"expressions"}),
+            }
+        )
     else:
         print(report.described(chosen))
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from polyladder_ops.postgres.contents import Contents, LargeObject, SequenceValue, TableData
-    from polyladder_ops.postgres.inventory import CatalogEntry
+    from polyladder_ops.postgres.described import CatalogEntry, Expressions, Inventory
 
-__all__ = ["Difference", "compare_contents", "compare_objects", "needs_replay"]
+__all__ = ["Difference", "compare_by_replay", "compare_contents", "compare_objects", "needs_replay"]
 
 _T = TypeVar("_T")
 
@@ -90,21 +90,52 @@ def _compared(
     yield from (Difference(kind, name, "it was not dumped") for name in found if name not in wanted)
 
 
+def compare_objects(wanted: Inventory, found: Inventory, rendered: Expressions) -> list[Difference]:
+    """Return what differs between the source's catalog objects and those of the database.
+
+    All is held exactly but how a server renders an expression: one that is worded otherwise (``varchar CHECK (x IN …)``
+    gains casts on its way through a dump) is equal only if it is what the source's own text comes to on this server,
+    which `rendered` says.
+    """
+    there = {(entry.kind, entry.name): entry for entry in found.entries}
+    differences = [
+        Difference(entry.kind, entry.name, why)
+        for entry in wanted.entries
+        if (why := _inexact(entry, there.get((entry.kind, entry.name))))
+    ]
+    known = {(entry.kind, entry.name) for entry in wanted.entries}
+    differences += [Difference(*key, "it was not in the source") for key in there if key not in known]
+    named = {(difference.kind, difference.name) for difference in differences}
+    return differences + [
+        Difference(kind, name, f"its {slot} is not the one that was dumped")
+        for (kind, name, slot), text in found.expressions.items()
+        if (kind, name) not in named
+        and text not in (wanted.expressions.get((kind, name, slot)), rendered.get((kind, name, slot)))
+    ]
+
+
+def _inexact(wanted: CatalogEntry, found: CatalogEntry | None) -> str:
+    why = _why(wanted, found)
+    if why != _RENDERED and why:
+        return why
+    return _RENDERED if found and wanted.exact != found.exact else ""
+
+
 def needs_replay(wanted: Iterable[CatalogEntry], found: Iterable[CatalogEntry]) -> bool:
-    """Whether `compare_objects` has something to decide by a replay."""
+    """Whether `compare_by_replay` has something to decide by a replay."""
     there = {(entry.kind, entry.name): entry for entry in found}
     return any(_why(entry, there.get((entry.kind, entry.name))) == _RENDERED for entry in wanted)
 
 
-def compare_objects(
+def compare_by_replay(
     wanted: Iterable[CatalogEntry],
     found: Iterable[CatalogEntry],
     replayed: Callable[[], Iterable[CatalogEntry]],
 ) -> list[Difference]:
-    """Return what differs between the manifest's catalog objects and those of the database.
+    """Return what differs, of a backup whose manifest holds no expressions: less than `compare_objects` can say.
 
-    A definition that is rendered otherwise (``varchar CHECK (x IN …)`` gains casts on its way through a dump) is equal
-    only if the dump's own statements, replayed into an empty database of the same server, render the same;
+    A definition that is rendered otherwise is equal if the dump's own statements, replayed into an empty database of the
+    same server, render the same: what the dump itself lost is not seen.
     `replayed` gives that database's objects and is called only if there is something to decide.
     """
     there = {(entry.kind, entry.name): entry for entry in found}
