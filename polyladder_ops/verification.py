@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from polyladder_ops import portable, records, storage
+from polyladder_ops import expressions, portable, records, storage
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.contents import ALGORITHM, Ledger
 from polyladder_ops.postgres.lexer import DumpError, Lexer
@@ -85,7 +85,19 @@ def _flaws(backup: Backup, keys: Sequence[Any], progress: Progress) -> list[str]
         if other := _other_file(manifest, *storage.fingerprint(backup.path)):
             return other
         raise
-    return _other_file(manifest, found.size_bytes, found.sha256) + _contradictions(manifest, found, ledger)
+    return [
+        *_other_file(manifest, found.size_bytes, found.sha256),
+        *_contradictions(manifest, found, ledger),
+        *_damaged_definitions(manifest, keys),
+    ]
+
+
+def _damaged_definitions(manifest: Manifest, keys: Sequence[Any]) -> list[str]:
+    try:
+        expressions.unpacked(manifest, keys)
+    except OpsError as error:
+        return [f"{error.message}. {error.detail}".rstrip(". ")]
+    return []
 
 
 def _other_file(manifest: Manifest, size: int, sha256: str) -> list[str]:

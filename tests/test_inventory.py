@@ -12,6 +12,8 @@ from psycopg import sql
 
 from polyladder_ops import portable
 from polyladder_ops.postgres import grants, inventory, queries
+from polyladder_ops.postgres.proof import renderings
+from polyladder_ops.postgres.proof.differences import compare_objects
 from polyladder_ops.postgres.session import Connection, connect
 from polyladder_ops.sandbox import server as servers
 
@@ -331,6 +333,17 @@ def test_a_change_shows_in_the_object_it_was_made_to(
     source: Target, baseline: tuple[CatalogObject, ...], statements: str, names: Names
 ) -> None:
     assert differing(baseline, changed(source, statements)) == names
+
+
+@pytest.mark.parametrize(("statements", "names"), CHANGES, ids=[statements[:60] for statements, _ in CHANGES])
+def test_no_change_passes_for_another_wording(source: Target, statements: str, names: Names) -> None:
+    with closing(connect(source)) as connection:
+        wanted = inventory.look(connection)
+        with connection.transaction(force_rollback=True):
+            connection.execute(f"SET LOCAL search_path = inv, public; {statements}".encode())
+            found = inventory.look(connection)
+            remade = renderings.rendered(connection, wanted.expressions, found.expressions)
+    assert {(d.kind, d.name) for d in compare_objects(wanted, found, remade)} == names
 
 
 @pytest.mark.parametrize("statements", NO_CHANGES)
