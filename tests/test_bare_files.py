@@ -105,7 +105,9 @@ def test_a_file_whose_subscription_calls_out_is_refused(
         make = b"CREATE SUBSCRIPTION plt_calls CONNECTION 'host=127.0.0.1 port=%d connect_timeout=2' PUBLICATION p WITH (%b);"
         port = listener.getsockname()[1]
         if how == "made":
-            pieces = (make % (port, b"connect = true, create_slot = false, enabled = false"),)
+            pieces: tuple[bytes, ...] = (
+                make % (port, b"connect = true, create_slot = false, enabled = false"),
+            )
         else:
             pieces = (make % (port, b"connect = false, slot_name = 'x'"), b"DROP SUBSCRIPTION plt_calls;")
         try:
