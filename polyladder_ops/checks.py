@@ -14,11 +14,13 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from polyladder_ops import expectations
 from polyladder_ops.errors import SettingsError
 from polyladder_ops.postgres import questions
+from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.sqlscan import DumpError, Scanner
 from polyladder_ops.redaction import redact
 
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.questions import Reply
+    from polyladder_ops.postgres.session import Connection
 
 __all__ = ["TIMEOUT_S", "Answer", "Check", "read", "run"]
 
@@ -64,20 +66,23 @@ class Answer:
         return self.seen if self.ok else f"expected {self.check.expect}, {self.seen}"
 
 
-def run(target: Target, checks: Sequence[Check], *, timeout_s: float = TIMEOUT_S) -> tuple[Answer, ...]:
+def run(
+    asked: Target | Connection, checks: Sequence[Check], *, timeout_s: float = TIMEOUT_S
+) -> tuple[Answer, ...]:
     """Return the answers of a database, each from a read-only transaction of its own that is rolled back.
 
     A question that fails, or takes longer than the timeout, has an answer that is not `ok`. Raise OpsError only if the
     server can't be reached.
     """
-    return tuple(_answered(target, check, timeout_s) for check in checks)
+    return tuple(_answered(asked, check, timeout_s) for check in checks)
 
 
-def _answered(target: Target, check: Check, timeout_s: float) -> Answer:
+def _answered(asked: Target | Connection, check: Check, timeout_s: float) -> Answer:
     began = time.monotonic()
     fits = expectations.parse(check.expect)
     assert fits is not None, "`read` has refused it"
-    reply = questions.ask(target, check.question, timeout_s=timeout_s, rows=_MOST_ROWS)
+    ask = partial(questions.ask, asked) if isinstance(asked, Target) else partial(questions.ask_on, asked)
+    reply = ask(check.question, timeout_s=timeout_s, rows=_MOST_ROWS)
     ok = not reply.failure and len(reply.rows) <= _MOST_ROWS and fits(reply)
     return Answer(check, ok, _seen(reply), time.monotonic() - began)
 

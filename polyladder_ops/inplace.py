@@ -31,6 +31,7 @@ from polyladder_ops.postgres import (
 from polyladder_ops.postgres.proof import read_back
 from polyladder_ops.postgres.script import Script
 from polyladder_ops.preflight import flag, needed_bytes
+from polyladder_ops.restore.objects import look
 from polyladder_ops.restoring import Found
 from polyladder_ops.terminal import size
 
@@ -279,7 +280,7 @@ class _Work:
         with self._aside():
             found = Found(
                 contents,
-                restoring.look(self.connection, manifest, self.keys),
+                look(self.connection, manifest, self.keys),
                 properties.extensions(self.connection),
                 properties.read(self.connection),
             )

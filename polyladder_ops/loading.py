@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import storage
+from polyladder_ops import expressions, storage
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import capacity, databases, public, session, team
+from polyladder_ops.postgres import capacity, databases, inventory, public, session, team
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.lexer import Lexer
 from polyladder_ops.postgres.load import login
@@ -23,7 +23,7 @@ from polyladder_ops.postgres.load.loader import Loader
 from polyladder_ops.postgres.olddump import PastDrops
 from polyladder_ops.postgres.parallel import A_TABLE, Crew
 from polyladder_ops.postgres.permitted import OnlyPermitted
-from polyladder_ops.postgres.proof import differences
+from polyladder_ops.postgres.proof import differences, renderings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.capacity import Capacity
     from polyladder_ops.postgres.contents import Contents
+    from polyladder_ops.postgres.described import Expressions
     from polyladder_ops.postgres.lexer import Handler
     from polyladder_ops.postgres.load.loader import Accepted
     from polyladder_ops.postgres.script import Script
@@ -64,10 +65,14 @@ _WORTH_A_CONNECTION = 4_000_000  # bytes of rows; a dump of few is in before oth
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a load had to let through, and why the dump was not sent by a login made for it (empty: it was)."""
+    """What a load had to let through, and why the dump was not sent by a login made for it (empty: it was).
+
+    `rendered` is what the source's expressions come to on this server, as far as they come out otherwise.
+    """
 
     accepted: tuple[Accepted, ...] = ()
     by_ourselves: str = ""
+    rendered: Expressions = field(default_factory=dict)
 
     @property
     def said(self) -> tuple[str, ...]:
@@ -122,9 +127,19 @@ def load(
                         progress=progress,
                         owner=both.owner,
                     )
+            # Before owners are given: what is made again from the manifest's text is made by who has nothing to lend.
+            rendered = _rendered(both.first, backup.manifest, keys)
             both.finish()
             accepted += both.owner.accepted if both.owner else ()
-        return Loaded(_in_order(accepted), both.by_ourselves)
+        return Loaded(_in_order(accepted), both.by_ourselves, rendered)
+
+
+def _rendered(connection: Connection, manifest: Manifest, keys: Sequence[Any]) -> Expressions:
+    texts = expressions.unpacked(manifest, keys)
+    if texts is None:
+        return {}
+    found = inventory.look(connection, as_of=manifest.source.server_major)
+    return renderings.rendered(connection, texts, found.expressions)
 
 
 @dataclass

@@ -19,11 +19,13 @@ from polyladder_ops import loading, preflight, restoring
 from polyladder_ops.errors import Mismatch, OpsError, Refused, UsageError
 from polyladder_ops.portable import by_whom
 from polyladder_ops.postgres import (
+    alone,
     databases,
     facts,
     leftovers,
     locks,
     marks,
+    reader,
     roles,
     session,
     standbys,
@@ -266,21 +268,36 @@ class _Run:
             self.say(sentence)
         with self._phase("analyze"):
             restoring.analyze(copy, jobs=self.options.jobs)
-        with self._phase("proof") as progress:
-            found = restoring.prove(
-                self.server,
-                ready,
-                backup,
-                self.keys,
-                accept=accept,
-                jobs=self.options.jobs,
-                script=script,
-                progress=progress,
-            )
-            self._judge(found, "the copy is not what was dumped, so it did not replace anything")
-        if self.options.checks:
-            with self._phase("checks"):
-                self._ask(copy)
+        with self._reader(copy) as asked:
+            with self._phase("proof") as progress:
+                found = restoring.prove(
+                    self.server,
+                    ready,
+                    backup,
+                    self.keys,
+                    accept=accept,
+                    jobs=self.options.jobs,
+                    script=script,
+                    progress=progress,
+                    loaded=loaded,
+                    # From here on nobody gets in: what is proved is what goes live.
+                    shut=lambda ours: alone.shut(self.connection, ready, [*ours, *asked]),
+                )
+                self._judge(found, "the copy is not what was dumped, so it did not replace anything")
+            for connection in asked:
+                with self._phase("checks"):
+                    self._ask(connection)
+
+    @contextmanager
+    def _reader(self, copy: Target) -> Iterator[tuple[Connection, ...]]:
+        """Within the block the session for checks, if there are any: it must be in the copy before that is shut."""
+        if not self.options.checks:
+            yield ()
+            return
+        with reader.opened(self.connection, copy) as made:
+            for sentence in made.said:
+                self.say(sentence)
+            yield (made.connection,)
 
     def _judge(self, found: Sequence[Difference], verdict: str) -> None:
         wrong = [d for d in found if d.item not in self.options.accept]
@@ -294,10 +311,10 @@ class _Run:
                 hint=f"{self.name} was not touched, the copy is dropped. To let one through: `{preflight.flag(wrong[0].item)}`.",
             )
 
-    def _ask(self, copy: Target) -> None:
+    def _ask(self, connection: Connection) -> None:
         from polyladder_ops import checks
 
-        wrong = [a for a in checks.run(copy, self.options.checks) if not a.ok]
+        wrong = [a for a in checks.run(connection, self.options.checks) if not a.ok]
         self.accepted += [
             f"check:{a.check.name}: {a.said}" for a in wrong if f"check:{a.check.name}" in self.options.accept
         ]
@@ -335,7 +352,6 @@ class _Run:
             ),
             self.not_given,
         )
-        switch.close(connection, ready)
         with self._phase("switch"), settled(connection, self.server, self.name, oid):
             if self.plan.server.live_oid is None:
                 return switch.publish(connection, self.name, source), oid

@@ -10,30 +10,27 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import expressions
 from polyladder_ops.errors import OpsError
-from polyladder_ops.loading import circumstances, money, replay
+from polyladder_ops.loading import Loaded, circumstances, money, replay
 from polyladder_ops.postgres import (
     capacity,
     databases,
-    grants,
     inventory,
     properties,
-    public,
     session,
     statistics,
     switch,
     team,
     zones,
 )
-from polyladder_ops.postgres.described import Inventory
-from polyladder_ops.postgres.proof import differences, read_back, renderings
+from polyladder_ops.postgres.proof import differences, read_back
 from polyladder_ops.postgres.proof.differences import Difference
 from polyladder_ops.postgres.switch import Ready
+from polyladder_ops.restore.objects import Objects, differ, look
 from polyladder_ops.undoing import undone, undone_if_failing
 
 if TYPE_CHECKING:
@@ -41,21 +38,19 @@ if TYPE_CHECKING:
     from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.contents import Contents
-    from polyladder_ops.postgres.described import CatalogEntry, Expressions
+    from polyladder_ops.postgres.described import CatalogEntry
     from polyladder_ops.postgres.properties import DatabaseProperties, Extension, NotApplied
     from polyladder_ops.postgres.script import Script
     from polyladder_ops.postgres.session import Connection
 
 __all__ = [
     "Found",
-    "Objects",
     "Obstacles",
     "analyze",
     "as_source",
     "compare",
     "lacking",
     "limits",
-    "look",
     "make_database",
     "make_database_by",
     "obstacles",
@@ -241,25 +236,20 @@ def prove(
     jobs: int | None = None,
     script: Script | None = None,
     progress: Progress = None,
+    loaded: Loaded | None = None,
+    shut: Callable[[Sequence[Connection]], None] = lambda _ours: None,
 ) -> list[Difference]:
     """Return every difference between the database and what the manifest says; none means that it is proved.
 
     Reads rows, sequences, large objects, objects with owner and grants, extensions, and the properties that the database
-    can be given, on new connections, `jobs` of them side by side; None: as many as the server bears. `script` is what its load kept; where its
-    statements are to be replayed, that may go on beside the reading. Of an old file the objects are those that its own
-    statements make in an empty database.
+    can be given, on new connections, `jobs` of them side by side; None: as many as the server bears. `script` and `loaded`
+    are what its load kept and found out; where its statements are to be replayed, that may go on beside the reading. Of an
+    old file the objects are those that its own statements make in an empty database. `shut` is called once all connections
+    are in, with all of them: from then on nobody else needs to get in.
     """
     manifest = backup.manifest
     quiet, settings = circumstances(server, manifest)
     target = quiet.with_database(database)
-    with (
-        session.translated("could not read the database back"),
-        closing(session.connect(target)) as connection,
-    ):
-        objects = look(connection, manifest, keys)
-        extensions = properties.extensions(connection)
-    with closing(session.connect(quiet)) as connection:
-        own = properties.as_given(connection, database, manifest.properties)
 
     @cache
     def replayed() -> Sequence[CatalogEntry]:
@@ -268,23 +258,31 @@ def prove(
             with closing(session.connect(quiet.with_database(empty.database))) as connection:
                 return inventory.entries(connection)
 
-    connect = partial(session.connect, target, settings=settings)
+    connect = partial(session.connect, target, settings={**settings, **_WITHOUT_WORKERS})
     early = _Early(replayed)
     with closing(connect()) as connection:
-        with (
-            early.told(),
-            team.opened(connect, _more(connection, manifest.contents.size_bytes, jobs)) as others,
-        ):
+        more = _more(connection, manifest.contents.size_bytes, jobs)
+        with early.told(), team.opened(connect, more) as others:
+            shut([connection, *others])
+            with session.translated("could not read the database back"):
+                found = look(connection, manifest, keys, rendered=loaded.rendered if loaded else None)
+                extensions = properties.extensions(connection)
+                with closing(session.connect(quiet)) as outside:
+                    own = properties.as_given(outside, database, manifest.properties)
             contents = read_back.read_contents(
                 connection,
                 manifest.contents,
                 others=others,
                 progress=progress,
-                meanwhile=early if others and _replays_early(connection, manifest, objects) else None,
+                meanwhile=early if others and _replays_early(connection, manifest, found) else None,
             )
         if not manifest.knows_objects:
             contents = zones.read_again(connection, manifest.contents, contents)
-    return compare(manifest, database, Found(contents, objects, extensions, own), replayed)
+    return compare(manifest, database, Found(contents, found, extensions, own), replayed)
+
+
+# Some minors refuse workers in a database that nobody may enter any more.
+_WITHOUT_WORKERS = {"max_parallel_workers_per_gather": "0", "max_parallel_maintenance_workers": "0"}
 
 
 @dataclass
@@ -332,37 +330,6 @@ def _replays_early(connection: Connection, manifest: Manifest, objects: Objects)
 
 
 @dataclass(frozen=True)
-class Objects:
-    """The objects of a restored database beside the source's, and what the source's expressions come to there.
-
-    `wanted` is None if the manifest does not hold enough of them: then a replay of the dump has to do.
-    """
-
-    wanted: Inventory | None
-    found: Inventory
-    rendered: Expressions
-
-
-def look(connection: Connection, manifest: Manifest, keys: Sequence[Any]) -> Objects:
-    """Return what there is to compare; what is made for it is rolled back. Raise OpsError if no key fits.
-
-    A privilege that the source's major did not have yet is no difference: a newer server gives it to every owner.
-    """
-    major = manifest.source.server_major
-    found = inventory.look(connection, as_of=major) if manifest.knows_objects else inventory.look(connection)
-    if manifest.knows_objects:
-        entries = tuple(replace(entry, grants=grants.as_of(entry.grants, major)) for entry in found.entries)
-        found = replace(found, entries=entries)
-    texts = expressions.unpacked(manifest, keys)
-    if texts is None:
-        return Objects(None, found, {})
-    rendered = renderings.rendered(connection, texts, found.expressions)
-    carried = partial(public.carried, client_major=manifest.source.client_major)
-    found = replace(found, entries=carried(found.entries))
-    return Objects(Inventory(carried(manifest.objects), texts), found, rendered)
-
-
-@dataclass(frozen=True)
 class Found:
     """What a restored database holds, read back."""
 
@@ -378,7 +345,7 @@ def compare(
     """Return every difference between a manifest and what was found; `replayed` as in `differences.compare_by_replay`."""
     wrong = [
         *differences.compare_contents(manifest.contents, found.contents),
-        *_objects_differ(manifest, found.objects, replayed),
+        *differ(manifest, found.objects, replayed),
         *_extensions_differ(manifest, found.extensions),
         *_as_differences(manifest, database, found.properties),
     ]
@@ -389,19 +356,6 @@ def _as_differences(manifest: Manifest, database: str, found: DatabaseProperties
     """Return how these properties are not the source's."""
     unlike = properties.differences(manifest.properties, found)
     return [Difference("database", database, why, part) for part, why in unlike]
-
-
-def _objects_differ(
-    manifest: Manifest, objects: Objects, replayed: Callable[[], Sequence[CatalogEntry]]
-) -> list[Difference]:
-    """Return how the objects differ; an old file's are those of the replay, which leaves large objects behind."""
-    found = objects.found.entries
-    if objects.wanted is not None:
-        return differences.compare_objects(objects.wanted, objects.found, objects.rendered)
-    if manifest.knows_objects:
-        return differences.compare_by_replay(manifest.objects, found, replayed)
-    there = [entry for entry in found if entry.kind != "large object"]
-    return differences.compare_by_replay(replayed(), there, list)
 
 
 def _extensions_differ(manifest: Manifest, found: Sequence[Extension]) -> Iterator[Difference]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from polyladder_ops import expressions, portable, records, storage
@@ -165,6 +167,7 @@ def _restored(
 ) -> tuple[list[str], list[str], tuple[str, ...]]:
     """Restore and compare; return what the server lacks for a proof, what came out wrong, and what to say besides."""
     from polyladder_ops import loading, restoring
+    from polyladder_ops.postgres import alone, session
     from polyladder_ops.postgres.databases import LocaleMissing
     from polyladder_ops.postgres.load.loader import LoadError
     from polyladder_ops.postgres.script import Script
@@ -182,7 +185,17 @@ def _restored(
             ]
             script = Script()
             loaded = loading.load(target, backup, keys, jobs=jobs, script=script, progress=progress)
-            differences = restoring.prove(server, target.database, backup, keys, jobs=jobs, script=script)
+            with closing(session.connect(server)) as outside:
+                differences = restoring.prove(
+                    server,
+                    target.database,
+                    backup,
+                    keys,
+                    jobs=jobs,
+                    script=script,
+                    loaded=loaded,
+                    shut=partial(alone.shut, outside, target.database),
+                )
     except LocaleMissing as error:
         return [f"{error.message}: {error.detail}"], [], ()
     except LoadError as error:

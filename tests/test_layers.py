@@ -110,6 +110,7 @@ LAYERS = [
         "backups",
         "verification",
         "loading",
+        "restore",
         "restoring",
         "inplace",
         "extraction",

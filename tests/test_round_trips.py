@@ -57,7 +57,7 @@ def test_a_database_is_made_and_gets_all_its_properties_in_few_round_trips(
     assert len(wanted.settings) > 4
     assert wanted.comment
     name = databases.temporary_name("trips")
-    with at_most(_CONNECTING + 3, way):
+    with at_most(_CONNECTING + 6, way):
         restoring.make_database(target, name, manifest.model_copy(update={"properties": wanted}))
     with closing(session.connect(target)) as connection:
         with at_most(9, way):

@@ -19,7 +19,7 @@ from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import locks
-from polyladder_ops.postgres.session import Connection, backend_of, connect, is_usable, translated
+from polyladder_ops.postgres.session import Connection, backend_of, connect, in_short, is_usable, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -133,14 +133,16 @@ def create(connection: Connection, name: str, like: DatabaseProperties) -> None:
         errors.FeatureNotSupported,
         errors.UndefinedFile,
     ) as error:
-        raise LocaleMissing("the server lacks the locale of the source", detail=f"{_text(error)}.") from error
+        raise LocaleMissing(
+            "the server lacks the locale of the source", detail=f"{in_short(error)}."
+        ) from error
     except errors.DuplicateDatabase as error:
         raise OpsError(
             f"there is a database {name} already", hint="Choose another name, or drop it first."
         ) from error
     except psycopg.Error as error:
         raise OpsError(
-            f"could not create the database {name}", detail=f"{_text(error)}.", hint=_CREATEDB
+            f"could not create the database {name}", detail=f"{in_short(error)}.", hint=_CREATEDB
         ) from error
 
 
@@ -225,12 +227,16 @@ def _drop_login(connection: Connection, name: str) -> None:
                 connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
 
 
-# A login of a load as it was made: what somebody has taken into use since, with more rights or members, is not ours.
+# A login of a load, or of checks, as it was made: what somebody has taken into use since, with more rights or members, is not ours.
 _LOGINS = """
 SELECT rolname::text FROM pg_catalog.pg_roles r
-WHERE rolname ~ '^polyladder_[a-z]+_[0-9a-f]{16}$' AND rolvaliduntil IS NOT NULL AND NOT rolinherit
-  AND NOT (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)
-  AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid)
+WHERE rolname ~ '^polyladder_[a-z]+_[0-9a-f]{16}$' AND rolvaliduntil IS NOT NULL
+  AND NOT (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication)
+  AND CASE WHEN rolname ~ '^polyladder_check_'
+      THEN NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m
+                       WHERE m.member = r.oid AND m.roleid::pg_catalog.regrole::text <> 'pg_read_all_data')
+      ELSE NOT rolinherit AND NOT rolbypassrls
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid) END
 """
 
 
@@ -365,7 +371,3 @@ def drop_roles(connection: Connection, names: Iterable[str]) -> None:
         for name in names:
             with contextlib.suppress(errors.DependentObjectsStillExist):
                 connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
-
-
-def _text(error: psycopg.Error) -> str:
-    return " ".join((error.diag.message_primary or str(error)).split()).rstrip(".")

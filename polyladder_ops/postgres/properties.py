@@ -198,8 +198,8 @@ def give_settings(connection: psycopg.Connection[Any], database: str, properties
     def stored() -> dict[tuple[str, str], str]:
         return _by_key(read(connection, database))
 
-    with connection.transaction():
-        if not alterations.at_once(connection, alterations.setting(database, {}, own), lambda: True):
+    if not alterations.at_once(connection, alterations.setting(database, {}, own), lambda: True):
+        with connection.transaction():
             list(alterations.settings(connection, database, own, stored))  # `as_given` tells what is refused
 
 

@@ -6,19 +6,21 @@ import re
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 from psycopg import errors
 
-from polyladder_ops.postgres.session import connect
+from polyladder_ops.postgres.session import connect, translated
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from datetime import datetime
 
     from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.session import Connection
 
-__all__ = ["Reply", "ask"]
+__all__ = ["Reply", "ask", "ask_on"]
 
 _NAMELESS = (errors.UndefinedTable, errors.UndefinedFunction, errors.UndefinedObject)
 _UNQUALIFIED = "; names need their schema here, as in public.users"
@@ -34,21 +36,36 @@ class Reply:
 
 
 def ask(target: Target, question: str, *, timeout_s: float, rows: int) -> Reply:
+    """Return what the server answers on a session of the question's own; as `ask_on`.
+
+    Raise OpsError only if the server can't be reached.
+    """
+    with closing(connect(target)) as connection:
+        return ask_on(connection, question, timeout_s=timeout_s, rows=rows)
+
+
+def ask_on(connection: Connection, question: str, *, timeout_s: float, rows: int) -> Reply:
     """Return what the server answers, `rows` and one more at most, from a read-only transaction that is rolled back.
 
-    The search path is empty: what anybody put into the schema public is not called by accident. Raise OpsError only if
-    the server can't be reached.
+    The search path is empty: what anybody put into the schema public is not called by accident. Raise OpsError if the
+    session is lost.
     """
-    limit = {"statement_timeout": str(max(1, round(timeout_s * 1000)))}
-    with closing(connect(target, settings=limit)) as connection:
+    with translated("the session for the checks was lost"):
         connection.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         row = connection.execute("SELECT pg_catalog.clock_timestamp()").fetchone()
         assert row is not None
         try:
+            limit = f"SET LOCAL statement_timeout = {max(1, round(timeout_s * 1000))}"
+            connection.execute(limit.encode())
             # `stream` sends one statement only, whatever the text holds, and fetches no more than it is asked for.
-            return Reply(tuple(islice(connection.cursor().stream(question.encode()), rows + 1)), row[0])
+            answer = cast("Generator[Any]", connection.cursor().stream(question.encode()))
+            with closing(answer):
+                return Reply(tuple(islice(answer, rows + 1)), row[0])
         except psycopg.Error as error:
             return Reply((), row[0], _said(error))
+        finally:
+            if not connection.closed:
+                connection.execute("ROLLBACK")  # with what the question set
 
 
 def _said(error: psycopg.Error) -> str:

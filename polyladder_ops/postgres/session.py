@@ -37,6 +37,7 @@ __all__ = [
     "given_up_after",
     "hang_up",
     "identify",
+    "in_short",
     "is_full",
     "is_relayed",
     "is_usable",
@@ -307,6 +308,11 @@ def translated(message: str) -> Iterator[None]:
     except psycopg.Error as error:
         text = " ".join(redact(str(error)).split())
         raise OpsError(message, detail=f"{text}.".replace("..", "."), hint=hint_for(error)) from error
+
+
+def in_short(error: psycopg.Error) -> str:
+    """Return the server's message in a line, without its full stop and without secrets."""
+    return " ".join(redact(error.diag.message_primary or str(error)).split()).rstrip(".")
 
 
 def is_full(error: OpsError) -> bool:

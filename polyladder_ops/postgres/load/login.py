@@ -21,8 +21,8 @@ from psycopg import sql
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases
 from polyladder_ops.postgres.conninfo import Target
-from polyladder_ops.postgres.session import translated
-from polyladder_ops.redaction import hide, redact
+from polyladder_ops.postgres.session import in_short, translated
+from polyladder_ops.redaction import hide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,7 +126,7 @@ def _made(owner: Connection, role: str, password: str, target: Target, *, is_sea
         with owner.transaction():
             public = _make(owner, role, password, target)
     except psycopg.Error as error:
-        raise NoLogin(_said(error)) from error
+        raise NoLogin(in_short(error)) from error
     reached = Target.of(**{**target.parameters, "user": role, "password": password})
     return Login(role, reached, public)
 
@@ -217,7 +217,3 @@ def end(owner: Connection, login: Login) -> None:
     with translated("could not drop the login that loaded the backup"), owner.transaction():
         for statement in ("REASSIGN OWNED BY {} TO CURRENT_USER", "DROP OWNED BY {}", "DROP ROLE {}"):
             owner.execute(sql.SQL(statement).format(login.identifier))
-
-
-def _said(error: psycopg.Error) -> str:
-    return " ".join(redact(error.diag.message_primary or str(error)).split()).rstrip(".")

@@ -1,0 +1,1 @@
+"""Every way back from a backup."""
