@@ -320,9 +320,6 @@ DAMAGE = {
     ),
     "row security off": ("ALTER TABLE learning.note DISABLE ROW LEVEL SECURITY", ["learning.note: its "]),
     "a trigger off": ("ALTER TABLE audit.log DISABLE TRIGGER ALL", ["on audit.log: its definition"]),
-    "a setting": ("ALTER DATABASE {database} SET search_path = public", ["the setting search_path has another value"]),
-    "a setting more": ("ALTER DATABASE {database} SET work_mem = '5MB'", ["the setting work_mem is too much"]),
-    "a comment on the database": ("COMMENT ON DATABASE {database} IS 'other'", ["database {database}: the comment is"]),
     "an extension's version": ("UPDATE pg_extension SET extversion = '1.5' WHERE extname = 'pg_trgm'", ["extension pg_trgm: it is version 1.5 in schema public instead"]),
 }  # fmt: skip
 

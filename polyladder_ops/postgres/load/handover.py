@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import compress
+from operator import not_
 from typing import TYPE_CHECKING
 
-from polyladder_ops.postgres.load import login
+from polyladder_ops.postgres.load import hands, login
 from polyladder_ops.postgres.load.hands import REFUSED, Hand, hand, is_for_a_superuser
 from polyladder_ops.postgres.load.loader import Loader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
     from polyladder_ops.postgres.load.loader import Accepted
     from polyladder_ops.postgres.load.login import Login
@@ -86,7 +88,13 @@ class Handover:
     def finish(self) -> None:
         """Give everything to whom it belongs, and drop the login, whose sessions have ended."""
         login.return_public(self._owner, self._login)
-        for text, place in self._last:
+        fires = [hands.is_about_event_triggers(text) for text, _ in self._last]
+        self._say(compress(self._last, map(not_, fires)))
+        login.end(self._owner, self._login)
+        # They answer whatever is changed, with the rights of who changes it: nothing comes after them.
+        self._say(compress(self._last, fires))
+
+    def _say(self, statements: Iterable[tuple[bytes, int]]) -> None:
+        for text, place in statements:
             self._loader.do(text, place)
         self._loader.finish()
-        login.end(self._owner, self._login)

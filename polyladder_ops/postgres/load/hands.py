@@ -12,7 +12,7 @@ from enum import Enum
 
 from polyladder_ops.postgres import forms
 
-__all__ = ["REFUSED", "Hand", "hand", "is_for_a_superuser"]
+__all__ = ["REFUSED", "Hand", "hand", "is_about_event_triggers", "is_for_a_superuser"]
 
 
 class Hand(Enum):
@@ -29,6 +29,7 @@ REFUSED = ("42501", "42P13")
 
 _NAME = rb'(?:[A-Za-z_\x80-\xff][\w$\x80-\xff]*|"(?:[^"]|"")+")'
 _SETTING = re.compile(rb"(?:RE)?SET |SELECT (?:pg_catalog\.)?set_config\(")
+_EVENT_TRIGGER = re.compile(rb"(?:CREATE|ALTER|COMMENT ON) EVENT TRIGGER ")
 _EXTENSION = re.compile(rb"CREATE EXTENSION |COMMENT ON EXTENSION ")
 _LAST = re.compile(
     rb"ALTER .* OWNER TO %b\Z|GRANT |REVOKE |ALTER DEFAULT PRIVILEGES |REFRESH MATERIALIZED VIEW |COMMENT ON "
@@ -44,6 +45,11 @@ def hand(statement: bytes) -> Hand:
     if _EXTENSION.match(statement):
         return Hand.OWNER
     return Hand.LAST if _LAST.match(statement) else Hand.LOADER
+
+
+def is_about_event_triggers(statement: bytes) -> bool:
+    """Whether a statement makes an event trigger, or changes one."""
+    return _EVENT_TRIGGER.match(statement) is not None
 
 
 def is_for_a_superuser(
