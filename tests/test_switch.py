@@ -243,6 +243,40 @@ def test_a_database_that_another_has_taken_the_place_of_is_not_switched(
     as_before(pair)
 
 
+def test_a_session_of_ours_that_falls_silent_in_the_switch_is_ended_by_the_server(
+    pair: Pair, holding: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch, "_SILENT_S", 1)
+    began = time.monotonic()
+
+    def fall_silent(_connection: Connection, _name: str) -> None:
+        with closing(session.connect(pair.target)):  # the app waits, and gets in
+            waited.append(time.monotonic() - began)
+
+    waited: list[float] = []
+    ready = Ready(pair.ready, switch.oid_of(holding, pair.ready), after=fall_silent)
+    with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
+        pair.exchange(holding, ready)
+    assert 0.9 < waited[0] < 5
+    as_before(pair)
+
+
+def test_a_server_that_does_not_answer_in_the_switch_is_not_waited_for(
+    pair: Pair, holding: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch, "_BEGUN_S", 1.0)
+
+    def wait(connection: Connection, _name: str) -> None:
+        connection.execute("SET LOCAL statement_timeout = 0; SELECT pg_catalog.pg_sleep(4)")
+
+    ready = Ready(pair.ready, switch.oid_of(holding, pair.ready), before=wait)
+    began = time.monotonic()
+    with pytest.raises(psycopg.OperationalError):
+        pair.exchange(holding, ready)
+    assert time.monotonic() - began < 3
+    as_before(pair)
+
+
 @posix
 def test_sessions_that_do_not_end_leave_everything_as_it_was(
     pair: Pair, holding: Connection, monkeypatch: pytest.MonkeyPatch
