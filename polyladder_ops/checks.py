@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.questions import Reply
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["TIMEOUT_S", "Answer", "Check", "read", "run"]
+__all__ = ["TIMEOUT_S", "Answer", "Check", "read", "run", "who_asks"]
 
 TIMEOUT_S = 60.0
 _HEADER = re.compile(r"\s*--\s*(check|expect)\s*:\s*(.*?)\s*", re.IGNORECASE)
@@ -75,6 +75,18 @@ def run(
     server can't be reached.
     """
     return tuple(_answered(asked, check, timeout_s) for check in checks)
+
+
+def who_asks(target: Target) -> tuple[str, ...]:
+    """Return in sentences what people should know of the role that asks this database: it lends its rights to whom it asks.
+
+    Raise OpsError if the server can't be reached.
+    """
+    rights = questions.rights(target)
+    if not rights.is_superuser or rights.owner_is_superuser:
+        return ()
+    who = f"{rights.role} is a superuser and asks a database of {rights.owner}, who is none"
+    return (f"{who}: code in what is asked runs with all rights; the owner's DATABASE_URL lends fewer",)
 
 
 def _answered(asked: Target | Connection, check: Check, timeout_s: float) -> Answer:

@@ -44,12 +44,12 @@ def _restore(server: Target, name: str, backup: catalog.Backup, told: Mapping[st
     restoring.make_database(server, name, backup.manifest)
     target = server.with_database(name)
     script = Script()
-    loading.load(target, backup, [], script=script)
+    loaded = loading.load(target, backup, [], script=script)
     if told["analyze"]:
         restoring.analyze(target)
     if not told["proof"]:
         return
-    if differences := restoring.prove(server, name, backup, [], script=script):
+    if differences := restoring.prove(server, name, backup, [], script=script, loaded=loaded):
         raise Mismatch(f"{len(differences)} differences", detail="; ".join(map(str, differences[:5])))
 
 

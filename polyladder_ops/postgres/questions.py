@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["Reply", "ask", "ask_on"]
+__all__ = ["Reply", "Rights", "ask", "ask_on", "rights"]
 
 _NAMELESS = (errors.UndefinedTable, errors.UndefinedFunction, errors.UndefinedObject)
 _UNQUALIFIED = "; names need their schema here, as in public.users"
@@ -33,6 +33,30 @@ class Reply:
     rows: tuple[tuple[Any, ...], ...]
     at: datetime
     failure: str = ""
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Who asks, and whose database it is."""
+
+    role: str
+    is_superuser: bool
+    owner: str
+    owner_is_superuser: bool
+
+
+_RIGHTS = """
+SELECT current_user::text, pg_catalog.current_setting('is_superuser') = 'on', o.rolname::text, o.rolsuper
+FROM pg_catalog.pg_database d JOIN pg_catalog.pg_roles o ON o.oid = d.datdba
+WHERE d.datname = pg_catalog.current_database()
+"""
+
+
+def rights(target: Target) -> Rights:
+    """Return who we are in this database, and whose it is. Raise OpsError if the server can't be reached."""
+    with closing(connect(target)) as connection, translated("could not ask whose the database is"):
+        ((role, is_superuser, owner, owner_is),) = connection.execute(_RIGHTS).fetchall()
+    return Rights(role, is_superuser, owner, owner_is)
 
 
 def ask(target: Target, question: str, *, timeout_s: float, rows: int) -> Reply:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from polyladder_ops import backups, checks, loading, restoring, verification
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import databases, session
+from polyladder_ops.postgres import databases, reader, session
 from polyladder_ops.postgres.proof import differences, read_back
 from polyladder_ops.sandbox.writer import Writer
 from polyladder_ops.undoing import undone_if_failing
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from polyladder_ops.catalog import Backup
     from polyladder_ops.checks import Check
+    from polyladder_ops.loading import Loaded
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.snapshot import Snapshot
 
@@ -99,7 +100,7 @@ def run(
 
     say(f"restoring into {RESTORED}")
     with _timed(result, "restore") as report:
-        _restore(live, result.backup)
+        loaded = _restore(live, result.backup)
         report(f"into {RESTORED}", True)
     if before_proof:
         before_proof(restored)
@@ -107,7 +108,7 @@ def run(
     say("proving the restored database")
     with _timed(result, "proof") as report:
         result.differences = tuple(
-            restoring.prove(live.with_database("postgres"), RESTORED, result.backup, [])
+            restoring.prove(live.with_database("postgres"), RESTORED, result.backup, [], loaded=loaded)
         )
         manifest = result.backup.manifest
         said = "; ".join(map(str, result.differences[:3])) or (
@@ -118,7 +119,11 @@ def run(
     if questions:
         say("asking it your questions")
         with _timed(result, "checks") as report:
-            wrong = [answer for answer in checks.run(restored, questions) if not answer.ok]
+            with (
+                closing(session.connect(live.with_database("postgres"))) as server,
+                reader.opened(server, restored) as asked,
+            ):
+                wrong = [answer for answer in checks.run(asked.connection, questions) if not answer.ok]
             said = "; ".join(f"{answer.check.name}: {answer.said}" for answer in wrong[:3])
             report(said or f"{len(questions)} answers as expected", not wrong)
 
@@ -184,9 +189,9 @@ _LOOK = "Look with `invoke sandbox.status`."
 _ANEW = "If it was broken, make it anew: `invoke sandbox.down`, then `invoke sandbox.up`."
 
 
-def _restore(live: Target, backup: Backup) -> None:
+def _restore(live: Target, backup: Backup) -> Loaded:
     server = live.with_database("postgres")
     databases.drop(server, RESTORED)
     with undone_if_failing(f"the database {RESTORED}", partial(databases.drop, server, RESTORED)):
         restoring.make_database(server, RESTORED, backup.manifest)
-        loading.load(live.with_database(RESTORED), backup, [])
+        return loading.load(live.with_database(RESTORED), backup, [])

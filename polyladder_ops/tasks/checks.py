@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import Mismatch
@@ -45,6 +46,8 @@ def check(c: Context, database: str = "", checks: str = "", site: str = "", json
     if is_dry(c):
         print(f"would ask {target} {len(wanted)} questions")
         return
+    for sentence in checks_.who_asks(target):
+        print(f"note: {sentence}", file=sys.stderr)
     answers = checks_.run(target, wanted)
     if json:
         print_json(
