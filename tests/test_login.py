@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from polyladder_ops import backups, loading, restoring, verification
+from polyladder_ops import backups, loading, oldfiles, restoring, verification
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import databases, session
+from polyladder_ops.postgres import databases, properties, session
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.load import login
 from tests import majors
 from tests.conftest import run
+from tests.dumps import dump
 from tests.faults.places import wait_for
 
 if TYPE_CHECKING:
@@ -312,3 +313,40 @@ def test_the_login_s_password_is_said_nowhere(source: Target, cluster: Target, t
                 session.connect(type(target).of(**{**made.target.parameters, "password": "x" * 20}))
             login.return_public(owner, made)
             login.end(owner, made)
+
+
+def test_what_a_file_puts_before_the_server_s_own_names_is_not_what_we_call(
+    cluster: Target, source: Target, n: str, tmp_path: Path
+) -> None:
+    """A file may say where names are looked for (clients before 10.3 did); what we ask in between looks nowhere else."""
+    sneaks = f"""
+SET search_path = m, pg_catalog;
+CREATE SCHEMA m;
+CREATE FUNCTION m.same(oid, regrole) RETURNS boolean LANGUAGE plpgsql AS
+    $$BEGIN EXECUTE 'ALTER ROLE mal_{n} SUPERUSER'; RETURN false; EXCEPTION WHEN OTHERS THEN RETURN false; END$$;
+CREATE OPERATOR m.= (
+    FUNCTION = m.same,
+    LEFTARG = oid,
+    RIGHTARG = regrole
+);
+CREATE FUNCTION m.same(name, name) RETURNS boolean LANGUAGE plpgsql AS
+    $$BEGIN EXECUTE 'ALTER ROLE mal_{n} SUPERUSER'; RETURN true; EXCEPTION WHEN OTHERS THEN RETURN true; END$$;
+CREATE OPERATOR m.= (
+    FUNCTION = m.same,
+    LEFTARG = name,
+    RIGHTARG = name
+);
+CREATE FOREIGN DATA WRAPPER sneaky;
+CREATE EXTENSION IF NOT EXISTS citext WITH SCHEMA m;
+CREATE TABLE m.t (
+    a integer
+);
+"""
+    path = tmp_path / "sneaks.sql"
+    path.write_bytes(dump(sneaks.encode()))
+    with closing(session.connect(cluster)) as connection:
+        like = properties.read(connection, "postgres")
+    backup = oldfiles.describe(path, [], site="test", like=like)
+    with restoring.temporary_database(cluster, backup.manifest, purpose="test") as target:
+        assert loading.load(target, backup, []).by_ourselves == ""
+    assert rights(cluster, n) == [(False, [])]

@@ -66,17 +66,15 @@ class Handover:
         """Whether what the server refused the login is one of the things that only a superuser may, and is done now."""
         if state not in REFUSED or login.lends(self._owner, self._login):
             return False
-        if not is_for_a_superuser(text, trusted=self._trusted(), backslash_escapes=self._loader.escapes):
+        if not is_for_a_superuser(
+            text, trusted=login.trusted(self._owner), backslash_escapes=self._loader.escapes
+        ):
             return False
         self._do(text, place)
         login.take_foreign_tables(self._owner, self._login)
         if self._open_to_all is not None:
             login.restrict(self._owner, self._login, self._open_to_all)
         return True
-
-    def _trusted(self) -> frozenset[bytes]:
-        rows = self._owner.execute("SELECT lanname::text FROM pg_catalog.pg_language WHERE lanpltrusted")
-        return frozenset(name.encode() for (name,) in rows.fetchall())
 
     def _do(self, text: bytes, place: int) -> None:
         """Do a statement under the settings that stand before it: those behind it may name what it makes."""

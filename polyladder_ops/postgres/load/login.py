@@ -40,6 +40,7 @@ __all__ = [
     "restrict",
     "return_public",
     "take_foreign_tables",
+    "trusted",
 ]
 
 _QUIET = "-c event_triggers=off"
@@ -174,11 +175,27 @@ def opened(owner: Connection, login: Login, connect: Callable[[], Connection]) -
         raise NoLogin(f"{error.message}: {error.detail}".rstrip(". ")) from error
 
 
+@contextlib.contextmanager
+def _by_our_names(owner: Connection) -> Iterator[None]:
+    """Within the block names mean what they mean to the server: a dump may have said that they are looked for elsewhere first."""
+    with owner.transaction():
+        owner.execute("SET LOCAL search_path = ''")
+        yield
+
+
+def trusted(owner: Connection) -> frozenset[bytes]:
+    """Return the languages in which everybody may write functions."""
+    with _by_our_names(owner):
+        rows = owner.execute("SELECT lanname::text FROM pg_catalog.pg_language WHERE lanpltrusted")
+        return frozenset(name.encode() for (name,) in rows.fetchall())
+
+
 def give_insert(owner: Connection, login: Login) -> None:
     """Let the login fill what extensions have said to be their configuration."""
-    for name, is_sequence in owner.execute(_CONFIGURATION).fetchall():
-        right = sql.SQL("UPDATE ON SEQUENCE" if is_sequence else "INSERT ON TABLE")
-        owner.execute(sql.SQL("GRANT {} {} TO {}").format(right, sql.SQL(name), login.identifier))
+    with _by_our_names(owner):
+        for name, is_sequence in owner.execute(_CONFIGURATION).fetchall():
+            right = sql.SQL("UPDATE ON SEQUENCE" if is_sequence else "INSERT ON TABLE")
+            owner.execute(sql.SQL("GRANT {} {} TO {}").format(right, sql.SQL(name), login.identifier))
 
 
 def restrict(owner: Connection, login: Login, open_to_all: frozenset[str]) -> None:
@@ -186,15 +203,19 @@ def restrict(owner: Connection, login: Login, open_to_all: frozenset[str]) -> No
 
     Grants come last: until then a user's CHECK would call what only a superuser should.
     """
-    for (identity,) in owner.execute(_UNSAFE, [login.identifier.as_string(None)]).fetchall():
-        if identity not in open_to_all:
-            owner.execute(sql.SQL("REVOKE ALL ON ROUTINE {} FROM PUBLIC").format(sql.SQL(identity)))
+    with _by_our_names(owner):
+        for (identity,) in owner.execute(_UNSAFE, [login.identifier.as_string(None)]).fetchall():
+            if identity not in open_to_all:
+                owner.execute(sql.SQL("REVOKE ALL ON ROUTINE {} FROM PUBLIC").format(sql.SQL(identity)))
 
 
 def take_foreign_tables(owner: Connection, login: Login) -> None:
     """Give the login what else it could not alter: only who may use a foreign server may make tables of it."""
-    for (name,) in owner.execute(_FOREIGN_TABLES, [login.identifier.as_string(None)]).fetchall():
-        owner.execute(sql.SQL("ALTER FOREIGN TABLE {} OWNER TO {}").format(sql.SQL(name), login.identifier))
+    with _by_our_names(owner):
+        for (name,) in owner.execute(_FOREIGN_TABLES, [login.identifier.as_string(None)]).fetchall():
+            owner.execute(
+                sql.SQL("ALTER FOREIGN TABLE {} OWNER TO {}").format(sql.SQL(name), login.identifier)
+            )
 
 
 def lends(owner: Connection, login: Login) -> bool:
@@ -202,18 +223,20 @@ def lends(owner: Connection, login: Login) -> bool:
 
     Wrappers and languages have such validators, which a superuser named once and whoever owns them may replace.
     """
-    return owner.execute(_VALIDATORS, [login.identifier.as_string(None)]).fetchone() == (True,)
+    with _by_our_names(owner):
+        return owner.execute(_VALIDATORS, [login.identifier.as_string(None)]).fetchone() == (True,)
 
 
 def return_public(owner: Connection, login: Login) -> None:
     """Give the schema public back to whom it was, unless the dump made it anew."""
-    if login.public and (row := owner.execute(_PUBLIC).fetchone()) and int(row[0]) == login.public[0]:
-        before = sql.Identifier(login.public[1])
-        owner.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(before))
+    with _by_our_names(owner):
+        if login.public and (row := owner.execute(_PUBLIC).fetchone()) and int(row[0]) == login.public[0]:
+            before = sql.Identifier(login.public[1])
+            owner.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(before))
 
 
 def end(owner: Connection, login: Login) -> None:
     """Make ours what still belongs to the login, and drop it. Raise OpsError if the server refuses."""
-    with translated("could not drop the login that loaded the backup"), owner.transaction():
+    with translated("could not drop the login that loaded the backup"), _by_our_names(owner):
         for statement in ("REASSIGN OWNED BY {} TO CURRENT_USER", "DROP OWNED BY {}", "DROP ROLE {}"):
             owner.execute(sql.SQL(statement).format(login.identifier))
