@@ -28,6 +28,7 @@ from polyladder_ops.postgres.proof import differences, read_back
 from polyladder_ops.postgres.proof.differences import Difference
 from polyladder_ops.postgres.psqlfile import PsqlFile
 from polyladder_ops.postgres.switch import Ready
+from polyladder_ops.restore import sender
 from polyladder_ops.storage import Damaged
 from polyladder_ops.undoing import standing, undo_after
 
@@ -127,13 +128,14 @@ def _fill(
     with (
         session.translated("the server failed while it loaded the tables"),
         closing(session.connect(target, settings={**loading.LOADING, **settings})) as owner,
-        loading.hands(owner, target, {**loading.LOADING, **settings}, backup.manifest) as both,
+        sender.opened(owner, target, {**loading.LOADING, **settings}, backup.manifest) as sends,
     ):
-        loader = _Loading(both.first, owner=both.owner)
+        sends.shut_out()
+        loader = _Loading(sends.first, owner=sends.owner)
         try:
             picker, read = _pick(backup, wanted, keys, loader, without=without, progress=progress)
             loader.finish()
-            both.finish()
+            sends.finish()
         except LoadError as error:
             raise _lacking(error, without) from error
     outcome = picking.outcome(wanted, picker)

@@ -6,7 +6,7 @@ What is sent is checked once more against the manifest while it passes: the byte
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,18 +15,18 @@ from polyladder_ops import expressions, storage
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import capacity, databases, inventory, public, session, team
 from polyladder_ops.postgres.conninfo import Target
+from polyladder_ops.postgres.contents import decode
 from polyladder_ops.postgres.lexer import Lexer
-from polyladder_ops.postgres.load import login
 from polyladder_ops.postgres.load.bare import OnlyAccepted
-from polyladder_ops.postgres.load.handover import Handover
 from polyladder_ops.postgres.load.loader import Loader
 from polyladder_ops.postgres.olddump import PastDrops
 from polyladder_ops.postgres.parallel import A_TABLE, Crew
 from polyladder_ops.postgres.permitted import OnlyPermitted
 from polyladder_ops.postgres.proof import differences, renderings
+from polyladder_ops.restore import objects, sender
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from polyladder_ops.catalog import Backup
     from polyladder_ops.manifest import Manifest
@@ -34,21 +34,24 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.contents import Contents
     from polyladder_ops.postgres.described import Expressions
     from polyladder_ops.postgres.lexer import Handler
+    from polyladder_ops.postgres.load.handover import Handover
     from polyladder_ops.postgres.load.loader import Accepted
+    from polyladder_ops.postgres.proof.differences import Difference
     from polyladder_ops.postgres.script import Script
     from polyladder_ops.postgres.session import Connection
+    from polyladder_ops.restore.sender import Sender
     from polyladder_ops.storage import Stored
 
     Progress = Callable[[int], None] | None
 
 __all__ = [
     "LOADING",
-    "Hands",
+    "Begun",
     "Loaded",
+    "begun",
     "circumstances",
     "expect_public",
     "feed",
-    "hands",
     "load",
     "money",
     "replay",
@@ -67,12 +70,14 @@ _WORTH_A_CONNECTION = 4_000_000  # bytes of rows; a dump of few is in before oth
 class Loaded:
     """What a load had to let through, and why the dump was not sent by a login made for it (empty: it was).
 
-    `rendered` is what the source's expressions come to on this server, as far as they come out otherwise.
+    `rendered` is what the source's expressions come to on this server, as far as they come out otherwise. `changed` is what
+    the rows' own code made of the definitions: then nothing was given to whom it belongs, and nothing needs to be proved.
     """
 
     accepted: tuple[Accepted, ...] = ()
     by_ourselves: str = ""
     rendered: Expressions = field(default_factory=dict)
+    changed: tuple[Difference, ...] = ()
 
     @property
     def said(self) -> tuple[str, ...]:
@@ -93,12 +98,28 @@ def load(
     script: Script | None = None,
     progress: Progress = None,
 ) -> Loaded:
-    """Load a backup into an empty database of ours, checking once more that these are the bytes of its manifest.
+    """Load a backup into an empty database of ours; arguments, result and errors as of `begun` and its `finish`."""
+    with begun(target, backup, keys, accept=accept, jobs=jobs, script=script, progress=progress) as loading:
+        return loading.finish()
 
-    The dump is sent by a login that is made for it, where one can be made: rows run code of whoever owned their tables.
-    `jobs` is how many connections work side by side; None: as many as the server's cores, memory and free connections
-    allow. `script` keeps the statements for a replay. Return which of the statements that `accept` names
-    (`statement:12`) the server refused and were let through; what that cost is the proof's to tell. Raise OpsError if it
+
+@contextmanager
+def begun(
+    target: Target,
+    backup: Backup,
+    keys: Sequence[Any],
+    *,
+    accept: Collection[str] = (),
+    jobs: int | None = None,
+    script: Script | None = None,
+    progress: Progress = None,
+) -> Iterator[Begun]:
+    """Within the block a backup is loaded into an empty database of ours, but belongs to nobody else yet: `Begun.finish`.
+
+    Checks once more that these are the bytes of its manifest. The dump is sent by a login that is made for it, where one can
+    be made: rows run code of whoever owned their tables. `jobs` is how many connections work side by side; None: as many as
+    the server's cores, memory and free connections allow. `script` keeps the statements for a replay. `accept` names
+    statements (`statement:12`) that the server may refuse; what that costs is the proof's to tell. Raise OpsError if it
     refuses anything else or the bytes are others: the database is to be dropped then.
     """
     target, settings = circumstances(target, backup.manifest)
@@ -112,86 +133,63 @@ def load(
         session.pin(owner, settings)
         expect_public(owner, backup.manifest)
         tick = partial(progress, 0) if progress else None
-        with hands(owner, target, settings, backup.manifest, accept=accept, tick=tick) as both:
-            with team.opened(both.connect, number - 1) as others:
+        with sender.opened(owner, target, settings, backup.manifest, accept=accept, tick=tick) as sends:
+            with team.opened(sends.connect, number - 1) as others:
+                sends.shut_out()
                 accepted: tuple[Accepted, ...] = ()
                 if others:
-                    _feed_all([both.first, *others], backup, keys, script, progress, owner=both.owner)
+                    _feed_all([sends.first, *others], backup, keys, script, progress, owner=sends.owner)
                 else:
                     accepted = feed(
-                        both.first,
+                        sends.first,
                         backup,
                         keys,
                         accept=accept,
                         script=script,
                         progress=progress,
-                        owner=both.owner,
+                        owner=sends.owner,
                     )
-            # Before owners are given: what is made again from the manifest's text is made by who has nothing to lend.
-            rendered = _rendered(both.first, backup.manifest, keys)
-            both.finish()
-            accepted += both.owner.accepted if both.owner else ()
-        return Loaded(_in_order(accepted), both.by_ourselves, rendered)
+            yield Begun(owner, sends, backup.manifest, keys, frozenset(accept), accepted)
 
 
-def _rendered(connection: Connection, manifest: Manifest, keys: Sequence[Any]) -> Expressions:
-    texts = expressions.unpacked(manifest, keys)
-    if texts is None:
-        return {}
-    found = inventory.look(connection, as_of=manifest.source.server_major)
-    return renderings.rendered(connection, texts, found.expressions)
+@dataclass(frozen=True)
+class Begun:
+    """A backup whose rows and indexes are in a database, and still belong to the login that loaded it."""
 
+    owner: Connection
+    sends: Sender
+    manifest: Manifest
+    keys: Sequence[Any]
+    accept: frozenset[str]
+    accepted: tuple[Accepted, ...]
 
-@dataclass
-class Hands:
-    """The first session that sends a dump, how others are opened, and what its owner does for it; None: it is the owner's."""
+    def finish(self) -> Loaded:
+        """Look whether the definitions are still the source's, and only then give everything to whom it belongs.
 
-    first: Connection
-    connect: Callable[[], Connection]
-    owner: Handover | None
-    by_ourselves: str = ""
-
-    def finish(self) -> None:
-        """End a load: everything goes to whom it belongs."""
-        if self.owner:
-            self.first.close()
-            self.owner.finish()
-
-
-@contextmanager
-def hands(
-    owner: Connection,
-    target: Target,
-    settings: Mapping[str, str],
-    manifest: Manifest,
-    *,
-    accept: Collection[str] = (),
-    tick: Callable[[], None] | None = None,
-) -> Iterator[Hands]:
-    """Within the block who sends a dump into this database: a login made for it, or else our own session in it (`owner`)."""
-    if manifest.changes_roles:
-        why = "it changes roles by itself, or is one transaction"
-        yield Hands(owner, partial(session.connect, target, settings=settings), None, why)
-        return
-    with ExitStack() as stack:
-        try:
-            made = stack.enter_context(login.made(owner, target))
-            connect = partial(session.connect, made.target, settings=settings)
-            first = stack.enter_context(closing(login.opened(owner, made, connect)))
-        except login.NoLogin as error:
-            yield Hands(owner, partial(session.connect, target, settings=settings), None, str(error))
-        else:
-            does = Handover(owner, made, open_to_all=_open_to_all(manifest), accept=accept, tick=tick)
-            yield Hands(first, connect, does)
-
-
-def _open_to_all(manifest: Manifest) -> frozenset[str] | None:
-    """Return the functions that everybody might call in the source, None if nobody knows."""
-    if not manifest.knows_objects:
-        return None
-    kinds = ("function", "procedure", "aggregate")
-    grants = [(e.name, g) for e in manifest.objects if e.kind in kinds for g in e.grants]
-    return frozenset(name for name, grant in grants if grant.startswith("PUBLIC=EXECUTE"))
+        What was changed meanwhile, and `accept` does not name, is the result's `changed`: then nothing was given.
+        """
+        given = self.sends.owner
+        if given is None:
+            return Loaded(_in_order(self.accepted), self.sends.by_ourselves)
+        given.annotate()
+        texts = expressions.unpacked(self.manifest, self.keys)
+        if texts is None:  # nobody knows the source's definitions
+            self.sends.finish()
+            return Loaded(_in_order((*self.accepted, *given.accepted)))
+        encoding = self.manifest.encoding
+        found = inventory.look(
+            self.owner,
+            as_of=self.manifest.source.server_major,
+            populated={decode(name, encoding) for name in given.refreshed},
+        )
+        # What is made again from the manifest's text is made by who has nothing to lend.
+        rendered = renderings.rendered(self.sends.first, texts, found.expressions)
+        self.sends.first.close()
+        changed = objects.changed(self.manifest, texts, rendered, found)
+        if any(difference.item not in self.accept for difference in changed):
+            return Loaded(_in_order(self.accepted), "", rendered, tuple(changed))
+        given.give()
+        return Loaded(_in_order((*self.accepted, *given.accepted)), "", rendered)
 
 
 def _in_order(through: Iterable[Accepted]) -> tuple[Accepted, ...]:
@@ -253,9 +251,10 @@ def replay(
         closing(session.connect(target, settings=settings)) as owner,
     ):
         expect_public(owner, backup.manifest)
-        with hands(owner, target, settings, backup.manifest, accept=accept) as both:
-            replay_on(both.first, backup, keys, accept=accept, script=script, owner=both.owner)
-            both.finish()
+        with sender.opened(owner, target, settings, backup.manifest, accept=accept) as sends:
+            sends.shut_out()
+            replay_on(sends.first, backup, keys, accept=accept, script=script, owner=sends.owner)
+            sends.finish()
 
 
 def replay_on(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -250,24 +250,30 @@ class _Run:
     def _build(self, ready: str) -> None:
         backup, accept = self.plan.backup, self.options.accept
         copy, script = self.server.with_database(ready), Script()
-        with self._phase("load") as progress:
-            loaded = loading.load(
-                copy,
-                backup,
-                self.keys,
-                accept=accept,
-                jobs=self.options.jobs,
-                script=script,
-                progress=progress,
-            )
+        with ExitStack() as stack:
+            with self._phase("load") as progress:
+                begun = stack.enter_context(
+                    loading.begun(
+                        copy,
+                        backup,
+                        self.keys,
+                        accept=accept,
+                        jobs=self.options.jobs,
+                        script=script,
+                        progress=progress,
+                    )
+                )
+            with self._phase("analyze"):
+                # While all belongs to the login: an index over a function of somebody's runs it as the table's owner.
+                restoring.analyze(copy, jobs=self.options.jobs, views=False)
+                loaded = begun.finish()
+                restoring.analyze(copy, jobs=self.options.jobs, views=True)
             self.accepted += [
                 *(f"{a.item}: {a.why}" for a in loaded.accepted),
                 *restoring.limits(backup.manifest),
             ]
         for sentence in loaded.said:
             self.say(sentence)
-        with self._phase("analyze"):
-            restoring.analyze(copy, jobs=self.options.jobs)
         with self._reader(copy) as asked:
             with self._phase("proof") as progress:
                 found = restoring.prove(

@@ -195,8 +195,10 @@ def temporary_roles(server: Target, manifest: Manifest, *, trusted: bool) -> Ite
         yield made
 
 
-def analyze(target: Target, *, jobs: int | None = None) -> None:
+def analyze(target: Target, *, jobs: int | None = None, views: bool | None = None) -> None:
     """Give the planner its statistics: a restored database has none, and an app on it would crawl.
+
+    `views` chooses materialized views alone, or all but those; None: everything.
 
     `jobs` connections work side by side; None: as many as the server bears. Raise OpsError if it fails.
     """
@@ -204,7 +206,7 @@ def analyze(target: Target, *, jobs: int | None = None) -> None:
         session.translated("could not analyze the restored database"),
         closing(session.connect(target)) as connection,
     ):
-        tables = statistics.tables(connection)
+        tables = statistics.tables(connection, views=views)
         more = _more(connection, sum(table.size_bytes for table in tables), jobs)
         with team.opened(partial(session.connect, target), more) as others:
             statistics.gather([connection, *others], tables)
@@ -247,6 +249,8 @@ def prove(
     old file the objects are those that its own statements make in an empty database. `shut` is called once all connections
     are in, with all of them: from then on nobody else needs to get in.
     """
+    if loaded and loaded.changed:
+        return list(loaded.changed)
     manifest = backup.manifest
     quiet, settings = circumstances(server, manifest)
     target = quiet.with_database(database)

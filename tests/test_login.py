@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from polyladder_ops import backups, loading, oldfiles, restoring, verification
-from polyladder_ops.errors import OpsError
+from polyladder_ops import backups, loading, oldfiles, replacement, restoring, verification
+from polyladder_ops.errors import Mismatch, OpsError
 from polyladder_ops.postgres import databases, properties, session
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.load import login
@@ -350,3 +350,83 @@ CREATE TABLE m.t (
     with restoring.temporary_database(cluster, backup.manifest, purpose="test") as target:
         assert loading.load(target, backup, []).by_ourselves == ""
     assert rights(cluster, n) == [(False, [])]
+
+
+# What a role's code changes while the login owns everything, for whoever runs it afterwards with more rights; and takes back.
+LEAVES = """
+CREATE FUNCTION m.leaves(a int) RETURNS bool LANGUAGE plpgsql AS $f$
+BEGIN
+  IF session_user LIKE 'polyladder%' THEN
+    EXECUTE $q$CREATE OR REPLACE FUNCTION public.norm(x text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS
+      $z$BEGIN PERFORM m.rises(); RETURN lower(x); END$z$ $q$;
+  END IF;
+  RETURN true;
+EXCEPTION WHEN OTHERS THEN RETURN true;
+END $f$;
+CREATE FUNCTION m.rises() RETURNS void LANGUAGE plpgsql AS $f$
+BEGIN
+  IF current_user LIKE 'polyladder%' OR current_user LIKE 'mal%' THEN RETURN; END IF;
+  EXECUTE 'ALTER ROLE MAL SUPERUSER';
+  EXECUTE $q$CREATE OR REPLACE FUNCTION public.norm(x text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS
+    'BEGIN RETURN lower(x); END' $q$;
+EXCEPTION WHEN OTHERS THEN RETURN;
+END $f$;
+CREATE TABLE m.t (a int CHECK (m.leaves(a)));
+INSERT INTO m.t VALUES (1)
+"""
+RUNS_LATER = {
+    "a materialized view": "CREATE MATERIALIZED VIEW public.mv AS SELECT public.norm(name) AS n FROM public.users",
+    "an index": "CREATE INDEX ON public.users (public.norm(name))",
+    "an event trigger": "CREATE FUNCTION public.notes() RETURNS event_trigger LANGUAGE plpgsql AS"
+    " $$BEGIN PERFORM public.norm('x'); END$$;"
+    "CREATE EVENT TRIGGER notes ON ddl_command_end EXECUTE FUNCTION public.notes()",
+}
+
+
+@pytest.mark.parametrize("later", RUNS_LATER.values(), ids=RUNS_LATER)
+def test_what_it_left_in_another_s_function_runs_as_nobody_else(
+    cluster: Target, source: Target, *, n: str, later: str, tmp_path: Path
+) -> None:
+    """Views are filled, tables analyzed and events answered as their owners: only once the definitions are the source's."""
+    execute(
+        source,
+        "CREATE FUNCTION public.norm(x text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN lower(x); END'",
+        later,
+    )
+    execute_as(source, f"mal_{n}", LEAVES.replace("MAL", f"mal_{n}"))
+    backup = take(source, tmp_path)
+    execute(source, "DROP EVENT TRIGGER IF EXISTS notes")
+    options = replacement.Options(source.database)
+    said: list[str] = []
+    with pytest.raises(Mismatch, match="not what was dumped") as caught:
+        replacement.replace(source, backup, [], options, say=said.append, confirm=lambda _plan: None)
+    assert rights(cluster, n) == [(False, [])]
+    assert (
+        "function:public.norm(pg_catalog.text): its definition is not the one that was dumped"
+        in caught.value.detail
+    )
+    assert verification.verify_by_restore(backup, [], cluster, trusted=False).verdict == "failed"
+    assert rights(cluster, n) == [(False, [])]
+    assert leftovers(cluster) == set()
+
+
+def test_nobody_logs_in_as_the_login_while_rows_run_code(
+    cluster: Target, source: Target, n: str, tmp_path: Path
+) -> None:
+    """Any role may give itself another password; its name is there for all to see."""
+    execute_as(
+        source,
+        f"mal_{n}",
+        "CREATE FUNCTION m.opens(a int) RETURNS bool LANGUAGE plpgsql AS $$BEGIN IF session_user LIKE 'polyladder%' THEN"
+        " EXECUTE format('ALTER ROLE %I PASSWORD %L', session_user, 'known to mal'); END IF; RETURN true; END$$;"
+        "CREATE TABLE m.t (a int CHECK (m.opens(a))); INSERT INTO m.t VALUES (1)",
+    )
+    backup = take(source, tmp_path)
+    with restoring.temporary_database(cluster, backup.manifest, purpose="test") as target:
+        with loading.begun(target, backup, []) as begun:
+            as_login = {"user": target.database, "password": "known to mal"}
+            with pytest.raises(OpsError) as caught:
+                session.connect(Target.of(**{**target.parameters, **as_login}))
+            assert "too many connections for role" in caught.value.detail
+            assert begun.finish().changed == ()
+        assert restoring.prove(cluster, target.database, backup, []) == []

@@ -25,7 +25,7 @@ from polyladder_ops.postgres import column_order, grants, queries
 from polyladder_ops.postgres.described import CatalogEntry, Inventory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     import psycopg
 
@@ -59,14 +59,18 @@ def entries(connection: psycopg.Connection[Any]) -> tuple[CatalogEntry, ...]:
 
 
 def look(
-    connection: psycopg.Connection[Any], *, as_of: int | None = None, as_restored: bool = False
+    connection: psycopg.Connection[Any],
+    *,
+    as_of: int | None = None,
+    as_restored: bool = False,
+    populated: Collection[str] = (),
 ) -> Inventory:
     """Return the inventory as a manifest keeps it, with the expressions that it keeps apart.
 
-    `as_of` is `read`'s; `as_restored` gives the columns the order in which a faithful dump brings them back.
+    `as_of` and `populated` are `read`'s; `as_restored` gives the columns the order in which a faithful dump brings them back.
     """
     heirs = column_order.read(connection) if as_restored else ()
-    found = read(connection, as_of=as_of, order=column_order.expected(heirs))
+    found = read(connection, as_of=as_of, order=column_order.expected(heirs), populated=populated)
     return Inventory(
         tuple(CatalogEntry(o.kind, o.name, o.owner, o.grants, digest(o), _digest(o.exact)) for o in found),
         {(o.kind, o.name, slot): text for o in found for slot, text in o.expressions},
@@ -88,11 +92,12 @@ def read(
     *,
     as_of: int | None = None,
     order: Mapping[int, Sequence[str]] | None = None,
+    populated: Collection[str] = (),
 ) -> tuple[CatalogObject, ...]:
     """Return the inventory of the connection's database, ordered by kind and name.
 
     What majors after `as_of` (None: the server's own) brought is left out of what is exact; `order` is that of columns by
-    their table, where it is to be another one. Works in the caller's transaction, five round trips; until that ends the
+    their table, where it is to be another one; `populated` are materialized views that are told as if they were filled. Works in the caller's transaction, five round trips; until that ends the
     settings that bend the server's spelling (search_path, TimeZone …) are pinned. Any role may read; only a superuser
     sees a subscription's target.
     """
@@ -101,7 +106,7 @@ def read(
     as_of = as_of or connection.info.server_version // 10000
     objects = [
         _object(
-            row,
+            _as_populated(row) if row[3] in populated else row,
             notes[row[1], row[2]],
             column_grants[row[1], row[2]],
             order=order.get(row[2], ()),
@@ -123,6 +128,11 @@ def _notes(connection: psycopg.Connection[Any]) -> tuple[dict[_Key, dict[str, st
         else:
             notes[class_oid, oid][word] = text
     return notes, column_grants
+
+
+def _as_populated(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    *others, facts = row
+    return (*others, json.dumps({**json.loads(facts), "not populated": False}))
 
 
 def _object(

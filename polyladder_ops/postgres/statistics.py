@@ -37,10 +37,11 @@ GROUP BY c.oid ORDER BY size DESC
 """
 
 
-def tables(connection: Connection) -> list[Table]:
-    """Return what there is to analyze, the largest first."""
+def tables(connection: Connection, *, views: bool | None = None) -> list[Table]:
+    """Return what there is to analyze, the largest first; `views`: materialized views alone, or all but those."""
     _take_any_name(connection)
-    found = connection.execute(_TABLES).pgresult
+    kinds = {None: "'r', 'm', 'p'", True: "'m'", False: "'r', 'p'"}[views]
+    found = connection.execute(_TABLES.replace("'r', 'm', 'p'", kinds).encode()).pgresult
     assert found is not None
     return [
         Table(found.get_value(row, 0) or b"", int(found.get_value(row, 1) or b"0"))

@@ -12,14 +12,14 @@ from polyladder_ops.postgres.described import Inventory
 from polyladder_ops.postgres.proof import differences, renderings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.described import CatalogEntry, Expressions
     from polyladder_ops.postgres.proof.differences import Difference
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["Objects", "differ", "look"]
+__all__ = ["Objects", "changed", "differ", "look"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,32 @@ def look(
     carried = partial(public.carried, client_major=manifest.source.client_major)
     found = replace(found, entries=carried(found.entries))
     return Objects(Inventory(carried(manifest.objects), texts), found, rendered)
+
+
+_LATER = ("event trigger", "default privileges", "privileges")
+
+
+def changed(
+    manifest: Manifest, texts: Expressions, rendered: Expressions, found: Inventory
+) -> list[Difference]:
+    """Return what of the definitions is not the source's, in a copy whose objects still belong to the login that loaded it.
+
+    Rows run code, and that login owns everything meanwhile: whatever is filled, analyzed or answered by others' functions
+    afterwards would run what it left there, with their rights.
+    """
+
+    def bare(entries: Iterable[CatalogEntry]) -> tuple[CatalogEntry, ...]:
+        carried = public.carried(entries, client_major=manifest.source.client_major)
+        return tuple(replace(e, owner="", grants=()) for e in carried if e.kind not in _LATER)
+
+    def alone(expressions: Expressions) -> Expressions:
+        return {key: text for key, text in expressions.items() if key[0] not in _LATER}
+
+    return differences.compare_objects(
+        Inventory(bare(manifest.objects), alone(texts)),
+        Inventory(bare(found.entries), alone(found.expressions)),
+        rendered,
+    )
 
 
 def differ(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from itertools import compress
-from operator import not_
 from typing import TYPE_CHECKING
 
 from polyladder_ops.postgres.load import hands, login
-from polyladder_ops.postgres.load.hands import REFUSED, Hand, hand, is_for_a_superuser
+from polyladder_ops.postgres.load.hands import REFUSED, Hand, Moment, hand, is_for_a_superuser
 from polyladder_ops.postgres.load.loader import Loader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from polyladder_ops.postgres.load.loader import Accepted
     from polyladder_ops.postgres.load.login import Login
@@ -22,7 +20,7 @@ __all__ = ["Handover"]
 
 
 class Handover:
-    """The owner's side of a load: `takes` and `does` are asked by the login's `Loader`, `finish` ends it.
+    """The owner's side of a load: `takes` and `does` are asked by the login's `Loader`; `annotate`, then `give`, end it.
 
     `open_to_all` names the functions that everybody may call in the source, None if nobody knows. `accept` and `tick` as in
     `Loader`. Raise what a Loader raises.
@@ -83,16 +81,46 @@ class Handover:
         self._loader.do(text, place)
         self._loader.finish()
 
-    def finish(self) -> None:
-        """Give everything to whom it belongs, and drop the login, whose sessions have ended."""
+    @property
+    def refreshed(self) -> tuple[bytes, ...]:
+        """The materialized views that are to be filled, as the dump spells them."""
+        return tuple(hands.refreshed(t) for t, _ in self._last if _moment(t) is Moment.REFRESH)
+
+    def annotate(self) -> None:
+        """Say what is only said about things: comments, labels."""
+        self._say(self._of(Moment.NOTES))
+
+    def refresh(self, connection: Connection) -> None:
+        """Have the materialized views filled by another session: of a dump whose definitions nobody can judge by the login's."""
+        loader = Loader(connection)
+        for text, place in self._of(Moment.REFRESH):
+            loader.do(text, place)
+        loader.finish()
+        self._last = [said for said in self._last if _moment(said[0]) is not Moment.REFRESH]
+
+    def give(self) -> None:
+        """Give everything to whom it belongs, and drop the login, whose sessions have ended; then fill and arm the rest."""
         login.return_public(self._owner, self._login)
-        fires = [hands.is_about_event_triggers(text) for text, _ in self._last]
-        self._say(compress(self._last, map(not_, fires)))
+        self._say(self._of(Moment.RIGHTS))
         login.end(self._owner, self._login)
+        self._say(self._of(Moment.REFRESH))
         # They answer whatever is changed, with the rights of who changes it: nothing comes after them.
-        self._say(compress(self._last, fires))
+        self._say(self._of(Moment.VERY_LAST))
+
+    def shut_out(self) -> None:
+        """Let the login in no more than it is: what it runs may have told somebody its password, or given it another one."""
+        login.shut_out(self._owner, self._login)
+
+    def _of(self, moment: Moment) -> Iterator[tuple[bytes, int]]:
+        """Yield the statements of one moment, with the settings that stand before them."""
+        return (said for said in self._last if _moment(said[0]) in (moment, None))
 
     def _say(self, statements: Iterable[tuple[bytes, int]]) -> None:
         for text, place in statements:
             self._loader.do(text, place)
         self._loader.finish()
+
+
+def _moment(statement: bytes) -> Moment | None:
+    """Return when a statement is said; None for a setting, which is said whenever others are."""
+    return None if hand(statement) is Hand.BOTH else hands.moment(statement)

@@ -12,7 +12,7 @@ from enum import Enum
 
 from polyladder_ops.postgres import forms
 
-__all__ = ["REFUSED", "Hand", "hand", "is_about_event_triggers", "is_for_a_superuser"]
+__all__ = ["REFUSED", "Hand", "Moment", "hand", "is_for_a_superuser", "moment", "refreshed"]
 
 
 class Hand(Enum):
@@ -24,11 +24,22 @@ class Hand(Enum):
     BOTH = "the login and the owner: by which rules what follows is read"
 
 
+class Moment(Enum):
+    """When the owner says what comes last."""
+
+    NOTES = "before what was loaded is looked at: comments, labels"
+    RIGHTS = "when it is known to be the source's: owners, grants"
+    REFRESH = "then, since a view's query runs as its owner"
+    VERY_LAST = "event triggers, which answer whatever is said after them"
+
+
 REFUSED = ("42501", "42P13")
 """SQLSTATEs with which a server refuses what only a superuser may do; the second one's are aggregates over `internal`."""
 
 _NAME = rb'(?:[A-Za-z_\x80-\xff][\w$\x80-\xff]*|"(?:[^"]|"")+")'
 _SETTING = re.compile(rb"(?:RE)?SET |SELECT (?:pg_catalog\.)?set_config\(")
+_REFRESH = b"REFRESH MATERIALIZED VIEW "
+_NOTE = re.compile(rb"COMMENT ON |SECURITY LABEL |ALTER .* DEPENDS ON EXTENSION %b\Z" % _NAME, re.DOTALL)
 _EVENT_TRIGGER = re.compile(rb"(?:CREATE|ALTER|COMMENT ON) EVENT TRIGGER ")
 _EXTENSION = re.compile(rb"CREATE EXTENSION |COMMENT ON EXTENSION ")
 _LAST = re.compile(
@@ -47,9 +58,18 @@ def hand(statement: bytes) -> Hand:
     return Hand.LAST if _LAST.match(statement) else Hand.LOADER
 
 
-def is_about_event_triggers(statement: bytes) -> bool:
-    """Whether a statement makes an event trigger, or changes one."""
-    return _EVENT_TRIGGER.match(statement) is not None
+def moment(statement: bytes) -> Moment:
+    """Return when a statement is said that comes last."""
+    if _EVENT_TRIGGER.match(statement):
+        return Moment.VERY_LAST
+    if statement.startswith(_REFRESH):
+        return Moment.REFRESH
+    return Moment.NOTES if _NOTE.match(statement) else Moment.RIGHTS
+
+
+def refreshed(statement: bytes) -> bytes:
+    """Return the name of the materialized view that a statement fills, as it is spelled."""
+    return statement.removeprefix(_REFRESH)
 
 
 def is_for_a_superuser(

@@ -39,6 +39,7 @@ __all__ = [
     "opened",
     "restrict",
     "return_public",
+    "shut_out",
     "take_foreign_tables",
     "trusted",
 ]
@@ -173,6 +174,11 @@ def opened(owner: Connection, login: Login, connect: Callable[[], Connection]) -
         return_public(owner, login)
         end(owner, login)
         raise NoLogin(f"{error.message}: {error.detail}".rstrip(". ")) from error
+
+
+def shut_out(owner: Connection, login: Login) -> None:
+    """Let no more sessions of the login in. Raise psycopg.Error if the server refuses."""
+    owner.execute(sql.SQL("ALTER ROLE {} CONNECTION LIMIT 0").format(login.identifier))
 
 
 @contextlib.contextmanager
