@@ -208,11 +208,11 @@ class _Dumping:
             raise Changed("a table was rewritten while it was dumped without locks")
 
     def _check_tables(self, contents: Contents) -> None:
-        lost = survey.left_out(self.connection, contents)
+        lost = [*survey.left_out(self.connection, contents), *survey.unset(self.connection, contents)]
         if lost:
             raise OpsError(
-                f"pg_dump left out {len(lost)} tables",
-                detail=f"The dump has no rows of {', '.join(lost[:5])}{', …' if lost[5:] else ''}.",
+                f"pg_dump left out {len(lost)} tables or sequences",
+                detail=f"The dump has nothing of {', '.join(lost[:5])}{', …' if lost[5:] else ''}.",
                 hint=f"Nothing was kept. Look at {self.client}, then run `invoke backup` again.",
             )
 

@@ -18,11 +18,12 @@ from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.contents import decode
 from polyladder_ops.postgres.lexer import Lexer
 from polyladder_ops.postgres.load.bare import OnlyAccepted
-from polyladder_ops.postgres.load.loader import Loader
+from polyladder_ops.postgres.load.loader import Accepted, Loader
 from polyladder_ops.postgres.olddump import PastDrops
 from polyladder_ops.postgres.parallel import A_TABLE, Crew
 from polyladder_ops.postgres.permitted import OnlyPermitted
 from polyladder_ops.postgres.proof import differences, renderings
+from polyladder_ops.postgres.proof.differences import Difference
 from polyladder_ops.restore import objects, sender
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.described import Expressions
     from polyladder_ops.postgres.lexer import Handler
     from polyladder_ops.postgres.load.handover import Handover
-    from polyladder_ops.postgres.load.loader import Accepted
-    from polyladder_ops.postgres.proof.differences import Difference
     from polyladder_ops.postgres.script import Script
     from polyladder_ops.postgres.session import Connection
     from polyladder_ops.restore.sender import Sender
@@ -170,11 +169,21 @@ class Begun:
         """
         given = self.sends.owner
         if given is None:
-            return Loaded(_in_order(self.accepted), self.sends.by_ourselves)
+            lent = [Accepted(sender.RIGHTS, self.sends.by_ourselves)] if self.manifest.changes_roles else []
+            return Loaded((*lent, *_in_order(self.accepted)), self.sends.by_ourselves)
         given.annotate()
+        rewritten = [
+            Difference("function", name, "it was changed while the rows were loaded")
+            for name in given.changed()
+        ]
+        if any(difference.item not in self.accept for difference in rewritten):
+            self.sends.first.close()
+            return Loaded(_in_order(self.accepted), changed=tuple(rewritten))
         texts = expressions.unpacked(self.manifest, self.keys)
         if texts is None:  # nobody knows the source's definitions
-            self.sends.finish()
+            given.refresh(self.sends.first)
+            self.sends.first.close()
+            given.give()
             return Loaded(_in_order((*self.accepted, *given.accepted)))
         encoding = self.manifest.encoding
         found = inventory.look(

@@ -6,7 +6,7 @@ import itertools
 import shutil
 import sys
 import tempfile
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from polyladder_ops.errors import Mismatch, OpsError
 from polyladder_ops.postgres import databases, properties, session
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.load import login
+from polyladder_ops.postgres.load.loader import LoadError
 from tests import majors
 from tests.conftest import run
 from tests.dumps import dump
@@ -402,7 +403,7 @@ def test_what_it_left_in_another_s_function_runs_as_nobody_else(
         replacement.replace(source, backup, [], options, say=said.append, confirm=lambda _plan: None)
     assert rights(cluster, n) == [(False, [])]
     assert (
-        "function:public.norm(pg_catalog.text): its definition is not the one that was dumped"
+        "function:public.norm(pg_catalog.text): it was changed while the rows were loaded"
         in caught.value.detail
     )
     assert verification.verify_by_restore(backup, [], cluster, trusted=False).verdict == "failed"
@@ -430,3 +431,143 @@ def test_nobody_logs_in_as_the_login_while_rows_run_code(
             assert "too many connections for role" in caught.value.detail
             assert begun.finish().changed == ()
         assert restoring.prove(cluster, target.database, backup, []) == []
+
+
+def test_a_function_that_rows_change_and_put_back_is_told(
+    cluster: Target, source: Target, n: str, tmp_path: Path
+) -> None:
+    """Meanwhile another's generated column was computed by it, and his index built: their values would go live."""
+    execute(
+        source,
+        "CREATE FUNCTION public.norm(x text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower(x)'",
+        "CREATE TABLE public.b (x text, y text GENERATED ALWAYS AS (public.norm(x)) STORED); INSERT INTO public.b VALUES ('Q')",
+    )
+    for name, text in (("a", "upper"), ("c", "lower")):
+        execute_as(
+            source,
+            f"mal_{n}",
+            f"CREATE FUNCTION m.{name}(a int) RETURNS bool LANGUAGE plpgsql AS $f$BEGIN"
+            " IF session_user LIKE 'polyladder%' THEN EXECUTE $q$CREATE OR REPLACE FUNCTION public.norm(x text) RETURNS text"
+            f" LANGUAGE sql IMMUTABLE AS 'SELECT {text}(x)' $q$; END IF; RETURN true; END$f$;"
+            f"CREATE TABLE m.{name} (a int CHECK (m.{name}(a))); INSERT INTO m.{name} VALUES (1)",
+        )
+    verdict = verification.verify_by_restore(take(source, tmp_path), [], cluster, trusted=False)
+    assert verdict.verdict == "failed"
+    assert verdict.reasons == (
+        "function public.norm(pg_catalog.text): it was changed while the rows were loaded",
+    )
+
+
+def test_grants_that_others_passed_on_come_back(
+    cluster: Target, source: Target, n: str, tmp_path: Path
+) -> None:
+    """pg_dump says such a grant as whoever made it."""
+    execute(source, f"GRANT SELECT ON public.users TO mal_{n} WITH GRANT OPTION")
+    execute_as(source, f"mal_{n}", f"GRANT SELECT ON public.users TO app_{n}")
+    execute(source, f"CREATE ROLE third_{n}")
+    execute_as(source, f"mal_{n}", f"GRANT SELECT ON public.users TO third_{n}")
+    backup = take(source, tmp_path)
+    verdict = verification.verify_by_restore(backup, [], cluster, trusted=False)
+    execute(source, f"REVOKE ALL ON public.users FROM mal_{n} CASCADE", f"DROP ROLE third_{n}")
+    assert (verdict.verdict, verdict.reasons) == ("passed", ())
+
+
+FILES = {
+    "a wrapper that asks a function of the file's": """
+CREATE FUNCTION m.asks(text[], oid) RETURNS void LANGUAGE plpgsql AS $$BEGIN PERFORM m.deed(); END$$;
+CREATE FOREIGN DATA WRAPPER w VALIDATOR m.asks;
+""",
+    "a foreign partition whose bound is of a domain": """
+CREATE EXTENSION IF NOT EXISTS postgres_fdw WITH SCHEMA public;
+CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw;
+CREATE FUNCTION m.looks(text) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$BEGIN PERFORM m.deed(); RETURN true; END$$;
+CREATE DOMAIN m.d AS text CONSTRAINT c CHECK (m.looks(VALUE));
+CREATE TABLE m.p (
+    a m.d
+)
+PARTITION BY LIST (a);
+CREATE FOREIGN TABLE m.f PARTITION OF m.p FOR VALUES IN ('1')
+SERVER far;
+""",
+    "a foreign table that runs a program": """
+CREATE EXTENSION IF NOT EXISTS file_fdw WITH SCHEMA public;
+CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+CREATE FOREIGN TABLE m.runs (
+    a text
+)
+SERVER files
+OPTIONS (
+    program 'echo ran > {ran}; echo 1'
+);
+CREATE FUNCTION m.reads(a int) RETURNS bool LANGUAGE plpgsql AS $$BEGIN PERFORM * FROM m.runs; RETURN true;
+EXCEPTION WHEN OTHERS THEN RETURN true; END$$;
+CREATE TABLE m.t (
+    a integer,
+    CONSTRAINT c CHECK (m.reads(a))
+);
+COPY m.t (a) FROM stdin;
+1
+\\.
+""",
+    "a view that is given to a superuser": """
+CREATE FUNCTION m.v() RETURNS int LANGUAGE plpgsql AS $$BEGIN PERFORM m.deed(); RETURN 1; END$$;
+CREATE MATERIALIZED VIEW m.mv AS
+ SELECT m.v() AS v
+  WITH NO DATA;
+ALTER MATERIALIZED VIEW m.mv OWNER TO postgres;
+REFRESH MATERIALIZED VIEW m.mv;
+""",
+}
+
+
+@pytest.mark.parametrize("text", FILES.values(), ids=FILES)
+def test_a_bare_file_gets_nobody_s_rights(
+    cluster: Target, source: Target, *, n: str, text: str, ran: Path, tmp_path: Path
+) -> None:
+    deed = (
+        "CREATE SCHEMA m;\nCREATE FUNCTION m.deed() RETURNS void LANGUAGE plpgsql AS $$BEGIN"
+        f" EXECUTE 'ALTER ROLE mal_{n} SUPERUSER'; EXCEPTION WHEN OTHERS THEN NULL; END$$;\n"
+    )
+    path = tmp_path / "bare.sql"
+    path.write_bytes(dump((deed + text.replace("{ran}", str(ran))).encode()))
+    with closing(session.connect(cluster)) as connection:
+        like = properties.read(connection, "postgres")
+    backup = oldfiles.describe(path, [], site="test", like=like)
+    with restoring.temporary_database(cluster, backup.manifest, purpose="test") as target, suppress(OpsError):
+        loading.load(target, backup, [])
+    assert rights(cluster, n) == [(False, [])]
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    "first", ["SET SESSION AUTHORIZATION postgres;", "BEGIN;"], ids=["changes roles", "is one transaction"]
+)
+def test_a_bare_file_that_can_only_be_loaded_by_ourselves_needs_a_yes(
+    first: str, server: Server, tmp_path: Path
+) -> None:
+    end = "COMMIT;" if first == "BEGIN;" else "RESET SESSION AUTHORIZATION;"
+    path = tmp_path / "bare.sql"
+    path.write_bytes(dump(f"{first}\nCREATE TABLE public.t (\n    a integer\n);\n{end}\n".encode()))
+    with closing(session.connect(server.target())) as connection:
+        like = properties.read(connection, "postgres")
+    backup = oldfiles.describe(path, [], site="test", like=like)
+    with restoring.temporary_database(server.target(), backup.manifest, purpose="test") as target:
+        with pytest.raises(LoadError, match="can't be loaded by a login") as caught:
+            loading.load(target, backup, [])
+        assert caught.value.item == "rights"
+        loaded = loading.load(target, backup, [], accept=("rights",))
+    assert [accepted.item for accepted in loaded.accepted] == ["rights"]
+
+
+def test_functions_that_only_a_superuser_makes_come_back_and_lend_nothing_meanwhile(
+    cluster: Target, source: Target, n: str, tmp_path: Path
+) -> None:
+    """LEAKPROOF, or with a setting that is a superuser's: made for the login, and given to it at once."""
+    execute(
+        source,
+        "CREATE FUNCTION public.tight(a int) RETURNS bool LANGUAGE sql LEAKPROOF IMMUTABLE AS 'SELECT a > 0'",
+        "CREATE FUNCTION public.loud() RETURNS text LANGUAGE sql SECURITY DEFINER SET log_statement = 'all'"
+        " AS 'SELECT session_user::text || current_user::text'",
+    )
+    verdict = verification.verify_by_restore(take(source, tmp_path), [], cluster, trusted=False)
+    assert (verdict.verdict, verdict.reasons) == ("passed", ())

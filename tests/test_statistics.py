@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 SHAPES = """
 CREATE SCHEMA "Büro; DROP";
 CREATE TABLE "Büro; DROP"."odd ""name"" %s" AS SELECT g AS n, g % 7 AS "seven, eight" FROM generate_series(1, 500) g;
-CREATE TABLE parent (n int); CREATE TABLE child (more text) INHERITS (parent);
+CREATE TABLE public.parent (n int); CREATE TABLE public.child (more text) INHERITS (public.parent);
 INSERT INTO parent SELECT generate_series(1, 50); INSERT INTO child SELECT g, 'x' FROM generate_series(1, 70) g;
-CREATE TABLE root (a int, b int) PARTITION BY RANGE (a);
-CREATE TABLE branch PARTITION OF root FOR VALUES FROM (0) TO (100) PARTITION BY LIST (b);
-CREATE TABLE leaf PARTITION OF branch DEFAULT; CREATE TABLE other PARTITION OF root DEFAULT;
-INSERT INTO root SELECT g, g % 3 FROM generate_series(1, 300) g;
+CREATE TABLE public.root (a int, b int) PARTITION BY RANGE (a);
+CREATE TABLE branch PARTITION OF public.root FOR VALUES FROM (0) TO (100) PARTITION BY LIST (b);
+CREATE TABLE leaf PARTITION OF branch DEFAULT; CREATE TABLE public.other PARTITION OF public.root DEFAULT;
+INSERT INTO public.root SELECT g, g % 3 FROM generate_series(1, 300) g;
 CREATE MATERIALIZED VIEW seen AS SELECT a % 5 AS five FROM root;
 CREATE STATISTICS both_of (dependencies) ON a, b FROM root;
 CREATE UNLOGGED TABLE careless AS SELECT generate_series(1, 20) AS n;
@@ -112,3 +112,21 @@ def test_a_table_that_fails_ends_it(database: Target) -> None:
         with pytest.raises(OpsError, match="could not analyze the restored database") as caught:
             restoring.analyze(database, jobs=jobs)
         assert isinstance(caught.value.__cause__, psycopg.errors.DivisionByZero)
+
+
+def test_no_other_server_is_asked_for_the_sake_of_statistics(database: Target) -> None:
+    """A partition or a child may be a foreign table, whose server is down, or not to be asked from an unproved copy."""
+    with closing(session.connect(database)) as connection:
+        connection.execute(
+            b"CREATE EXTENSION postgres_fdw SCHEMA public; CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '1');"
+            b"CREATE USER MAPPING FOR PUBLIC SERVER far OPTIONS (user 'x', password 'y');"
+            b"CREATE TABLE public.root (a int) PARTITION BY LIST (a); CREATE TABLE public.plain PARTITION OF public.root FOR VALUES IN (1);"
+            b"CREATE FOREIGN TABLE public.away PARTITION OF public.root FOR VALUES IN (2) SERVER far; INSERT INTO public.root VALUES (1);"
+            b"CREATE TABLE public.parent (a int); CREATE FOREIGN TABLE public.child () INHERITS (public.parent) SERVER far; CREATE TABLE public.other (a int)"
+        )
+    restoring.analyze(database)
+    with closing(session.connect(database)) as connection:
+        rows = connection.execute(
+            "SELECT relname FROM pg_stat_user_tables WHERE last_analyze IS NOT NULL ORDER BY 1"
+        ).fetchall()
+    assert [name for (name,) in rows] == ["other", "plain"]

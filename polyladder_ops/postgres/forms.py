@@ -25,7 +25,8 @@ class Form:
 
     `late`: an owner, a grant, a comment: it belongs to the end and to the role that restores. `extension`: it goes to that
     role at once. `superuser`: a login without rights can't do it, and it runs nothing of the dump's, so that it may be
-    handed to a superuser. `unsafe`: it is a superuser's because it can break the server. `language` is a function's.
+    handed to a superuser. `unsafe`: it is a superuser's because it can break the server. `runs_nothing`
+    is told of a function: no literal in it is read by code of the dump's while it is made; `language` is its language.
     `validator` names the function that later statements run at once, for a wrapper's options or a language's functions.
     """
 
@@ -34,6 +35,7 @@ class Form:
     extension: bool = False
     superuser: bool = False
     unsafe: bool = False
+    runs_nothing: bool = False
     language: bytes = b""
     validator: bytes = b""
 
@@ -101,8 +103,9 @@ _SUPERUSERS = frozenset(
     }
 )
 _UNSAFE = frozenset({"alter operator family", "create base type", "create cast", "create operator class"})
-_UNSAFE_LANGUAGES = (b"c", b"internal")
 _EVERYBODYS = (b"sql", b"plpgsql")
+# What a function in any other language may do is whatever the server's account may (plpython3u, plperlu, c, internal).
+_TRUSTED = (*_EVERYBODYS, b"plperl", b"pltcl", b"plv8", b"plcoffee", b"plls", b"pllua")
 _COMMENT_ON_EXTENSION = re.compile(rb"COMMENT ON EXTENSION ")
 # A literal is read while its statement is looked at: by a composite type or an array whose parts are domains, and those
 # run a CHECK. Only those that name a type of the server's are harmless.
@@ -120,7 +123,9 @@ def _judged(name: str, found: re.Match[bytes], bones: Skeleton) -> Form:
     form = Form(name, late=name in _LATE, superuser=name in _SUPERUSERS, unsafe=name in _UNSAFE)
     parts = found.groupdict()
     if form.superuser:
-        form = replace(form, superuser=_runs_nothing(parts) and not parts.get("initial"))
+        form = replace(
+            form, superuser=_runs_nothing(parts) and not (parts.get("initial") or parts.get("parent"))
+        )
     if name == "create range type":
         form = replace(form, superuser=parts["canonical"] is not None)
     if name in ("create foreign data wrapper", "create language"):
@@ -128,7 +133,14 @@ def _judged(name: str, found: re.Match[bytes], bones: Skeleton) -> Form:
     if name == "create function":
         language = _named(found, "language", bones)
         by_superuser = form.superuser and language not in _EVERYBODYS
-        form = replace(form, language=language, superuser=by_superuser, unsafe=language in _UNSAFE_LANGUAGES)
+        quiet = form.superuser
+        form = replace(
+            form,
+            language=language,
+            superuser=by_superuser,
+            runs_nothing=quiet,
+            unsafe=language not in _TRUSTED,
+        )
     return form
 
 

@@ -137,7 +137,7 @@ _FORMS: tuple[tuple[str, str, str], ...] = (
         "CREATE FOREIGN",
         "create foreign table",
         (
-            "CREATE FOREIGN TABLE {Q}(?: PARTITION OF {Q})? ?(?P<free>{GROUP})?(?: INHERITS \\({Q}(?:, ?{Q})*+\\))?(?: {BOUND})?"
+            "CREATE FOREIGN TABLE {Q}(?P<parent> PARTITION OF {Q})? ?(?P<free>{GROUP})?(?: INHERITS \\({Q}(?:, ?{Q})*+\\))?(?: {BOUND})?"
             " SERVER {N}{OPTIONS}"
         ),
     ),

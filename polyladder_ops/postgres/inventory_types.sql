@@ -167,7 +167,8 @@ SELECT 'collation', 'pg_collation'::regclass::oid, k.oid, pg_catalog.format('%I.
     pg_catalog.pg_get_userbyid(k.collowner), NULL,
     pg_catalog.jsonb_build_object(
         'provider', k.collprovider, 'not deterministic', NOT k.collisdeterministic,
-        'encoding', nullif(pg_catalog.pg_encoding_to_char(k.collencoding), ''),
+        -- pg_dump does not write it: a copy of "C" is for every encoding, what comes back for the database's own.
+        '~encoding', nullif(pg_catalog.pg_encoding_to_char(k.collencoding), ''),
         'collate', CASE k.collprovider WHEN 'c' THEN k.collcollate END,
         'ctype', CASE k.collprovider WHEN 'c' THEN k.collctype END,
         'rules', k.collicurules,  -- 16+

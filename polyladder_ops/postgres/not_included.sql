@@ -210,7 +210,7 @@ WITH born AS (
     SELECT 'pg_ts_config'::regclass, mapcfg, 'pg_ts_config'::regclass, mapcfg, 0, xmin, 'what was changed on the ' FROM pg_catalog.pg_ts_config_map
     UNION ALL
     SELECT classoid, objoid, classoid, objoid, objsubid, xmin, 'the comment on the ' FROM pg_catalog.pg_description
-    WHERE (classoid <> 'pg_namespace'::regclass OR objoid IS DISTINCT FROM pg_catalog.to_regnamespace('public'))
+    WHERE classoid <> 'pg_largeobject'::regclass AND (classoid <> 'pg_namespace'::regclass OR objoid IS DISTINCT FROM pg_catalog.to_regnamespace('public'))
       AND description <> 'PL/pgSQL procedural language'  -- old dumps say it again
 ), lost AS (
     SELECT h.*, 'the extension ' || pg_catalog.quote_ident(m.extname) AS whose

@@ -294,6 +294,7 @@ class _Reader:
         section = self._crew.section(self._at)
         if self._leads:
             self.loader.finish()
+            self.loader.rows_come()
             # In a transaction of the dump's own nobody else sees what it makes (pg_restore --single-transaction --file).
             self._crew.leader_alone |= self.loader.is_in_transaction
             self._crew.plan()

@@ -28,11 +28,17 @@ class Table:
 
 
 # As ANALYZE without a name chooses them, but that a partitioned one brings its partitions, however deep.
+# What has foreign tables below it would have their servers asked, by us: of those only the plain partitions are looked at.
 _TABLES = """
+WITH RECURSIVE reaching (oid) AS (
+    SELECT i.inhparent FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class f ON f.oid = i.inhrelid AND f.relkind = 'f'
+    UNION SELECT i.inhparent FROM pg_catalog.pg_inherits i JOIN reaching ON reaching.oid = i.inhrelid
+)
 SELECT c.oid::regclass::text, pg_catalog.sum(pg_catalog.pg_relation_size(coalesce(p.relid, c.oid)))::int8 AS size
 FROM pg_catalog.pg_class c
 LEFT JOIN LATERAL (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid) WHERE c.relkind = 'p') p ON true
-WHERE c.relkind IN ('r', 'm', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+WHERE c.relkind IN ('r', 'm', 'p') AND c.relpersistence <> 't' AND c.oid NOT IN (SELECT oid FROM reaching)
+  AND (NOT c.relispartition OR c.relkind = 'r' AND pg_catalog.pg_partition_root(c.oid) IN (SELECT oid FROM reaching))
 GROUP BY c.oid ORDER BY size DESC
 """
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.properties import DatabaseProperties, Extension, Role
     from polyladder_ops.postgres.snapshot import Snapshot
 
-__all__ = ["Survey", "clock", "left_out", "outdated", "password_verifiers", "read"]
+__all__ = ["Survey", "clock", "left_out", "outdated", "password_verifiers", "read", "unset"]
 
 # What pg_dump writes a COPY for (its selectDumpableTable and makeTableDataInfo): not what an extension brings.
 _WITH_ROWS = """
@@ -33,6 +33,17 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_class r ON r.oid = pg_catalog.pg_partition_root(c.oid)
 LEFT JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
 WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                  WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e')
+ORDER BY 1, 2
+"""
+# What pg_dump writes a setval for.
+_SEQUENCES = """
+SELECT pg_catalog.convert_to(n.nspname::text, e), pg_catalog.convert_to(c.relname::text, e)
+FROM pg_catalog.getdatabaseencoding() AS e
+CROSS JOIN pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                   WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY 1, 2
@@ -127,6 +138,14 @@ def left_out(connection: Connection, dumped: Contents) -> list[str]:
     rows = connection.execute(_WITH_ROWS).fetchall()
     names = [tuple(decode(name or b"", dumped.encoding) for name in row) for row in rows]
     return [".".join(each[:2]) for each in names if not {each[:2], each[2:]} & there]
+
+
+def unset(connection: Connection, dumped: Contents) -> list[str]:
+    """Return the sequences of this snapshot whose values were not dumped: each has one, from the beginning."""
+    there = {_parts(sequence.name) for sequence in dumped.sequences}
+    rows = connection.execute(_SEQUENCES).fetchall()
+    names = [tuple(decode(name or b"", dumped.encoding) for name in row) for row in rows]
+    return [".".join(each) for each in names if each not in there]
 
 
 def _parts(name: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from polyladder_ops.postgres import session
 from polyladder_ops.postgres.load import login
 from polyladder_ops.postgres.load.handover import Handover
+from polyladder_ops.postgres.refusals import LoadError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["Sender", "opened"]
+__all__ = ["RIGHTS", "Sender", "opened"]
+
+RIGHTS = "rights"
+"""What `accept` calls it that a file is loaded with the rights of our own role."""
 
 
 @dataclass
@@ -57,6 +61,13 @@ def opened(
     """Within the block who sends a dump into this database: a login made for it, or else our own session in it (`owner`)."""
     if manifest.changes_roles:
         why = "it changes roles by itself, or is one transaction"
+        if RIGHTS not in accept:
+            raise LoadError(
+                "the file can't be loaded by a login that has nothing to lend",
+                detail=f"As {why}, code that its rows run would have all rights of the role that restores.",
+                hint=f"Nothing live was changed. If you trust whoever wrote to that database: `--accept={RIGHTS}`.",
+                item=RIGHTS,
+            )
         yield Sender(owner, partial(session.connect, target, settings=settings), None, why)
         return
     with ExitStack() as stack:

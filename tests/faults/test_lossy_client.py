@@ -199,7 +199,7 @@ def test_what_a_dump_lost_is_found_when_it_comes_back(
     loss: str, taken: Callable[[tuple[str, str, str]], Backup], server: servers.Server
 ) -> None:
     verdict = verification.verify_by_restore(taken(LOSSES[loss]), [], server.target(), trusted=True)
-    assert verdict.verdict == "failed"
+    assert verdict.verdict == "failed", verdict.reasons
     assert any(reason.startswith(LOSSES[loss][2]) for reason in verdict.reasons), verdict.reasons
 
 

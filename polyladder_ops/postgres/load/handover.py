@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from polyladder_ops.postgres.load import hands, login
-from polyladder_ops.postgres.load.hands import REFUSED, Hand, Moment, hand, is_for_a_superuser
+from polyladder_ops.postgres.load.hands import REFUSED, Hand, Moment, hand
 from polyladder_ops.postgres.load.loader import Loader
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.session import Connection
 
 __all__ = ["Handover"]
+
+
+_INSERT = b"INSERT INTO "
 
 
 class Handover:
@@ -40,6 +43,7 @@ class Handover:
         self._open_to_all = open_to_all
         self._loader = Loader(owner, accept=accept, tick=tick)
         self._last: list[tuple[bytes, int]] = []
+        self._code: frozenset[tuple[int, int, str]] | None = None
         self._settings: deque[tuple[bytes, int]] = deque()  # that the owner's session has not heard yet
 
     @property
@@ -50,6 +54,9 @@ class Handover:
     def takes(self, text: bytes, place: int, *, before: Callable[[], None]) -> bool:
         """Whether a statement is the owner's alone; what is done in its place is done after `before`, which sends the login's."""
         whose = hand(text)
+        if text.startswith(_INSERT):
+            before()
+            self.rows_come()
         if whose in (Hand.LAST, Hand.BOTH):
             self._last.append((text, place))
         if whose is Hand.BOTH:
@@ -64,12 +71,14 @@ class Handover:
         """Whether what the server refused the login is one of the things that only a superuser may, and is done now."""
         if state not in REFUSED or login.lends(self._owner, self._login):
             return False
-        if not is_for_a_superuser(
-            text, trusted=login.trusted(self._owner), backslash_escapes=self._loader.escapes
+        trusted = login.trusted(self._owner)
+        form = hands.for_a_superuser(text, trusted=trusted, backslash_escapes=self._loader.escapes)
+        if form is None or login.made_function(
+            self._owner, self._login, form.validator.decode(errors="replace")
         ):
             return False
         self._do(text, place)
-        login.take_foreign_tables(self._owner, self._login)
+        login.take(self._owner, self._login)
         if self._open_to_all is not None:
             login.restrict(self._owner, self._login, self._open_to_all)
         return True
@@ -80,6 +89,19 @@ class Handover:
             self._loader.do(*self._settings.popleft())
         self._loader.do(text, place)
         self._loader.finish()
+
+    def rows_come(self) -> None:
+        """Keep in mind what code there is: from now on rows run it, and nothing of it changes in an honest dump."""
+        if self._code is None:
+            self._code = login.code(self._owner)
+
+    def changed(self) -> tuple[str, ...]:
+        """Return what rows have changed of the code, by name: what they put back was in use meanwhile, too."""
+        return (
+            login.named(self._owner, (self._code or frozenset()) ^ login.code(self._owner))
+            if self._code
+            else ()
+        )
 
     @property
     def refreshed(self) -> tuple[bytes, ...]:

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from polyladder_ops.postgres import forms
 
-__all__ = ["REFUSED", "Hand", "Moment", "hand", "is_for_a_superuser", "moment", "refreshed"]
+if TYPE_CHECKING:
+    from polyladder_ops.postgres.forms import Form
+
+__all__ = ["REFUSED", "Hand", "Moment", "for_a_superuser", "hand", "moment", "refreshed"]
 
 
 class Hand(Enum):
@@ -37,6 +41,8 @@ REFUSED = ("42501", "42P13")
 """SQLSTATEs with which a server refuses what only a superuser may do; the second one's are aggregates over `internal`."""
 
 _NAME = rb'(?:[A-Za-z_\x80-\xff][\w$\x80-\xff]*|"(?:[^"]|"")+")'
+# Around a grant that somebody made who had it with the option to grant it (pg_dump).
+_SESSION = re.compile(rb"(?:SET|RESET) SESSION AUTHORIZATION\b")
 _SETTING = re.compile(rb"(?:RE)?SET |SELECT (?:pg_catalog\.)?set_config\(")
 _REFRESH = b"REFRESH MATERIALIZED VIEW "
 _NOTE = re.compile(rb"COMMENT ON |SECURITY LABEL |ALTER .* DEPENDS ON EXTENSION %b\Z" % _NAME, re.DOTALL)
@@ -51,6 +57,8 @@ _LAST = re.compile(
 
 def hand(statement: bytes) -> Hand:
     """Return whose this statement is."""
+    if _SESSION.match(statement):
+        return Hand.LAST
     if _SETTING.match(statement):
         return Hand.BOTH
     if _EXTENSION.match(statement):
@@ -72,14 +80,17 @@ def refreshed(statement: bytes) -> bytes:
     return statement.removeprefix(_REFRESH)
 
 
-def is_for_a_superuser(
+def for_a_superuser(
     statement: bytes, *, trusted: frozenset[bytes], backslash_escapes: bool = False
-) -> bool:
-    """Whether a superuser may do this in the login's place; `trusted` are the languages that everybody may use.
+) -> Form | None:
+    """Return the form of a statement that a superuser may do in the login's place, None if it is the login's or nobody's.
 
-    It is judged by the whole statement: one that runs something at once (an aggregate's first value is put through a
-    domain's CHECK by whoever makes it) stays the login's. A list of what is forbidden would not hold: LANGUAGE internal AS
-    'be_lo_export', made by a superuser, let a CHECK write a file (tried).
+    `trusted` are the languages that everybody may use. It is judged by the whole statement: one that runs something at once
+    (an aggregate's first value is put through a domain's CHECK by whoever makes it) stays the login's. A list of what is
+    forbidden would not hold: LANGUAGE internal AS 'be_lo_export', made by a superuser, let a CHECK write a file (tried).
     """
     form = forms.recognise(statement, backslash_escapes=backslash_escapes)
-    return form is not None and form.superuser and form.language not in trusted
+    if form is None or not (form.superuser or form.runs_nothing):
+        return None
+    # A superuser's function in everybody's language is LEAKPROOF, or sets what only superusers set; it is given back at once.
+    return form if form.language not in trusted or form.runs_nothing else None

@@ -138,6 +138,12 @@ class Loader:
         self._statements += 1
         self.do(text, self._statements)
 
+    def rows_come(self) -> None:
+        """Let the owner look at the code before rows run it."""
+        if self._owner:
+            self.finish()
+            self._owner.rows_come()
+
     def pass_by(self, text: bytes = b"") -> None:
         """Count a statement, or the rows of a table, that waits or is another connection's; the ledger learns of the text."""
         self.ledger.statement(text)
@@ -280,6 +286,7 @@ class Loader:
         rows may also be written as frozen (docs, COPY): nothing rewrites the table's pages later to say that they are
         visible, neither the index build nor the first vacuum after the switch.
         """
+        self.rows_come()
         truncates = self.ledger.is_empty_yet(table) and not self._atomic
         self.ledger.copy_begin(statement, table, columns)
         self._statements += 1

@@ -25,22 +25,25 @@ from polyladder_ops.postgres.session import in_short, translated
 from polyladder_ops.redaction import hide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from polyladder_ops.postgres.session import Connection
 
 __all__ = [
     "Login",
     "NoLogin",
+    "code",
     "end",
     "give_insert",
     "lends",
     "made",
+    "made_function",
+    "named",
     "opened",
     "restrict",
     "return_public",
     "shut_out",
-    "take_foreign_tables",
+    "take",
     "trusted",
 ]
 
@@ -73,12 +76,32 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.proowner = pg_catalog.to
                              UNION ALL SELECT lanvalidator FROM pg_catalog.pg_language))
 """
 
-_FOREIGN_TABLES = """
-SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c
-WHERE c.relkind = 'f' AND c.relowner <> pg_catalog.to_regrole(%s)
+_HARMLESS = """
+SELECT 'FOREIGN TABLE', c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_foreign_table t ON t.ftrelid = c.oid JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
+JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw LEFT JOIN pg_catalog.pg_proc h ON h.oid = w.fdwhandler
+-- One of files reads them, or runs programs, for whoever may read the table.
+WHERE c.relkind = 'f' AND c.relowner <> pg_catalog.to_regrole(%s) AND h.proname IS DISTINCT FROM 'file_fdw_handler'
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                   WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e')
+UNION ALL
+SELECT 'ROUTINE', (pg_catalog.pg_identify_object('pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, 0)).identity
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+WHERE p.oid >= 16384 AND p.proowner <> pg_catalog.to_regrole(%s) AND l.lanpltrusted AND p.prokind <> 'a'
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                  WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e')
 """
+
+_CODE = """
+SELECT 'pg_proc'::pg_catalog.regclass::int8, oid::int8, xmin::text FROM pg_catalog.pg_proc WHERE oid >= 16384
+UNION ALL SELECT 'pg_operator'::pg_catalog.regclass::int8, oid, xmin::text FROM pg_catalog.pg_operator WHERE oid >= 16384
+UNION ALL SELECT 'pg_cast'::pg_catalog.regclass::int8, oid, xmin::text FROM pg_catalog.pg_cast WHERE oid >= 16384
+"""
+_NAMED = """
+SELECT (pg_catalog.pg_identify_object(t.catalog::pg_catalog.oid, t.oid::pg_catalog.oid, 0)).identity
+FROM unnest(%s::int8[], %s::int8[]) AS t (catalog, oid)
+"""
+_MADE = "SELECT FROM pg_catalog.pg_proc WHERE proname = %s AND proowner = pg_catalog.to_regrole(%s)"
 
 
 class NoLogin(Exception):  # noqa: N818 - a fact about the server
@@ -215,13 +238,36 @@ def restrict(owner: Connection, login: Login, open_to_all: frozenset[str]) -> No
                 owner.execute(sql.SQL("REVOKE ALL ON ROUTINE {} FROM PUBLIC").format(sql.SQL(identity)))
 
 
-def take_foreign_tables(owner: Connection, login: Login) -> None:
-    """Give the login what else it could not alter: only who may use a foreign server may make tables of it."""
+def take(owner: Connection, login: Login) -> None:
+    """Give the login what had to be made for it and lends nothing: foreign tables, functions in everybody's languages."""
     with _by_our_names(owner):
-        for (name,) in owner.execute(_FOREIGN_TABLES, [login.identifier.as_string(None)]).fetchall():
+        for kind, name in owner.execute(_HARMLESS, [login.identifier.as_string(None)] * 2).fetchall():
             owner.execute(
-                sql.SQL("ALTER FOREIGN TABLE {} OWNER TO {}").format(sql.SQL(name), login.identifier)
+                sql.SQL("ALTER {} {} OWNER TO {}").format(sql.SQL(kind), sql.SQL(name), login.identifier)
             )
+
+
+def code(owner: Connection) -> frozenset[tuple[int, int, str]]:
+    """Return what code there is: catalog, oid and the transaction that wrote it last."""
+    with _by_our_names(owner):
+        return frozenset(owner.execute(_CODE).fetchall())
+
+
+def named(owner: Connection, code: Iterable[tuple[int, int, str]]) -> tuple[str, ...]:
+    """Return the names of such things, as far as they are there."""
+    with _by_our_names(owner):
+        things = sorted({(catalog, oid) for catalog, oid, _ in code})
+        rows = owner.execute(_NAMED, [[c for c, _ in things], [o for _, o in things]]).fetchall()
+    return tuple(sorted({name or "one that is gone" for (name,) in rows}))
+
+
+def made_function(owner: Connection, login: Login, name: str) -> bool:
+    """Whether the login made a function of this name, in whichever schema; no name, no function."""
+    if not name:
+        return False
+    with _by_our_names(owner):
+        found = owner.execute(_MADE, [name.rpartition(".")[2], login.identifier.as_string(None)])
+        return found.fetchone() is not None
 
 
 def lends(owner: Connection, login: Login) -> bool:
