@@ -60,6 +60,7 @@ class Extracted:
     read_bytes: int
     seconds: float
     flaw: str
+    by_ourselves: str = ""  # why no login of its own loaded it
 
     @property
     def contents(self) -> Contents:
@@ -107,11 +108,11 @@ def into(
     without = [e.name for e in manifest.extensions if e.name not in available]
     with _gone_if_failing(server, name) as oids:
         with restoring.temporary_database(server, manifest, purpose="extract") as target:
-            outcome, read = _fill(target, backup, wanted, keys, without=without, progress=progress)
+            outcome, read, by = _fill(target, backup, wanted, keys, without=without, progress=progress)
             flaw = _flaw(backup)
             oids.append(_oid(server, target.database))
             _give_name(server, target.database, name, manifest)
-        return Extracted(backup, outcome, read, time.monotonic() - began, flaw)
+        return Extracted(backup, outcome, read, time.monotonic() - began, flaw, by)
 
 
 def _fill(
@@ -122,8 +123,8 @@ def _fill(
     *,
     without: Sequence[str],
     progress: Progress,
-) -> tuple[Outcome, int]:
-    """Load the tables into an empty database and prove them; return what came, and how many bytes were looked at."""
+) -> tuple[Outcome, int, str]:
+    """Load the tables into an empty database and prove them; return what came, the bytes looked at, why we loaded ourselves."""
     target, settings = loading.circumstances(target, backup.manifest)
     with (
         session.translated("the server failed while it loaded the tables"),
@@ -141,7 +142,7 @@ def _fill(
     outcome = picking.outcome(wanted, picker)
     _compare(backup, outcome, loader.ledger.contents)
     _prove(target, settings, outcome)
-    return outcome, read
+    return outcome, read, sends.by_ourselves
 
 
 @contextlib.contextmanager

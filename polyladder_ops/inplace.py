@@ -24,6 +24,7 @@ from polyladder_ops.postgres import (
     clearing_facts,
     inventory,
     properties,
+    questions,
     session,
     takeover,
     zones,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.properties import NotApplied
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["BYTES_PER_S", "Differs", "Restored", "estimate_s", "obstacles", "restore"]
+__all__ = ["BYTES_PER_S", "Differs", "Restored", "estimate_s", "lends", "obstacles", "restore"]
 
 BYTES_PER_S = 10_000_000
 """How much of the plain dump is loaded, indexed and proved in a second: see `estimate_s`."""
@@ -96,6 +97,17 @@ def obstacles(target: Target, manifest: Manifest) -> tuple[str, ...]:
     with closing(session.connect(target)) as connection:
         facts = clearing_facts.read(connection)
     return tuple(_obstacles(facts, manifest))
+
+
+def lends(target: Target) -> str:
+    """Return in a sentence whose rights the rows' own code will have: one transaction has one session, and it is ours."""
+    rights = questions.rights(target)
+    what = (
+        "a superuser, so it may do anything: without --in-place a login without rights loads"
+        if rights.is_superuser
+        else "this role"
+    )
+    return f"code of the database's users that rows run has the rights of {rights.role}, {what}"
 
 
 def _obstacles(facts: Facts, manifest: Manifest) -> Iterator[str]:

@@ -186,6 +186,10 @@ class Begun:
             given.give()
             return Loaded(_in_order((*self.accepted, *given.accepted)))
         encoding = self.manifest.encoding
+        # What the dump has set, or what rows' code has, bends how the server writes definitions and reads texts.
+        self.sends.first.execute("DISCARD ALL")
+        session.pin(self.sends.first, LOADING)
+        session.pin(self.owner)
         found = inventory.look(
             self.owner,
             as_of=self.manifest.source.server_major,
@@ -194,6 +198,7 @@ class Begun:
         # What is made again from the manifest's text is made by who has nothing to lend.
         rendered = renderings.rendered(self.sends.first, texts, found.expressions)
         self.sends.first.close()
+        given.settle()
         changed = objects.changed(self.manifest, texts, rendered, found)
         if any(difference.item not in self.accept for difference in changed):
             return Loaded(_in_order(self.accepted), "", rendered, tuple(changed))

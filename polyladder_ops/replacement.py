@@ -287,12 +287,16 @@ class _Run:
                     progress=progress,
                     loaded=loaded,
                     # From here on nobody gets in: what is proved is what goes live.
-                    shut=lambda ours: alone.shut(self.connection, ready, [*ours, *asked]),
+                    shut=lambda ours: self._shut(ready, [*ours, *asked]),
                 )
                 self._judge(found, "the copy is not what was dumped, so it did not replace anything")
             for connection in asked:
                 with self._phase("checks"):
                     self._ask(connection)
+
+    def _shut(self, ready: str, ours: Sequence[Connection]) -> None:
+        locks.check(self.connection, self.name)
+        alone.shut(self.connection, ready, ours)
 
     @contextmanager
     def _reader(self, copy: Target) -> Iterator[tuple[Connection, ...]]:

@@ -120,7 +120,8 @@ def make_database_by(connection: Connection, server: Target, name: str, manifest
         session.released(connection),
     ):
         # A check or an extension may ask for them while the rows come; none of them lets anybody in.
-        properties.give_settings(connection, name, manifest.properties)
+        with session.translated(f"could not set up the database {name}"):
+            properties.give_settings(connection, name, manifest.properties)
         switch.let_in(connection, name)
 
 

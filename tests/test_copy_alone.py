@@ -173,7 +173,11 @@ def test_an_app_with_rights_on_the_rows_does_not_get_into_the_copy_before_the_sw
         assert "permission denied for database" in said or "not currently accepting connections" in said
     for now in seen:
         assert (now.owner, now.comment) == ("postgres", "")  # settings let nobody in
-        assert now.grants == ("postgres=CREATE,CONNECT,TEMPORARY/postgres",)
+        # A login that loads it has them, too, as long as it does.
+        assert {grant.partition("=")[0].rpartition("_")[0] for grant in now.grants} <= {
+            "",
+            "polyladder_beside",
+        }
     assert source.rows() == ROWS
     assert source.deletes(source.name) == "deleted"
 

@@ -224,16 +224,6 @@ def test_rows_that_come_out_otherwise_undo_everything_and_are_named(live: Live, 
     assert live.is_as_it_was()
 
 
-def test_a_table_that_lacks_a_column_is_named_like_any_other_difference(live: Live, tmp_path: Path) -> None:
-    backup = changed(live, tmp_path, END, b"ALTER TABLE public.device DROP COLUMN push_token;\n\n" + END)
-    with pytest.raises(inplace.Differs) as caught:
-        inplace.restore(live.target, backup, [])
-    assert "table public.device: its columns are not the columns that were dumped" in map(
-        str, caught.value.differences
-    )
-    assert live.is_as_it_was()
-
-
 def test_what_is_accepted_by_name_is_let_through_and_told(live: Live, tmp_path: Path) -> None:
     broken = b"COMMENT ON TABLE public.gone IS 'x';\nCREATE TABLE public.spy ();\n"
     backup = changed(live, tmp_path, END, broken + END)

@@ -212,6 +212,10 @@ def drop(server: Target, name: str) -> None:
         closing(connect(server, timeout_s=5)) as connection,
     ):
         for subscription in _subscriptions(connection, name):
+            # To drop one it must be entered, and a copy that was proved is shut.
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(sql.Identifier(name))
+            )
             _forget(server.with_database(name), sql.Identifier(subscription))
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
         if is_temporary(name):

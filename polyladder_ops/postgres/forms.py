@@ -106,6 +106,8 @@ _UNSAFE = frozenset({"alter operator family", "create base type", "create cast",
 _EVERYBODYS = (b"sql", b"plpgsql")
 # What a function in any other language may do is whatever the server's account may (plpython3u, plperlu, c, internal).
 _TRUSTED = (*_EVERYBODYS, b"plperl", b"pltcl", b"plv8", b"plcoffee", b"plls", b"pllua")
+# Such an expression is planned when its table is made, and a function that says it is immutable is called then.
+_PLANNED = re.compile(rb"\b(?:GENERATED|DEFAULT|CHECK)\b")
 _COMMENT_ON_EXTENSION = re.compile(rb"COMMENT ON EXTENSION ")
 # A literal is read while its statement is looked at: by a composite type or an array whose parts are domains, and those
 # run a CHECK. Only those that name a type of the server's are harmless.
@@ -126,6 +128,8 @@ def _judged(name: str, found: re.Match[bytes], bones: Skeleton) -> Form:
         form = replace(
             form, superuser=_runs_nothing(parts) and not (parts.get("initial") or parts.get("parent"))
         )
+    if name == "create foreign table" and _PLANNED.search(bones.bones):
+        form = replace(form, superuser=False)
     if name == "create range type":
         form = replace(form, superuser=parts["canonical"] is not None)
     if name in ("create foreign data wrapper", "create language"):

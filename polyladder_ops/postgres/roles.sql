@@ -14,4 +14,5 @@ SELECT r.rolname, r.rolsuper, r.rolinherit, r.rolcreaterole, r.rolcreatedb, r.ro
                 pg_catalog.pg_get_userbyid(m.grantor)))
      FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid)::text
 FROM pg_catalog.pg_roles r
-WHERE r.rolname !~ '^pg_'
+-- Logins that a run of ours made for itself are nobody's: see databases.temporary_name.
+WHERE r.rolname !~ '^pg_' AND r.rolname !~ '^polyladder_[a-z]+_[0-9a-f]{16}$'

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from polyladder_ops.postgres import session
+from polyladder_ops.postgres import grants, session
 from polyladder_ops.postgres.load import login
 from polyladder_ops.postgres.load.handover import Handover
 from polyladder_ops.postgres.refusals import LoadError
@@ -78,14 +78,14 @@ def opened(
         except login.NoLogin as error:
             yield Sender(owner, partial(session.connect, target, settings=settings), None, str(error))
         else:
-            does = Handover(owner, made, open_to_all=_open_to_all(manifest), accept=accept, tick=tick)
+            does = Handover(owner, made, open_to_others=_open_to_others(manifest), accept=accept, tick=tick)
             yield Sender(first, connect, does)
 
 
-def _open_to_all(manifest: Manifest) -> frozenset[str] | None:
-    """Return the functions that everybody might call in the source, None if nobody knows."""
+def _open_to_others(manifest: Manifest) -> frozenset[str] | None:
+    """Return the functions that others than their owners might call in the source, None if nobody knows."""
     if not manifest.knows_objects:
         return None
     kinds = ("function", "procedure", "aggregate")
-    grants = [(e.name, g) for e in manifest.objects if e.kind in kinds for g in e.grants]
-    return frozenset(name for name, grant in grants if grant.startswith("PUBLIC=EXECUTE"))
+    given = [(e, grants.parse(g)) for e in manifest.objects if e.kind in kinds for g in e.grants]
+    return frozenset(entry.name for entry, grant in given if grant.grantee != entry.owner)

@@ -37,7 +37,7 @@ def run_in_place(
     json: bool,
 ) -> None:
     """Restore into the live database and tell how it went. Raise Mismatch if something was let through."""
-    from polyladder_ops import backups, overwriting, replacement
+    from polyladder_ops import backups, inplace, overwriting, replacement
     from polyladder_ops.terminal import duration
 
     target = place.target()
@@ -55,6 +55,7 @@ def run_in_place(
             f"In place: the app will wait about {duration(seconds)} for its tables, and no undo brings this back.",
             file=sys.stderr,
         )
+        print(f"WARNING: {inplace.lends(target)}", file=sys.stderr)
         confirm(f"This overwrites {target} by {chosen.id}, {kept}.", target.database, force=force)
 
     result = overwriting.overwrite(
@@ -83,6 +84,7 @@ def _preview(target: Any, chosen: Backup, *, backs_up: bool) -> None:
 
     seconds = overwriting.estimate_s(target, chosen.manifest, backs_up=backs_up)
     print(f"would overwrite {target} by {chosen.id}; the app would wait about {duration(seconds)}")
+    print(f"WARNING: {inplace.lends(target)}", file=sys.stderr)
     if reasons := inplace.obstacles(target, chosen.manifest):
         raise Mismatch("it can't be done in place", detail="; ".join(reasons))
 

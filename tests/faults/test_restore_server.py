@@ -110,7 +110,9 @@ def test_a_hostile_dump_is_no_verified_backup_for_the_task(on_stage: Stage, tmp_
 
 def test_a_commit_among_the_statements_changes_nothing_but_the_copy(on_stage: Stage, tmp_path: Path) -> None:
     on_stage.backup = with_dump(
-        on_stage, tmp_path, first_index(b"COMMIT;\nCREATE INDEX on_nothing ON nowhere (x);")
+        on_stage,
+        tmp_path,
+        first_index(b"COMMIT;\nCREATE INDEX on_nothing ON public.nowhere USING btree (x);"),
     )
     on_stage.fails(LoadError)
 
@@ -300,7 +302,9 @@ def test_a_damaged_live_database_does_not_block_its_own_rescue(
     own.start()
     plans: list[Plan] = []
     on_stage.replace(confirm=plans.append)
-    assert "not read from the live database: its newest row: invalid page" in " ".join(plans[0].unknowns)
+    assert "not read from the live database: its newest row: public.note: invalid page" in " ".join(
+        plans[0].unknowns
+    )
     on_stage.is_clean(asides=1)
     on_stage.holds(on_stage.backup.manifest.contents)
     with pytest.raises(OpsError, match="pg_dump") as caught:

@@ -217,8 +217,8 @@ def test_a_restore_that_loses_its_lock_changes_nothing_more(
     [
         pytest.param(" RENAME TO ", 1, "before", False, id="before the names"),
         pytest.param(" RENAME TO ", 2, "before", False, id="between the names"),
-        pytest.param("COMMIT", 1, "before", False, id="before COMMIT"),
-        pytest.param("COMMIT", 1, "after", True, id="with the answer to COMMIT"),
+        pytest.param("COMMIT", 2, "before", False, id="before COMMIT"),
+        pytest.param("COMMIT", 2, "after", True, id="with the answer to COMMIT"),
     ],
 )
 def test_a_restore_that_loses_its_connection_in_the_switch_says_what_is_true(
@@ -285,7 +285,7 @@ def broken(on_stage: Stage) -> Any:
     folder = on_stage.place.folder.parent / "broken"
     folder.mkdir(exist_ok=True)
     data = dump_of(on_stage.backup).replace(
-        b"CREATE INDEX", b"CREATE INDEX never ON nowhere (x);\nCREATE INDEX"
+        b"CREATE INDEX", b"CREATE INDEX never ON public.nowhere USING btree (x);\nCREATE INDEX"
     )
     return forged(on_stage.backup, folder, data)
 

@@ -25,7 +25,7 @@ _INSERT = b"INSERT INTO "
 class Handover:
     """The owner's side of a load: `takes` and `does` are asked by the login's `Loader`; `annotate`, then `give`, end it.
 
-    `open_to_all` names the functions that everybody may call in the source, None if nobody knows. `accept` and `tick` as in
+    `open_to_others` names the functions that others than their owners may call in the source, None if nobody knows. `accept` and `tick` as in
     `Loader`. Raise what a Loader raises.
     """
 
@@ -34,13 +34,13 @@ class Handover:
         owner: Connection,
         role: Login,
         *,
-        open_to_all: frozenset[str] | None = None,
+        open_to_others: frozenset[str] | None = None,
         accept: Collection[str] = (),
         tick: Callable[[], None] | None = None,
     ) -> None:
         self._owner = owner
         self._login = role
-        self._open_to_all = open_to_all
+        self._open_to_others = open_to_others
         self._loader = Loader(owner, accept=accept, tick=tick)
         self._last: list[tuple[bytes, int]] = []
         self._code: frozenset[tuple[int, int, str]] | None = None
@@ -64,7 +64,7 @@ class Handover:
         if whose is Hand.OWNER:
             before()
             self._do(text, place)
-            login.give_insert(self._owner, self._login)
+            login.give_use(self._owner, self._login)
         return whose in (Hand.LAST, Hand.OWNER)
 
     def does(self, text: bytes, place: int, state: str) -> bool:
@@ -79,8 +79,9 @@ class Handover:
             return False
         self._do(text, place)
         login.take(self._owner, self._login)
-        if self._open_to_all is not None:
-            login.restrict(self._owner, self._login, self._open_to_all)
+        login.give_use(self._owner, self._login)
+        if self._open_to_others is not None:
+            login.restrict(self._owner, self._login, self._open_to_others)
         return True
 
     def _do(self, text: bytes, place: int) -> None:
@@ -119,6 +120,11 @@ class Handover:
             loader.do(text, place)
         loader.finish()
         self._last = [said for said in self._last if _moment(said[0]) is not Moment.REFRESH]
+
+    def settle(self) -> None:
+        """Read strings again as the dump has them read; the owner's session had something else to do."""
+        if self._loader.escapes:
+            self._owner.execute("SET standard_conforming_strings = off")
 
     def give(self) -> None:
         """Give everything to whom it belongs, and drop the login, whose sessions have ended; then fill and arm the rest."""

@@ -21,7 +21,7 @@ from psycopg import sql
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases
 from polyladder_ops.postgres.conninfo import Target
-from polyladder_ops.postgres.session import in_short, translated
+from polyladder_ops.postgres.session import in_short, is_full, translated
 from polyladder_ops.redaction import hide
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ __all__ = [
     "NoLogin",
     "code",
     "end",
-    "give_insert",
+    "give_use",
     "lends",
     "made",
     "made_function",
@@ -54,11 +54,24 @@ SELECT current_user::text, pg_catalog.current_setting('is_superuser') = 'on', (p
 _PUBLIC = """
 SELECT n.oid::int8, pg_catalog.pg_get_userbyid(n.nspowner)::text FROM pg_catalog.pg_namespace n WHERE n.nspname = 'public'
 """
-# Dumps bring rows for them, and values of sequences.
-_CONFIGURATION = """
-SELECT c.oid::pg_catalog.regclass::text, c.relkind = 'S'
-FROM pg_catalog.pg_extension e CROSS JOIN pg_catalog.unnest(e.extconfig) AS x (relation)
-JOIN pg_catalog.pg_class c ON c.oid = x.relation
+# Dumps bring rows and values for an extension's configuration; a foreign key may lead to any table of one. Of a foreign
+# server the login makes tables itself: a generated column's expression is planned, and so run, by whoever makes it.
+_OF_OTHERS = """
+SELECT CASE WHEN c.relkind = 'S' THEN 'UPDATE' WHEN c.oid = ANY (e.extconfig) THEN 'INSERT, SELECT, REFERENCES'
+            ELSE 'SELECT, REFERENCES' END,
+       CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::pg_catalog.regclass::text
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
+                            AND d.objsubid = 0 AND d.deptype = 'e'
+JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+WHERE c.relkind IN ('r', 'p') OR c.relkind = 'S' AND c.oid = ANY (e.extconfig)
+UNION ALL
+SELECT 'USAGE', 'SCHEMA', pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_namespace n
+JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND d.objid = n.oid AND d.deptype = 'e'
+WHERE n.nspowner <> pg_catalog.to_regrole(%s)
+UNION ALL
+SELECT 'USAGE', 'FOREIGN SERVER', pg_catalog.quote_ident(s.srvname) FROM pg_catalog.pg_foreign_server s
+WHERE s.srvowner <> pg_catalog.to_regrole(%s)
 """
 # Functions that no login could have made: what one may do with them is told by grants, which come last.
 _UNSAFE = """
@@ -194,6 +207,10 @@ def opened(owner: Connection, login: Login, connect: Callable[[], Connection]) -
     try:
         return connect()
     except OpsError as error:
+        if is_full(
+            error
+        ):  # whoever may connect can bring that about: it is no reason to lend anybody our rights
+            raise
         return_public(owner, login)
         end(owner, login)
         raise NoLogin(f"{error.message}: {error.detail}".rstrip(". ")) from error
@@ -201,7 +218,10 @@ def opened(owner: Connection, login: Login, connect: Callable[[], Connection]) -
 
 def shut_out(owner: Connection, login: Login) -> None:
     """Let no more sessions of the login in. Raise psycopg.Error if the server refuses."""
+    database = sql.Identifier(login.target.database)
+    # A limit keeps itself out, the right to connect whoever it makes a member of itself (before 16 it may).
     owner.execute(sql.SQL("ALTER ROLE {} CONNECTION LIMIT 0").format(login.identifier))
+    owner.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM {}").format(database, login.identifier))
 
 
 @contextlib.contextmanager
@@ -219,22 +239,24 @@ def trusted(owner: Connection) -> frozenset[bytes]:
         return frozenset(name.encode() for (name,) in rows.fetchall())
 
 
-def give_insert(owner: Connection, login: Login) -> None:
-    """Let the login fill what extensions have said to be their configuration."""
+def give_use(owner: Connection, login: Login) -> None:
+    """Let the login use what extensions and superusers brought: fill their configuration, refer to their tables, use their servers."""
     with _by_our_names(owner):
-        for name, is_sequence in owner.execute(_CONFIGURATION).fetchall():
-            right = sql.SQL("UPDATE ON SEQUENCE" if is_sequence else "INSERT ON TABLE")
-            owner.execute(sql.SQL("GRANT {} {} TO {}").format(right, sql.SQL(name), login.identifier))
+        for rights, kind, name in owner.execute(
+            _OF_OTHERS, [login.identifier.as_string(None)] * 2
+        ).fetchall():
+            statement = sql.SQL("GRANT {} ON {} {} TO {}")
+            owner.execute(statement.format(sql.SQL(rights), sql.SQL(kind), sql.SQL(name), login.identifier))
 
 
-def restrict(owner: Connection, login: Login, open_to_all: frozenset[str]) -> None:
-    """Take from everybody the functions in C and the like that were not everybody's in the source (`open_to_all`).
+def restrict(owner: Connection, login: Login, open_to_others: frozenset[str]) -> None:
+    """Take from everybody the functions in C and the like that nobody but their owners might call; `open_to_others` are the rest.
 
     Grants come last: until then a user's CHECK would call what only a superuser should.
     """
     with _by_our_names(owner):
         for (identity,) in owner.execute(_UNSAFE, [login.identifier.as_string(None)]).fetchall():
-            if identity not in open_to_all:
+            if identity not in open_to_others:
                 owner.execute(sql.SQL("REVOKE ALL ON ROUTINE {} FROM PUBLIC").format(sql.SQL(identity)))
 
 
