@@ -117,7 +117,8 @@ def test_a_literal_is_never_a_call(case: tuple[str, str], data: st.DataObject) -
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60), st.booleans())
 def test_no_bytes_break_it(text: bytes, escapes: bool) -> None:
-    assert recognise(text, backslash_escapes=escapes) is None or text in (b"BEGIN", b"COMMIT")
+    known = (b"BEGIN", b"COMMIT", b"SELECT pg_catalog.lo_close(0)")
+    assert recognise(text, backslash_escapes=escapes) is None or text in known
 
 
 @settings(max_examples=300, deadline=None)
@@ -166,6 +167,9 @@ LATE = {"late": True}
         # A domain's CHECK would run as the superuser, while the statement is only looked at.
         ("CREATE FOREIGN TABLE public.t (\n    a m.pair DEFAULT '(1)'::m.pair\n)\nSERVER s", {}),
         ("CREATE FOREIGN TABLE public.t (\n    a m.d[] DEFAULT '{1}'::m.d[]\n)\nSERVER s", {}),
+        # It is planned when the table is made, by whoever makes it.
+        ("CREATE FOREIGN TABLE public.t (\n    a integer GENERATED ALWAYS AS (m.f()) STORED\n)\nSERVER s", {}),
+        ("CREATE FOREIGN TABLE public.t PARTITION OF m.p FOR VALUES IN ('1')\nSERVER s", {}),
         ("CREATE PUBLICATION p FOR ALL TABLES WITH (publish = 'insert')", SUPERUSER),
         ("ALTER PUBLICATION p ADD TABLE ONLY public.t WHERE ((a > 5))", SUPERUSER),
         ("ALTER PUBLICATION p ADD TABLE ONLY public.t WHERE ((a = '(1)'::m.pair))", {}),
@@ -191,7 +195,7 @@ LATE = {"late": True}
         ('CREATE FUNCTION public.f() RETURNS integer\n    LANGUAGE "internal"\n    AS $$x$$',
          {**SUPERUSER, "unsafe": True, "language": b"internal"}),
         ('CREATE FUNCTION public."a"("b" integer) RETURNS integer\n    LANGUAGE "pl ""x"\n    AS $$x$$',
-         {**SUPERUSER, "language": b'pl "x'}),
+         {**SUPERUSER, "unsafe": True, "language": b'pl "x'}),
         ("CREATE FUNCTION public.f(a m.pair DEFAULT '(1)'::m.pair) RETURNS integer\n    LANGUAGE c\n    AS 'x', 'y'",
          {"unsafe": True, "language": b"c"}),
         ("CREATE FUNCTION public.f() RETURNS integer\n    LANGUAGE plpgsql\n    AS $$LANGUAGE c AS 'x'$$", {"language": b"plpgsql"}),
@@ -210,6 +214,8 @@ LATE = {"late": True}
 def test_the_form_says_who_may_do_it_and_when(statement: str, said: dict[str, object]) -> None:
     found = recognise(statement.encode())
     assert found is not None
+    if found.name == "create function":
+        said = {"runs_nothing": "m.pair" not in statement, **said}
     assert found == Form(found.name, **said)  # type: ignore[arg-type]
 
 

@@ -219,9 +219,5 @@ def test_a_server_that_cannot_refuse_views_is_named_with_the_update(version: str
 
 
 def test_a_server_of_today_is_not_warned_of(sample: Target, tmp_path: Path) -> None:
-    assert (
-        backups.take(
-            sample, tmp_path / "backups", site="test", private=tmp_path / "private"
-        ).manifest.warnings
-        == ()
-    )
+    taken = backups.take(sample, tmp_path / "backups", site="test", private=tmp_path / "private")
+    assert not [warning for warning in taken.manifest.warnings if "update the server" in warning]

@@ -107,7 +107,7 @@ _EVERYBODYS = (b"sql", b"plpgsql")
 # What a function in any other language may do is whatever the server's account may (plpython3u, plperlu, c, internal).
 _TRUSTED = (*_EVERYBODYS, b"plperl", b"pltcl", b"plv8", b"plcoffee", b"plls", b"pllua")
 # Such an expression is planned when its table is made, and a function that says it is immutable is called then.
-_PLANNED = re.compile(rb"\b(?:GENERATED|DEFAULT|CHECK)\b")
+_PLANNED = re.compile(rb"\bGENERATED\b")
 _COMMENT_ON_EXTENSION = re.compile(rb"COMMENT ON EXTENSION ")
 # A literal is read while its statement is looked at: by a composite type or an array whose parts are domains, and those
 # run a CHECK. Only those that name a type of the server's are harmless.
