@@ -116,10 +116,6 @@ FAULTS = {
         "pg_dump \"$@\" | sed '/^COPY/,/^\\\\\\.$/d'",
         "pg_dump left out 1 tables or sequences",
     ),
-    "loses where a sequence stands": (
-        "pg_dump \"$@\" | sed '/setval/d'",
-        "pg_dump left out 1 tables or sequences",
-    ),
     "writes twice": ('pg_dump "$@" >${0}ed; cat ${0}ed ${0}ed', "unusable"),
     "writes garbage": ("head -c 300000 /dev/urandom", "unusable"),
     "writes a psql command": ("pg_dump \"$@\" | sed 's/^CREATE TABLE/\\\\! id\\n&/'", "unusable"),

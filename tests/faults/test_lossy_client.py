@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polyladder_ops import backups, verification
+from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import clients, session
 from polyladder_ops.sandbox import server as servers
 
@@ -209,3 +210,11 @@ def test_a_dump_that_lost_nothing_is_proved(
     nothing = ("PostgreSQL database dump complete", "PostgreSQL database dump complete", "")
     verdict = verification.verify_by_restore(taken(nothing), [], server.target(), trusted=True)
     assert (verdict.verdict, verdict.reasons) == ("passed", ())
+
+
+def test_no_backup_comes_of_a_dump_that_says_of_no_sequence_where_it_stands(
+    taken: Callable[[tuple[str, str, str]], Backup],
+) -> None:
+    with pytest.raises(OpsError, match="pg_dump left out 1 tables or sequences") as caught:
+        taken((r"SELECT pg_catalog.setval\('public.counter'[^;]*;", "", ""))
+    assert "public.counter" in caught.value.detail

@@ -98,11 +98,10 @@ class Handover:
 
     def changed(self) -> tuple[str, ...]:
         """Return what rows have changed of the code, by name: what they put back was in use meanwhile, too."""
-        return (
-            login.named(self._owner, (self._code or frozenset()) ^ login.code(self._owner))
-            if self._code
-            else ()
-        )
+        if self._code is None:
+            return ()
+        # A dump makes functions behind the rows, too: those that need a table's key.
+        return login.named(self._owner, self._code - login.code(self._owner))
 
     @property
     def refreshed(self) -> tuple[bytes, ...]:
