@@ -161,7 +161,10 @@ def _of_live(server: Server) -> Iterator[Obstacle]:
                 f"{who} can't be ended by {server.role}",
                 "End it, or use a superuser's login.",
             )
-        elif session.application == "pg_dump" or session.application.startswith("polyladder-ops"):
+        # A backup of ours is in a transaction all the time; a pooler's session can keep a name that it once was given.
+        elif session.application == "pg_dump" or (
+            session.application.startswith("polyladder-ops") and not session.is_idle
+        ):
             yield Obstacle(
                 f"session:{session.pid}",
                 f"a backup seems to run: {who}",

@@ -41,6 +41,7 @@ class Session:
     role: str
     application: str
     can_be_ended: bool
+    is_idle: bool = False  # outside of any transaction
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ SELECT rolname::text, rolsuper, rolsuper OR rolcreatedb FROM pg_catalog.pg_roles
 """
 _SESSIONS = f"""
 SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''),
-       {MAY_END}
+       {MAY_END}, coalesce(a.state = 'idle', false)
 FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
 WHERE a.datname = %s ORDER BY a.backend_start
 """

@@ -102,7 +102,15 @@ _SUPERUSERS = frozenset(
         "create user mapping",
     }
 )
-_UNSAFE = frozenset({"alter operator family", "create base type", "create cast", "create operator class"})
+_UNSAFE = frozenset(
+    {
+        "alter operator family",
+        "create base type",
+        "create cast",
+        "create event trigger",
+        "create operator class",
+    }
+)
 _EVERYBODYS = (b"sql", b"plpgsql")
 # What a function in any other language may do is whatever the server's account may (plpython3u, plperlu, c, internal).
 _TRUSTED = (*_EVERYBODYS, b"plperl", b"pltcl", b"plv8", b"plcoffee", b"plls", b"pllua")

@@ -67,6 +67,8 @@ def opened(server: Connection, target: Target) -> Iterator[Reader]:
                 try:
                     connection = stack.enter_context(closing(session.connect(login, settings=_READING)))
                 except OpsError as error:
+                    if session.is_full(error):  # whoever may connect can bring that about
+                        raise
                     why = f"{error.message}: {error.detail}".rstrip(". ")
             if why:
                 connection = stack.enter_context(closing(session.connect(target, settings=_READING)))

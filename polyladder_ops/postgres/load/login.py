@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 _QUIET = "-c event_triggers=off"
+_MAY_BE_QUIET = "SELECT pg_catalog.has_parameter_privilege(%s::text, 'event_triggers', 'SET')"
 _OURSELVES = """
 SELECT current_user::text, pg_catalog.current_setting('is_superuser') = 'on', (pg_catalog.now() + '1 day')::text
 """
@@ -166,7 +167,14 @@ def _made(owner: Connection, role: str, password: str, target: Target, *, is_sea
     except psycopg.Error as error:
         raise NoLogin(in_short(error)) from error
     reached = Target.of(**{**target.parameters, "user": role, "password": password})
+    if _is_quiet(target) and owner.execute(_MAY_BE_QUIET, [role]).fetchone() != (True,):
+        loud = target.parameters["options"].replace(_QUIET, "").strip()
+        reached = Target.of(**{**reached.parameters, "options": loud})
     return Login(role, reached, public)
+
+
+def _is_quiet(target: Target) -> bool:
+    return _QUIET in target.parameters.get("options", "")
 
 
 def _make(owner: Connection, role: str, password: str, target: Target) -> tuple[int, str] | None:
@@ -184,8 +192,10 @@ def _make(owner: Connection, role: str, password: str, target: Target) -> tuple[
     owner.execute(sql.SQL("GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {} TO {}").format(database, name))
     for tablespace in databases.tablespaces(owner) - {"pg_default", "pg_global"} if is_superuser else ():
         owner.execute(sql.SQL("GRANT CREATE ON TABLESPACE {} TO {}").format(sql.Identifier(tablespace), name))
-    if _QUIET in target.parameters.get("options", ""):
-        owner.execute(sql.SQL("GRANT SET ON PARAMETER event_triggers TO {}").format(name))
+    if _is_quiet(target):
+        # Who may switch them off may not always let others do so; the login's own sessions meet none.
+        with contextlib.suppress(psycopg.errors.InsufficientPrivilege), owner.transaction():
+            owner.execute(sql.SQL("GRANT SET ON PARAMETER event_triggers TO {}").format(name))
     return _take_public(owner, name)
 
 
