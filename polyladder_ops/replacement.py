@@ -30,9 +30,9 @@ from polyladder_ops.postgres import (
     session,
     standbys,
     switch,
-    volume,
 )
 from polyladder_ops.postgres.script import Script
+from polyladder_ops.restore.watch import Watch
 from polyladder_ops.settling import after_switch, settled
 from polyladder_ops.terminal import plain
 from polyladder_ops.undoing import undone_if_failing
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 __all__ = ["Options", "Plan", "Result", "preview", "replace"]
 
 _TEMPLATES = ("template0", "template1")
-_BEAT_S = 2.0  # between two looks at the lock and at the server's disk while a copy is loaded
 
 
 @dataclass(frozen=True)
@@ -393,30 +392,5 @@ class _Run:
         began = time.monotonic()
         report = self.options.progress(name) if self.options.progress else lambda _size: None
         is_watched = self.plan.server.volume is not None and "space" not in self.options.accept
-        yield _Watch(self.connection, self.name, report, preflight.FULL_SHARE if is_watched else None)
+        yield Watch(self.connection, self.name, report, preflight.FULL_SHARE if is_watched else None)
         self.seconds[name] = time.monotonic() - began
-
-
-@dataclass
-class _Watch:
-    """Counts bytes, and looks every other second whether the lock is still ours and the server's disk not too full."""
-
-    connection: Connection
-    live: str
-    report: Callable[[int], None]
-    full: float | None
-    looked_at: float = field(default_factory=time.monotonic)
-
-    def __call__(self, size: int) -> None:
-        self.report(size)
-        if time.monotonic() - self.looked_at < _BEAT_S:
-            return
-        locks.check(self.connection, self.live)
-        disk = volume.measure(self.connection) if self.full else None
-        if disk and self.full and disk.used_share > self.full:
-            raise OpsError(
-                f"the server's disk is {disk.used_share:.0%} full",
-                detail=f"More than {self.full:.0%} would endanger the live database, so the copy was dropped.",
-                hint="Enlarge the server's volume, or accept it with --accept=space.",
-            )
-        self.looked_at = time.monotonic()
