@@ -272,7 +272,7 @@ class _Run:
                 *restoring.limits(backup.manifest),
             ]
         for sentence in loaded.said:
-            self.say(sentence)
+            self.say(f"WARNING: {plain(sentence)}")
         with self._reader(copy) as asked:
             with self._phase("proof") as progress:
                 found = restoring.prove(

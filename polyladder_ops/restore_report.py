@@ -28,6 +28,7 @@ __all__ = [
     "undoing",
 ]
 
+_LOST = 20  # of what is not in a backup
 _TABLES = 5  # of those that changed, a backup
 _WRITES = 20  # of the tables that were written to since a restore
 
@@ -37,6 +38,7 @@ def plan(shown: Plan, now: datetime) -> str:
     server, live, manifest = shown.server, shown.live, shown.backup.manifest
     source = manifest.source
     newest = live.newest if live else None
+    is_unread = live is not None and any("newest row" in what for what in live.unread)
     rows = [
         (
             "database",
@@ -55,7 +57,11 @@ def plan(shown: Plan, now: datetime) -> str:
         ),
         (
             "newest",
-            f"{_time(newest[1])}, {age(newest[1], now)} ({newest[0]})" if newest else "no row with a time",
+            f"{_time(newest[1])}, {age(newest[1], now)} ({newest[0]})"
+            if newest
+            else "not looked at"
+            if is_unread
+            else "no row with a time",
             f"{_time(manifest.taken_at)}, {age(manifest.taken_at, now)}"
             if manifest.knows_objects
             else f"unknown; the file is of {_time(manifest.taken_at)}",
@@ -68,6 +74,11 @@ def plan(shown: Plan, now: datetime) -> str:
     ]
     lines = [table(rows, ("", "now", f"backup {shown.backup.id}"))]
     lines += [f"WARNING: {plain(sentence)}" for sentence in manifest.warnings]
+    lines += [f"WARNING: not in the backup: {plain(sentence)}" for sentence in manifest.lost[:_LOST]]
+    if len(manifest.lost) > _LOST:
+        lines.append(
+            f"WARNING: and {len(manifest.lost) - _LOST} more: `invoke backup.show --backup={plain(shown.backup.id)}`"
+        )
     lines += [f"accepted: {plain(item)}" for item in shown.accepted]
     lines += [f"note: {plain(sentence)}" for sentence in shown.unknowns]
     return "\n".join(lines)

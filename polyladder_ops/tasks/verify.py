@@ -63,7 +63,7 @@ def verify(
                     chosen, keys, scratch.target, trusted=scratch.trusted, jobs=wanted, progress=bar.advance
                 )
     for sentence in result.said:
-        print(sentence, file=sys.stderr)
+        print(f"WARNING: {terminal.plain(sentence)}", file=sys.stderr)
     if json:
         said = {
             "backup": chosen.id,
@@ -75,10 +75,14 @@ def verify(
     else:
         print(report.verdict(result))
     if not result.passed:
-        hint = _ANOTHER if result.verdict == "failed" else _ELSEWHERE
+        is_old = all(
+            reason.startswith("definitions compared with the dump only") for reason in result.reasons
+        )
+        hint = _ANOTHER if result.verdict == "failed" else _ANEW if is_old else _ELSEWHERE
         raise Mismatch(f"backup {chosen.id} is {result.verdict}", hint=hint)
 
 
 _NEXT = "The next `invoke verify --level=restore` removes it."
+_ANEW = "Take a new backup, which keeps them: `invoke backup`."
 _ANOTHER = "Choose another backup: `invoke backup.list`."
 _ELSEWHERE = "Set POLYLADDER_SCRATCH_URL to a server that has what is missing, then verify again."
