@@ -35,4 +35,26 @@ WHERE d.deptype = 'x';
 -- Privileges on columns: the text is one item of the acl
 SELECT 'pg_class'::regclass::oid, a.attrelid, pg_catalog.format('(%I)', a.attname), i.item::text
 FROM pg_catalog.pg_attribute a, pg_catalog.unnest(a.attacl) i (item)
-WHERE a.attacl IS NOT NULL AND NOT a.attisdropped
+WHERE a.attacl IS NOT NULL AND NOT a.attisdropped;
+
+-- What an expression calls that is not the server's own, by identity: a text does not name every operator (IS DISTINCT FROM,
+-- CASE x WHEN, JOIN ... USING), and made under another search_path it means another one
+SELECT o.class, o.oid, '=calls', pg_catalog.string_agg(o.identity, ', ' ORDER BY o.identity COLLATE "C")
+FROM (
+    SELECT DISTINCT
+        CASE WHEN r.rulename = '_RETURN' OR a.oid IS NOT NULL THEN 'pg_class'::regclass
+             WHEN k.contypid <> 0 THEN 'pg_type'::regclass ELSE d.classid::regclass END::oid,
+        CASE WHEN r.rulename = '_RETURN' THEN r.ev_class WHEN a.oid IS NOT NULL THEN a.adrelid
+             WHEN k.contypid <> 0 THEN k.contypid ELSE d.objid END,
+        i.identity
+    FROM pg_catalog.pg_depend d
+    LEFT JOIN pg_catalog.pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+    LEFT JOIN pg_catalog.pg_attrdef a ON d.classid = 'pg_attrdef'::regclass AND a.oid = d.objid
+    LEFT JOIN pg_catalog.pg_constraint k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
+    CROSS JOIN LATERAL pg_catalog.pg_identify_object(d.refclassid, d.refobjid, 0) i
+    WHERE d.deptype = 'n' AND d.refobjid >= 16384
+      AND d.refclassid IN ('pg_operator'::regclass, 'pg_proc'::regclass)
+      AND d.classid IN ('pg_rewrite'::regclass, 'pg_attrdef'::regclass, 'pg_constraint'::regclass, 'pg_policy'::regclass,
+                        'pg_trigger'::regclass, 'pg_class'::regclass, 'pg_proc'::regclass, 'pg_statistic_ext'::regclass)
+) o (class, oid, identity)
+GROUP BY o.class, o.oid
