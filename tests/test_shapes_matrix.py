@@ -127,8 +127,8 @@ class Fleet:
         """Load the backup into this server; return what the proof and, if the source is given, pg_dump 18 say of it."""
         server = self.server(major)
         with restoring.temporary_database(server, backup.manifest, purpose="shape") as target:
-            loading.load(target, backup, [], jobs=3)
-            found = [str(d) for d in restoring.prove(server, target.database, backup, [])]
+            loaded = loading.load(target, backup, [], jobs=3)
+            found = [str(d) for d in restoring.prove(server, target.database, backup, [], loaded=loaded)]
             if source is not None:
                 now, before = rows(target), rows(source)
                 found += [f"row too few: {line!r}" for line in (before - now)]

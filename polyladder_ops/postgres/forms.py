@@ -107,13 +107,13 @@ _UNSAFE = frozenset(
         "alter operator family",
         "create base type",
         "create cast",
-        "create event trigger",
         "create operator class",
     }
 )
 _EVERYBODYS = (b"sql", b"plpgsql")
 # What a function in any other language may do is whatever the server's account may (plpython3u, plperlu, c, internal).
 _TRUSTED = (*_EVERYBODYS, b"plperl", b"pltcl", b"plv8", b"plcoffee", b"plls", b"pllua")
+_LOGIN = re.compile(rb" ON login\b")  # it runs whenever a superuser comes in, too
 # Such an expression is planned when its table is made, and a function that says it is immutable is called then.
 _PLANNED = re.compile(rb"\bGENERATED\b")
 _COMMENT_ON_EXTENSION = re.compile(rb"COMMENT ON EXTENSION ")
@@ -136,6 +136,8 @@ def _judged(name: str, found: re.Match[bytes], bones: Skeleton) -> Form:
         form = replace(
             form, superuser=_runs_nothing(parts) and not (parts.get("initial") or parts.get("parent"))
         )
+    if name == "create event trigger" and _LOGIN.search(bones.bones):
+        form = replace(form, unsafe=True)
     if name == "create foreign table" and _PLANNED.search(bones.bones):
         form = replace(form, superuser=False)
     if name == "create range type":

@@ -247,7 +247,7 @@ def _pinned(connection: Connection, settings: Mapping[str, str], *, by: int | No
     ]
     statement = sql.SQL("SELECT pg_catalog.pg_backend_pid(), {}").format(sql.SQL(", ").join(calls))
     if by is not None:
-        statement += sql.SQL(" WHERE pg_catalog.pg_backend_pid() = {}").format(by)
+        statement += sql.SQL(" WHERE pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {}").format(by)
     row = connection.execute(statement).fetchone()
     connection.prepare_threshold = None  # a pooler or a proxy may not keep prepared statements
     return None if row is None else int(row[0])

@@ -58,7 +58,7 @@ def look(
     return Objects(Inventory(carried(manifest.objects), texts), found, rendered)
 
 
-_LATER = ("event trigger", "default privileges", "privileges")
+_LATER = ("event trigger", "default privileges", "privileges", "user mapping")
 
 
 def changed(

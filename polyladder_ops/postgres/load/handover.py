@@ -43,7 +43,7 @@ class Handover:
         self._open_to_others = open_to_others
         self._loader = Loader(owner, accept=accept, tick=tick)
         self._last: list[tuple[bytes, int]] = []
-        self._code: frozenset[tuple[int, int, str]] | None = None
+        self._code: frozenset[tuple[int, int, int]] | None = None
         self._settings: deque[tuple[bytes, int]] = deque()  # that the owner's session has not heard yet
 
     @property
@@ -78,10 +78,12 @@ class Handover:
         ):
             return False
         self._do(text, place)
-        login.take(self._owner, self._login)
-        login.give_use(self._owner, self._login)
-        if self._open_to_others is not None:
+        if form.name in ("create function", "create foreign table"):
+            login.take(self._owner, self._login)
+        if form.name == "create function" and self._open_to_others is not None:
             login.restrict(self._owner, self._login, self._open_to_others)
+        if form.name == "create server":
+            login.give_use(self._owner, self._login)
         return True
 
     def _do(self, text: bytes, place: int) -> None:

@@ -81,7 +81,7 @@ FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
 WHERE p.oid >= 16384 AND NOT l.lanpltrusted AND l.lanname <> 'sql'
   AND p.proowner <> pg_catalog.to_regrole(%s)
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
-                  WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e')
+                  WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
 """
 
 _VALIDATORS = """
@@ -107,9 +107,9 @@ WHERE p.oid >= 16384 AND p.proowner <> pg_catalog.to_regrole(%s) AND l.lanpltrus
 """
 
 _CODE = """
-SELECT 'pg_proc'::pg_catalog.regclass::int8, oid::int8, xmin::text FROM pg_catalog.pg_proc WHERE oid >= 16384
-UNION ALL SELECT 'pg_operator'::pg_catalog.regclass::int8, oid, xmin::text FROM pg_catalog.pg_operator WHERE oid >= 16384
-UNION ALL SELECT 'pg_cast'::pg_catalog.regclass::int8, oid, xmin::text FROM pg_catalog.pg_cast WHERE oid >= 16384
+SELECT 'pg_proc'::pg_catalog.regclass::int8, oid::int8, xmin::text::int8 FROM pg_catalog.pg_proc WHERE oid >= 16384
+UNION ALL SELECT 'pg_operator'::pg_catalog.regclass::int8, oid, xmin::text::int8 FROM pg_catalog.pg_operator WHERE oid >= 16384
+UNION ALL SELECT 'pg_cast'::pg_catalog.regclass::int8, oid, xmin::text::int8 FROM pg_catalog.pg_cast WHERE oid >= 16384
 """
 _NAMED = """
 SELECT (pg_catalog.pg_identify_object(t.catalog::pg_catalog.oid, t.oid::pg_catalog.oid, 0)).identity
@@ -238,7 +238,8 @@ def shut_out(owner: Connection, login: Login) -> None:
 def _by_our_names(owner: Connection) -> Iterator[None]:
     """Within the block names mean what they mean to the server: a dump may have said that they are looked for elsewhere first."""
     with owner.transaction():
-        owner.execute("SET LOCAL search_path = ''")
+        # And texts come as texts, whatever the dump has said of that.
+        owner.execute("SET LOCAL search_path = ''; SET LOCAL client_encoding = 'UTF8'")
         yield
 
 
@@ -279,13 +280,13 @@ def take(owner: Connection, login: Login) -> None:
             )
 
 
-def code(owner: Connection) -> frozenset[tuple[int, int, str]]:
+def code(owner: Connection) -> frozenset[tuple[int, int, int]]:
     """Return what code there is: catalog, oid and the transaction that wrote it last."""
     with _by_our_names(owner):
         return frozenset(owner.execute(_CODE).fetchall())
 
 
-def named(owner: Connection, code: Iterable[tuple[int, int, str]]) -> tuple[str, ...]:
+def named(owner: Connection, code: Iterable[tuple[int, int, int]]) -> tuple[str, ...]:
     """Return the names of such things, as far as they are there."""
     with _by_our_names(owner):
         things = sorted({(catalog, oid) for catalog, oid, _ in code})
