@@ -162,9 +162,18 @@ class Loader:
         if statement.item in self._accept and not _CONTROL.match(text):
             self._try(statement)
             return
+        # What the server refuses of a batch the owner may do, if all of it was undone: large objects' BEGIN and COMMIT are their own.
+        is_control = self._owner is not None and text in (b"BEGIN", b"COMMIT")
+        if is_control and text == b"BEGIN":
+            self.finish()
         self._put(statement)
         # The server reads a whole batch by the rules that hold before it: a change of the rules ends the batch.
-        if setting or len(self._batch) >= _BATCH_STATEMENTS or self._batch_bytes >= _BATCH_BYTES:
+        if (
+            setting
+            or (is_control and text == b"COMMIT")
+            or len(self._batch) >= _BATCH_STATEMENTS
+            or self._batch_bytes >= _BATCH_BYTES
+        ):
             self.finish()
 
     def _stays_behind(self, text: bytes, place: int) -> bool:
