@@ -205,6 +205,7 @@ class _Run:
     say: Say
     accepted: list[str] = field(default_factory=list)
     not_given: list[NotApplied] = field(default_factory=list)
+    copy: int | None = None  # the new database's oid, from its birth on
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> Result:
@@ -244,6 +245,7 @@ class _Run:
             databases.hold(self.connection, ready)
         with undone_if_failing(f"the database {ready}", partial(databases.drop, self.server, ready)):
             restoring.make_database_by(self.connection, self.server, ready, self.plan.backup.manifest)
+            self.copy = switch.oid_of(self.connection, ready)
             yield ready
 
     def _build(self, ready: str) -> None:
@@ -350,7 +352,7 @@ class _Run:
         return lines
 
     def _switch(self, ready: str) -> tuple[Switched, int | None]:
-        connection, oid = self.connection, switch.oid_of(self.connection, ready)
+        connection, oid = self.connection, self.copy
         source = restoring.as_source(
             ready,
             oid,
@@ -366,7 +368,10 @@ class _Run:
                 return switch.publish(connection, self.name, source), oid
             head = self.plan.live.migration_head if self.plan.live else None
             note = switch.note_of(connection, self.name, by_whom(), self.plan.backup.id, head)
-            return switch.exchange(connection, self.server, source, note, self.aside), oid
+            was = note.model_copy(
+                update={"oid": self.plan.server.live_oid}
+            )  # the one that the plan has shown
+            return switch.exchange(connection, self.server, source, was, self.aside), oid
 
     def _look_again(self, switched: Switched, oid: int | None) -> None:
         """Raise OpsError unless the live name leads to the copy and the old database stands aside."""

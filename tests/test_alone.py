@@ -145,6 +145,32 @@ def test_who_does_not_leave_the_copy_keeps_it_from_being_proved(server: Server, 
         run(server.target(), "DROP ROLE plain_alone")
 
 
+@pytest.mark.parametrize("which", ["the copy", "the live one"])
+def test_a_database_that_took_another_s_name_after_the_proof_is_not_switched(
+    which: str, server: Server, live: Target, tmp_path: Path
+) -> None:
+    backup = take(live, tmp_path)
+    name = live.database
+
+    def begins(phase: str) -> None:
+        if phase != "switch":
+            return
+        with closing(session.connect(server.target())) as connection:
+            named = "SELECT datname FROM pg_database WHERE datname ~ '^polyladder_beside_'"
+            (copy,) = connection.execute(named).fetchone() or ("",)
+        taken = copy if which == "the copy" else name
+        run(server.target(), "ALTER DATABASE %I RENAME TO %I", taken, f"{name}_gone")
+        run(server.target(), "CREATE DATABASE %I TEMPLATE template0", taken)
+
+    with pytest.raises(OpsError, match="would be another database than was looked at"):
+        restore(live, backup, begins)
+    with closing(session.connect(server.target())) as connection:
+        (there,) = connection.execute(
+            "SELECT datallowconn FROM pg_database WHERE datname = %s", [name]
+        ).fetchone() or (None,)
+    assert there is True
+
+
 # Checks --------------------------------------------------------------------------------------------------------------
 
 

@@ -67,7 +67,7 @@ JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.reg
 JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
 WHERE c.relkind IN ('r', 'p') OR c.relkind = 'S' AND c.oid = ANY (e.extconfig)
 UNION ALL
-SELECT 'USAGE', 'SCHEMA', pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_namespace n
+SELECT 'USAGE, CREATE', 'SCHEMA', pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_namespace n
 JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND d.objid = n.oid AND d.deptype = 'e'
 WHERE n.nspowner <> pg_catalog.to_regrole(%s)
 UNION ALL
