@@ -254,3 +254,20 @@ def test_a_proof_on_a_scratch_server_lets_no_role_of_that_server_in(
             heard.append(error.detail)
     assert len(heard) == 1
     assert "permission denied for database" in heard[0]
+
+
+def test_an_owner_who_bends_where_names_are_looked_for_is_not_asked_for_an_operator(
+    server: Server, live: Target, n: str
+) -> None:
+    """What is said first on a connection is said under the database's own settings."""
+    run(server.target(), "ALTER DATABASE %I OWNER TO %I", live.database, f"mal_{n}")
+    with closing(session.connect(live)) as connection:
+        connection.execute(
+            f"CREATE FUNCTION m.same(int, int) RETURNS bool LANGUAGE plpgsql AS $$BEGIN"
+            f" EXECUTE 'ALTER ROLE mal_{n} SUPERUSER'; RETURN true; EXCEPTION WHEN OTHERS THEN RETURN true; END$$;"
+            "CREATE OPERATOR m.= (FUNCTION = m.same, LEFTARG = int, RIGHTARG = int)".encode()
+        )
+    run(server.target(), "ALTER DATABASE %I SET search_path = m, pg_catalog", live.database)
+    session.connect(live).close()
+    assert not is_superuser(server.target(), f"mal_{n}")
+    run(server.target(), "ALTER DATABASE %I OWNER TO postgres", live.database)
