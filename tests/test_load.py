@@ -244,7 +244,7 @@ def test_a_database_comes_back_equal(kind: str, server: Server, tmp_path: Path) 
 
 EXTENSION = r"""
 CREATE TABLE config (name text, value text);
-CREATE TABLE internal (a int);
+CREATE TABLE internal (a int PRIMARY KEY);
 SELECT pg_catalog.pg_extension_config_dump('config', 'WHERE name LIKE ''user.%''');
 INSERT INTO config VALUES ('builtin.a', '1'), ('builtin.b', '2');
 INSERT INTO internal VALUES (1), (2);
@@ -266,7 +266,8 @@ def test_rows_that_a_user_put_into_an_extensions_table_come_back(
         )
     with closing(session.connect(database, settings={"search_path": "public"})) as connection:
         connection.execute(
-            b"CREATE EXTENSION keeper; INSERT INTO config VALUES ('user.z', '1'), ('user.a', '2')"
+            b"CREATE EXTENSION keeper; INSERT INTO config VALUES ('user.z', '1'), ('user.a', '2');"
+            b"CREATE TABLE mine (a int REFERENCES internal); INSERT INTO mine VALUES (2)"
         )
     found = there_and_back(database, server.target(), tmp_path)
     (config,) = [t for t in found.backup.manifest.tables if t.name == "public.config"]
