@@ -20,6 +20,7 @@ from polyladder_ops.postgres import databases, marks, switch
 from polyladder_ops.postgres.lexer import DumpError
 from polyladder_ops.postgres.refusals import LoadError
 from polyladder_ops.postgres.session import connect
+from polyladder_ops.restore import watch
 from polyladder_ops.sandbox import server as servers
 from tests.faults.places import CANARY, Place, ask, login, say, with_other
 from tests.faults.restores import COMMENT, Stage, stage
@@ -453,7 +454,7 @@ def test_a_disk_that_fills_up_while_a_copy_is_loaded_stops_the_load(
 ) -> None:
     on_stage, _own, folder = small
     on_stage.set_up()
-    monkeypatch.setattr(replacement, "_BEAT_S", 0.0)
+    monkeypatch.setattr(watch, "_BEAT_S", 0.0)
     with ballast(folder, leaving=shutil.disk_usage(folder).free - 1) as path:
 
         def fill(_size: int) -> None:
