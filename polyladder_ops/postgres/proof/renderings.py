@@ -29,6 +29,7 @@ __all__ = ["rendered"]
 
 _Key = tuple[str, str, str]
 
+_TRIES = 3  # a look of the server's own at the table can be in the way once
 _BATCH = 200  # what is on its way at once
 
 
@@ -50,12 +51,14 @@ def rendered(connection: Connection, wanted: Expressions, found: Expressions) ->
             for key in keys
             if (made := remake(key[0], Place(key[1], key[2], found[key], types, roots), wanted[key]))
         }
-        answers = _answers(connection, list(remakes.values()))
-    return {
-        key: made.worded(answer)
-        for (key, made), answer in zip(remakes.items(), answers, strict=True)
-        if answer is not None
-    }
+        worded: dict[_Key, str] = {}
+        for _ in range(_TRIES):
+            left = {key: made for key, made in remakes.items() if key not in worded}
+            answers = _answers(connection, list(left.values()))
+            for (key, made), answer in zip(left.items(), answers, strict=True):
+                if answer is not None:
+                    worded[key] = made.worded(answer)
+    return worded
 
 
 def _pin(connection: Connection) -> None:
