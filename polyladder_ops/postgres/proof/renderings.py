@@ -53,7 +53,8 @@ def rendered(connection: Connection, wanted: Expressions, found: Expressions) ->
         }
         worded: dict[_Key, str] = {}
         for _ in range(_TRIES):
-            left = {key: made for key, made in remakes.items() if key not in worded}
+            if not (left := {key: made for key, made in remakes.items() if key not in worded}):
+                break
             answers = _answers(connection, list(left.values()))
             for (key, made), answer in zip(left.items(), answers, strict=True):
                 if answer is not None:
