@@ -448,7 +448,10 @@ def slow(place_: Project, taken: Backup) -> Project:
     """The same with a backup that takes its time to load."""
     folder = Path(place_.variables["BACKUP_DIR"])
     shutil.rmtree(folder)
-    sleep = b"CREATE MATERIALIZED VIEW public.slow AS SELECT 1 AS one FROM pg_catalog.pg_sleep(60);\n"
+    sleep = (
+        b"CREATE TABLE public.slow (\n    a integer,\n    CONSTRAINT c CHECK (((pg_catalog.pg_sleep((60)::double precision))::text"
+        b" = ''::text))\n);\nINSERT INTO public.slow VALUES (1);\n"
+    )
     forged(taken, folder, dump_of(taken).replace(b"CREATE SCHEMA", sleep + b"CREATE SCHEMA", 1))
     return place_
 
