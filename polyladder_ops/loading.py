@@ -176,34 +176,43 @@ class Begun:
             Difference("function", name, "it was changed while the rows were loaded")
             for name in given.changed()
         ]
-        if any(difference.item not in self.accept for difference in rewritten):
+        if self._is_too_much(rewritten):
             self.sends.first.close()
             return Loaded(_in_order(self.accepted), changed=tuple(rewritten))
         texts = expressions.unpacked(self.manifest, self.keys)
-        if texts is None:  # nobody knows the source's definitions
-            given.refresh(self.sends.first)
-            self.sends.first.close()
-            given.give()
-            return Loaded(_in_order((*self.accepted, *given.accepted)))
-        encoding = self.manifest.encoding
+        return self._given_unjudged(given) if texts is None else self._given_if_equal(given, texts)
+
+    def _is_too_much(self, changed: Iterable[Difference]) -> bool:
+        return any(difference.item not in self.accept for difference in changed)
+
+    def _given_unjudged(self, given: Handover) -> Loaded:
+        """Give what nobody knows the source's definitions of: views are filled as the login."""
+        given.refresh(self.sends.first)
+        self.sends.first.close()
+        given.give()
+        return Loaded(_in_order((*self.accepted, *given.accepted)))
+
+    def _given_if_equal(self, given: Handover, texts: Expressions) -> Loaded:
+        """Give what has the source's definitions; else give nothing."""
+        rendered, changed = self._compared(given, texts)
+        if self._is_too_much(changed):
+            return Loaded(_in_order(self.accepted), "", rendered, tuple(changed))
+        given.settle()
+        given.give()
+        return Loaded(_in_order((*self.accepted, *given.accepted)), "", rendered)
+
+    def _compared(self, given: Handover, texts: Expressions) -> tuple[Expressions, list[Difference]]:
+        """Return what the source's expressions come to here, and how the definitions differ; the login's last session ends."""
         # What the dump has set, or what rows' code has, bends how the server writes definitions and reads texts.
         self.sends.first.execute("DISCARD ALL")
         session.pin(self.sends.first, LOADING)
         session.pin(self.owner)
-        found = inventory.look(
-            self.owner,
-            as_of=self.manifest.source.server_major,
-            populated={decode(name, encoding) for name in given.refreshed},
-        )
+        populated = {decode(name, self.manifest.encoding) for name in given.refreshed}
+        found = inventory.look(self.owner, as_of=self.manifest.source.server_major, populated=populated)
         # What is made again from the manifest's text is made by who has nothing to lend.
         rendered = renderings.rendered(self.sends.first, texts, found.expressions)
         self.sends.first.close()
-        given.settle()
-        changed = objects.changed(self.manifest, texts, rendered, found)
-        if any(difference.item not in self.accept for difference in changed):
-            return Loaded(_in_order(self.accepted), "", rendered, tuple(changed))
-        given.give()
-        return Loaded(_in_order((*self.accepted, *given.accepted)), "", rendered)
+        return rendered, objects.changed(self.manifest, texts, rendered, found)
 
 
 def _in_order(through: Iterable[Accepted]) -> tuple[Accepted, ...]:
