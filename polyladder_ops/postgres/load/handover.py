@@ -45,6 +45,7 @@ class Handover:
         self._last: list[tuple[bytes, int]] = []
         self._code: frozenset[tuple[int, int, int]] | None = None
         self._settings: deque[tuple[bytes, int]] = deque()  # that the owner's session has not heard yet
+        self._owes_use = False  # of what extensions brought
 
     @property
     def accepted(self) -> tuple[Accepted, ...]:
@@ -54,6 +55,8 @@ class Handover:
     def takes(self, text: bytes, place: int, *, before: Callable[[], None]) -> bool:
         """Whether a statement is the owner's alone; what is done in its place is done after `before`, which sends the login's."""
         whose = hand(text)
+        if whose in (Hand.LOADER, Hand.BOTH):
+            self._give_use()
         if text.startswith(_INSERT):
             before()
             self.rows_come()
@@ -64,13 +67,14 @@ class Handover:
         if whose is Hand.OWNER:
             before()
             self._do(text, place)
-            login.give_use(self._owner, self._login)
+            self._owes_use = True
         return whose in (Hand.LAST, Hand.OWNER)
 
     def does(self, text: bytes, place: int, state: str) -> bool:
         """Whether what the server refused the login is one of the things that only a superuser may, and is done now."""
         if state not in REFUSED or login.lends(self._owner, self._login):
             return False
+        self._give_use()
         trusted = login.trusted(self._owner)
         form = hands.for_a_superuser(text, trusted=trusted, backslash_escapes=self._loader.escapes)
         if form is None or login.made_function(
@@ -78,6 +82,7 @@ class Handover:
         ):
             return False
         self._do(text, place)
+        self._loader.finish()
         if form.name in ("create function", "create foreign table"):
             login.take(self._owner, self._login)
         if form.name == "create function" and self._open_to_others is not None:
@@ -91,10 +96,17 @@ class Handover:
         while self._settings and self._settings[0][1] < place:
             self._loader.do(*self._settings.popleft())
         self._loader.do(text, place)
-        self._loader.finish()
+
+    def _give_use(self) -> None:
+        """Send what is the owner's, and let the login use what that brought: once for extensions that stand in a row."""
+        if self._owes_use:
+            self._owes_use = False
+            self._loader.finish()
+            login.give_use(self._owner, self._login)
 
     def rows_come(self) -> None:
         """Keep in mind what code there is: from now on rows run it, and nothing of it changes in an honest dump."""
+        self._give_use()
         if self._code is None:
             self._code = login.code(self._owner)
 
@@ -103,7 +115,8 @@ class Handover:
         if self._code is None:
             return ()
         # A dump makes functions behind the rows, too: those that need a table's key.
-        return login.named(self._owner, self._code - login.code(self._owner))
+        gone = self._code - login.code(self._owner)
+        return login.named(self._owner, gone) if gone else ()
 
     @property
     def refreshed(self) -> tuple[bytes, ...]:
@@ -112,6 +125,7 @@ class Handover:
 
     def annotate(self) -> None:
         """Say what is only said about things: comments, labels."""
+        self._give_use()
         self._say(self._of(Moment.NOTES))
 
     def refresh(self, connection: Connection) -> None:
@@ -141,8 +155,10 @@ class Handover:
         login.shut_out(self._owner, self._login)
 
     def _of(self, moment: Moment) -> Iterator[tuple[bytes, int]]:
-        """Yield the statements of one moment, with the settings that stand before them."""
-        return (said for said in self._last if _moment(said[0]) in (moment, None))
+        """Yield the statements of one moment, with the settings that stand among them; nothing if there are none."""
+        with_settings = [said for said in self._last if _moment(said[0]) in (moment, None)]
+        has_any = any(_moment(text) for text, _ in with_settings)
+        return iter(with_settings if has_any else ())
 
     def _say(self, statements: Iterable[tuple[bytes, int]]) -> None:
         for text, place in statements:

@@ -13,10 +13,11 @@ from __future__ import annotations
 import contextlib
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
+from psycopg.adapt import Buffer, Loader
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases
@@ -25,7 +26,7 @@ from polyladder_ops.postgres.session import in_short, is_full, translated
 from polyladder_ops.redaction import hide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from polyladder_ops.postgres.session import Connection
 
@@ -50,10 +51,13 @@ __all__ = [
 _QUIET = "-c event_triggers=off"
 _MAY_BE_QUIET = "SELECT pg_catalog.has_parameter_privilege(%s::text, 'event_triggers', 'SET')"
 _OURSELVES = """
-SELECT current_user::text, pg_catalog.current_setting('is_superuser') = 'on', (pg_catalog.now() + '1 day')::text
+SELECT current_user::text, pg_catalog.current_setting('is_superuser') = 'on', (pg_catalog.now() + '1 day')::text,
+       ARRAY(SELECT t.spcname::text FROM pg_catalog.pg_tablespace t WHERE t.spcname NOT IN ('pg_default', 'pg_global'))
 """
+# Up to 14 public is a superuser's; everybody may create in it.
 _PUBLIC = """
-SELECT n.oid::int8, pg_catalog.pg_get_userbyid(n.nspowner)::text FROM pg_catalog.pg_namespace n WHERE n.nspname = 'public'
+SELECT n.oid::int8, pg_catalog.pg_get_userbyid(n.nspowner)::text, pg_catalog.pg_has_role(n.nspowner, 'USAGE')
+FROM pg_catalog.pg_namespace n WHERE n.nspname = 'public'
 """
 # Dumps bring rows and values for an extension's configuration; a foreign key may lead to any table of one. Of a foreign
 # server the login makes tables itself: a generated column's expression is planned, and so run, by whoever makes it.
@@ -162,8 +166,7 @@ def _made(owner: Connection, role: str, password: str, target: Target, *, is_sea
     try:
         if not is_sealed:
             databases.hold(owner, role)
-        with owner.transaction():
-            public = _make(owner, role, password, target)
+        public = _make(owner, role, password, target)
     except psycopg.Error as error:
         raise NoLogin(in_short(error)) from error
     reached = Target.of(**{**target.parameters, "user": role, "password": password})
@@ -178,38 +181,28 @@ def _is_quiet(target: Target) -> bool:
 
 
 def _make(owner: Connection, role: str, password: str, target: Target) -> tuple[int, str] | None:
+    """Make the role and what it may, all or nothing; return what the schema public was, None if it stays whose it is."""
     name, database = sql.Identifier(role), sql.Identifier(target.database)
-    row = owner.execute(_OURSELVES).fetchone()
-    assert row is not None
-    ourselves, is_superuser, until = row
+    ((ourselves, is_superuser, until, tablespaces),) = _answer(owner, _OURSELVES)
+    public = next(((oid, whose) for oid, whose, may in _answer(owner, _PUBLIC) if may), None)
     verifier = owner.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
-    owner.execute(
-        sql.SQL("CREATE ROLE {} LOGIN NOINHERIT PASSWORD {} VALID UNTIL {}").format(name, verifier, until)
-    )
-    if not is_superuser:
+    made = sql.SQL("CREATE ROLE {} LOGIN NOINHERIT PASSWORD {} VALID UNTIL {}").format(name, verifier, until)
+    rights = [sql.SQL("GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {} TO {}").format(database, name)]
+    if is_superuser:
+        grant = sql.SQL("GRANT CREATE ON TABLESPACE {} TO {}")
+        rights += [grant.format(sql.Identifier(tablespace), name) for tablespace in tablespaces]
+    else:
         options = " WITH INHERIT TRUE, SET TRUE" if owner.info.server_version >= 160000 else ""
-        owner.execute(sql.SQL("GRANT {} TO {}" + options).format(name, sql.Identifier(ourselves)))
-    owner.execute(sql.SQL("GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {} TO {}").format(database, name))
-    for tablespace in databases.tablespaces(owner) - {"pg_default", "pg_global"} if is_superuser else ():
-        owner.execute(sql.SQL("GRANT CREATE ON TABLESPACE {} TO {}").format(sql.Identifier(tablespace), name))
-    if _is_quiet(target):
+        rights.append(sql.SQL("GRANT {} TO {}" + options).format(name, sql.Identifier(ourselves)))
+    if public:
+        rights.append(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(name))
+    quiet = [sql.SQL("GRANT SET ON PARAMETER event_triggers TO {}").format(name)] if _is_quiet(target) else []
+    _say(owner, made, *rights, *(quiet if is_superuser else ()))
+    if not is_superuser:
         # Who may switch them off may not always let others do so; the login's own sessions meet none.
-        with contextlib.suppress(psycopg.errors.InsufficientPrivilege), owner.transaction():
-            owner.execute(sql.SQL("GRANT SET ON PARAMETER event_triggers TO {}").format(name))
-    return _take_public(owner, name)
-
-
-def _take_public(owner: Connection, name: sql.Identifier) -> tuple[int, str] | None:
-    """Give the schema public to the login, and return what it was; None if there is none or it can't be given."""
-    row = owner.execute(_PUBLIC).fetchone()
-    if row is None:
-        return None
-    try:
-        with owner.transaction():
-            owner.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(name))
-    except psycopg.errors.InsufficientPrivilege:
-        return None  # up to 14 it is a superuser's; everybody may create in it
-    return int(row[0]), str(row[1])
+        with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+            _say(owner, *quiet)
+    return public
 
 
 def opened(owner: Connection, login: Login, connect: Callable[[], Connection]) -> Connection:
@@ -230,8 +223,38 @@ def shut_out(owner: Connection, login: Login) -> None:
     """Let no more sessions of the login in. Raise psycopg.Error if the server refuses."""
     database = sql.Identifier(login.target.database)
     # A limit keeps itself out, the right to connect whoever it makes a member of itself (before 16 it may).
-    owner.execute(sql.SQL("ALTER ROLE {} CONNECTION LIMIT 0").format(login.identifier))
-    owner.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM {}").format(database, login.identifier))
+    _say(
+        owner,
+        sql.SQL("ALTER ROLE {} CONNECTION LIMIT 0").format(login.identifier),
+        sql.SQL("REVOKE CONNECT ON DATABASE {} FROM {}").format(database, login.identifier),
+    )
+
+
+# Names mean what they mean to the server, and text comes as text: a dump may have said that they are looked for elsewhere first.
+_OUR_NAMES = "SET LOCAL search_path = ''; SET LOCAL client_encoding = 'UTF8'"
+
+
+class _Utf8(Loader):
+    """What was sent as UTF-8 while the session has another encoding before and after."""
+
+    def load(self, data: Buffer) -> str:
+        return bytes(data).decode(errors="backslashreplace")
+
+
+def _answer(owner: Connection, question: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    """Return the rows of the answer, by our names; in one message, since over a far link each round trip counts."""
+    with psycopg.ClientCursor(owner) as cursor:
+        for kind in ("text", "name"):
+            cursor.adapters.register_loader(kind, _Utf8)
+        cursor.execute(f"{_OUR_NAMES}; {question}".encode(), parameters or None)
+        while cursor.nextset():
+            pass
+        return cursor.fetchall()
+
+
+def _say(owner: Connection, *statements: sql.Composable) -> None:
+    """Do all of these or none, by our names, in one message: the server takes that for one transaction."""
+    owner.execute(sql.SQL("; ").join([sql.SQL(_OUR_NAMES), *statements]))
 
 
 @contextlib.contextmanager
@@ -252,12 +275,13 @@ def trusted(owner: Connection) -> frozenset[bytes]:
 
 def give_use(owner: Connection, login: Login) -> None:
     """Let the login use what extensions and superusers brought: fill their configuration, refer to their tables, use their servers."""
-    with _by_our_names(owner):
-        for rights, kind, name in owner.execute(
-            _OF_OTHERS, [login.identifier.as_string(None)] * 2
-        ).fetchall():
-            statement = sql.SQL("GRANT {} ON {} {} TO {}")
-            owner.execute(statement.format(sql.SQL(rights), sql.SQL(kind), sql.SQL(name), login.identifier))
+    statement = sql.SQL("GRANT {} ON {} {} TO {}")
+    grants = [
+        statement.format(sql.SQL(rights), sql.SQL(kind), sql.SQL(name), login.identifier)
+        for rights, kind, name in _answer(owner, _OF_OTHERS, [login.identifier.as_string(None)] * 2)
+    ]
+    if grants:
+        _say(owner, *grants)
 
 
 def restrict(owner: Connection, login: Login, open_to_others: frozenset[str]) -> None:
@@ -282,8 +306,7 @@ def take(owner: Connection, login: Login) -> None:
 
 def code(owner: Connection) -> frozenset[tuple[int, int, int]]:
     """Return what code there is: catalog, oid and the transaction that wrote it last."""
-    with _by_our_names(owner):
-        return frozenset(owner.execute(_CODE).fetchall())
+    return frozenset(_answer(owner, _CODE))
 
 
 def named(owner: Connection, code: Iterable[tuple[int, int, int]]) -> tuple[str, ...]:
@@ -314,14 +337,12 @@ def lends(owner: Connection, login: Login) -> bool:
 
 def return_public(owner: Connection, login: Login) -> None:
     """Give the schema public back to whom it was, unless the dump made it anew."""
-    with _by_our_names(owner):
-        if login.public and (row := owner.execute(_PUBLIC).fetchone()) and int(row[0]) == login.public[0]:
-            before = sql.Identifier(login.public[1])
-            owner.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(before))
+    if login.public and any(oid == login.public[0] for oid, *_ in _answer(owner, _PUBLIC)):
+        _say(owner, sql.SQL("ALTER SCHEMA public OWNER TO {}").format(sql.Identifier(login.public[1])))
 
 
 def end(owner: Connection, login: Login) -> None:
     """Make ours what still belongs to the login, and drop it. Raise OpsError if the server refuses."""
-    with translated("could not drop the login that loaded the backup"), _by_our_names(owner):
-        for statement in ("REASSIGN OWNED BY {} TO CURRENT_USER", "DROP OWNED BY {}", "DROP ROLE {}"):
-            owner.execute(sql.SQL(statement).format(login.identifier))
+    ending = ("REASSIGN OWNED BY {} TO CURRENT_USER", "DROP OWNED BY {}", "DROP ROLE {}")
+    with translated("could not drop the login that loaded the backup"):
+        _say(owner, *(sql.SQL(statement).format(login.identifier) for statement in ending))
