@@ -20,12 +20,23 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.facts import Live, Server
     from polyladder_ops.postgres.volume import Volume
 
-__all__ = ["FULL_SHARE", "Obstacle", "flag", "needed_bytes", "obstacles", "unknowns"]
+__all__ = [
+    "FULL_SHARE",
+    "NEED_A_SUPERUSER",
+    "Obstacle",
+    "flag",
+    "needed_bytes",
+    "obstacles",
+    "owners",
+    "unknowns",
+]
 
 FULL_SHARE = 0.85
 """How full the server's disk may get while a copy is loaded: at 94 % a hosted volume turned read-only, the app with it."""
 _GROWTH = 1.3  # of a second copy, with the WAL of loading it
 _RESERVE_SHARE = 0.10
+NEED_A_SUPERUSER = ("event trigger", "foreign data wrapper", "access method")
+"""Kinds of objects that PostgreSQL itself lets nobody else make."""
 _PLAIN_GROWTH = 1.5  # a database, with its indexes, is larger than its dump
 
 
@@ -124,8 +135,9 @@ def _missing(server: Server, manifest: Manifest, *, create_roles: bool) -> Itera
                 "Install that version on the server, or accept the other one.",
                 acceptable=True,
             )
+    yield from _beyond_our_role(server, manifest)
     for role in manifest.roles if not create_roles else ():
-        if role.name not in server.roles:
+        if role.needed and role.name not in server.roles:
             yield Obstacle(
                 f"role:{role.name}", "the role is missing on the server", "Add --create-roles, or create it."
             )
@@ -136,6 +148,38 @@ def _missing(server: Server, manifest: Manifest, *, create_roles: bool) -> Itera
             "Create it, or accept that the database goes to the default one.",
             acceptable=True,
         )
+
+
+def _beyond_our_role(server: Server, manifest: Manifest) -> Iterator[Obstacle]:
+    """Yield what the server lets superusers do only; each may be let through, since some providers let others do it, too."""
+    cure = "Use a superuser's login in DATABASE_URL, or accept it if your provider lets this role."
+    for extension in manifest.extensions:
+        if extension.name in server.for_superusers:
+            yield Obstacle(
+                f"making:{extension.name}",
+                f"the role {server.role} may not make this extension",
+                cure,
+                acceptable=True,
+            )
+    for entry in manifest.objects if not server.is_superuser else ():
+        if entry.kind in NEED_A_SUPERUSER:
+            yield Obstacle(
+                f"making:{entry.name}", f"only a superuser may make the {entry.kind}", cure, acceptable=True
+            )
+    for owner in owners(manifest):
+        if owner in server.roles and owner not in server.gives_to:
+            yield Obstacle(
+                f"owner:{owner}",
+                f"the role {server.role} may not give objects to {owner}",
+                f"As a superuser: GRANT {owner} TO {server.role}; or use a superuser's login in DATABASE_URL.",
+                acceptable=True,
+            )
+
+
+def owners(manifest: Manifest) -> tuple[str, ...]:
+    """Return the roles that a load gives objects to: without public's, which stands there before, and the database's own."""
+    named = {e.owner for e in manifest.objects if (e.kind, e.name) != ("schema", "public")}
+    return tuple(sorted(named - {"", "pg_database_owner"}))
 
 
 def _of_live(server: Server) -> Iterator[Obstacle]:

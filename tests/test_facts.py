@@ -76,6 +76,19 @@ def test_a_role_without_rights_sees_that_it_has_none(
     run(server.target(), "ALTER DATABASE %I OWNER TO postgres", database.database)
 
 
+def test_what_a_role_may_make_and_whose_it_may_make_it_is_told(
+    server: servers.Server, database: Target, poor: Target
+) -> None:
+    seen = look(poor, database.database)
+    assert {name for name in ("citext", "plpgsql", "postgres_fdw") if name in seen.for_superusers} == {
+        "postgres_fdw"
+    }
+    assert seen.gives_to == {poor.user}
+    ours = look(server.target(), database.database)
+    assert ours.for_superusers == frozenset()
+    assert {"postgres", poor.user, "pg_read_all_data"} <= ours.gives_to
+
+
 def test_a_member_of_the_owner_is_an_owner(server: servers.Server, database: Target, poor: Target) -> None:
     group = f"group_{next(numbers)}"
     run(server.target(), "CREATE ROLE %I", group)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyladder_ops import preflight
+from polyladder_ops.postgres.described import CatalogEntry
 from polyladder_ops.postgres.facts import Live, Server, Session
 from polyladder_ops.postgres.properties import Extension
 from polyladder_ops.postgres.session import Identity
@@ -41,6 +42,8 @@ SERVER = Server(
     prepared=(),
     slots=(),
     subscriptions=(),
+    gives_to=frozenset({"app", "admin", "readers"}),
+    for_superusers=frozenset(),
 )
 LIVE = Live()
 MANIFEST = manifest(plain_bytes=GIB)
@@ -76,6 +79,8 @@ ONE_EACH: dict[str, tuple[dict[str, Any], str, str, bool]] = {
     "no such extension": ({"extensions": {}}, "extension:pg_trgm", "Install", False),
     "another version of an extension": ({"extensions": {"pg_trgm": "1.7"}}, "extension:pg_trgm", "accept", True),
     "a missing role": ({"roles": frozenset({"admin"})}, "role:app", "--create-roles", False),
+    "an extension that only superusers make": ({"for_superusers": frozenset({"pg_trgm"})}, "making:pg_trgm", "superuser's login", True),
+    "an owner that we can't be": ({"gives_to": frozenset({"admin"})}, "owner:app", "GRANT app TO admin", True),
     "somebody else's database": ({"is_owner": False}, "owner", "the owner's login", False),
     "a prepared transaction": ({"prepared": ("x1",)}, "prepared:x1", "ROLLBACK PREPARED 'x1'", False),
     "a backup that runs": ({"sessions": (Session(7, "app", "pg_dump", can_be_ended=True),)}, "session:7", "Wait", True),
@@ -130,6 +135,30 @@ def test_everything_is_told_at_once() -> None:
 def test_missing_roles_that_will_be_made_are_not_in_the_way() -> None:
     server = replace(SERVER, roles=frozenset())
     assert found(server, create_roles=True) == ()
+
+
+def test_a_missing_role_that_nothing_is_of_or_granted_to_is_not_in_the_way() -> None:
+    roles = (role("app"), role("gone", needed=False))
+    assert found(replace(SERVER, roles=frozenset({"app"})), roles=roles) == ()
+
+
+def test_what_only_a_superuser_makes_is_named_to_others() -> None:
+    plain = replace(SERVER, is_superuser=False)
+    objects = (CatalogEntry("event trigger", "quiet", "", (), ""),)
+    (one,) = found(plain, objects=objects)
+    assert (str(one), one.acceptable) == ("making:quiet: only a superuser may make the event trigger", True)
+    assert found(objects=objects) == ()
+
+
+def test_public_and_what_is_the_database_owner_s_need_nobody_s_consent() -> None:
+    server = replace(SERVER, gives_to=frozenset())
+    entries = (
+        ("schema", "public", "postgres"),
+        ("schema", "s", "pg_database_owner"),
+        ("schema", "t", "readers"),
+    )
+    objects = tuple(CatalogEntry(kind, name, owner, (), "") for kind, name, owner in entries)
+    assert [one.item for one in found(server, objects=objects)] == ["owner:readers"]
 
 
 def test_for_a_new_database_nothing_of_a_live_one_matters() -> None:

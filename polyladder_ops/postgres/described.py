@@ -6,7 +6,7 @@ They stand apart from what reads them, so that whoever looks at manifests need n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = [
     "CatalogEntry",
@@ -85,7 +85,10 @@ class Membership:
 
 @dataclass(frozen=True)
 class Role:
-    """A role of the server, without its password; `valid_until` is UTC text, empty if the password never expires."""
+    """A role of the server, without its password; `valid_until` is UTC text, empty if the password never expires.
+
+    `needed` if something in the database is its, or is granted to it: a fact of the database, not of the role.
+    """
 
     name: str
     superuser: bool
@@ -100,6 +103,7 @@ class Role:
     settings: tuple[tuple[str, str], ...]
     comment: str
     memberships: tuple[Membership, ...]
+    needed: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import databases, newest, standbys, volume
+from polyladder_ops.postgres import databases, newest, queries, standbys, volume
 from polyladder_ops.postgres.holders import MAY_END
 from polyladder_ops.postgres.poolers import Pooled
 from polyladder_ops.postgres.session import Identity, connect, identify, is_relayed, translated
@@ -67,6 +67,9 @@ class Server:
     prepared: tuple[str, ...]
     slots: tuple[str, ...]
     subscriptions: tuple[str, ...]
+    # What our role may do: make objects theirs, and what it may not: make these extensions.
+    gives_to: frozenset[str]
+    for_superusers: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ def read_server(connection: Connection, server: Target, live: str) -> Server:
             ),
             slots=_column(connection, _SLOTS, live),
             subscriptions=_column(connection, _SUBSCRIPTIONS, live),
+            gives_to=frozenset(name for (name,) in queries.rows(connection, _GIVES_TO)),
+            for_superusers=frozenset(_column(connection, _FOR_SUPERUSERS)),
         )
 
 
@@ -120,6 +125,16 @@ FROM pg_catalog.pg_database WHERE datname = %s
 """
 _ROLE = """
 SELECT rolname::text, rolsuper, rolsuper OR rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user
+"""
+_GIVES_TO = """
+SELECT r.rolname::text FROM pg_catalog.pg_roles r
+WHERE pg_catalog.pg_has_role(r.oid, 'SET')  -- 16+
+WHERE pg_catalog.pg_has_role(r.oid, 'MEMBER')  -- -15
+"""
+_FOR_SUPERUSERS = """
+SELECT v.name::text FROM pg_catalog.pg_available_extension_versions v
+JOIN pg_catalog.pg_available_extensions e ON e.name = v.name AND e.default_version = v.version
+WHERE v.name <> 'plpgsql' AND v.superuser AND NOT v.trusted AND pg_catalog.current_setting('is_superuser') <> 'on'
 """
 _SESSIONS = f"""
 SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''),

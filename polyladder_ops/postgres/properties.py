@@ -76,9 +76,9 @@ def read(connection: psycopg.Connection[Any], database: str | None = None) -> Da
 def roles(connection: psycopg.Connection[Any]) -> tuple[Role, ...]:
     """Return the roles of the server, ordered by name, without its own `pg_…` ones; memberships in those count."""
     found = []
-    for *plain, settings, comment, memberships in queries.rows(connection, queries.load("roles.sql")):
+    for *plain, settings, comment, memberships, needed in queries.rows(connection, queries.load("roles.sql")):
         groups = tuple(Membership(*group) for group in _pairs(memberships))
-        fields = [*plain, _pairs(settings), comment, groups]
+        fields = [*plain, _pairs(settings), comment, groups, needed]
         found.append(Role(*fields))
     return tuple(sorted(found, key=lambda role: role.name))
 
