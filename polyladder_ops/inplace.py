@@ -29,10 +29,12 @@ from polyladder_ops.postgres import (
     takeover,
     zones,
 )
+from polyladder_ops.postgres.load.loader import Accepted
 from polyladder_ops.postgres.proof import read_back
 from polyladder_ops.postgres.script import Script
-from polyladder_ops.preflight import flag, needed_bytes
+from polyladder_ops.preflight import NEED_A_SUPERUSER, flag, needed_bytes, owners
 from polyladder_ops.restore.objects import look
+from polyladder_ops.restore.sender import RIGHTS
 from polyladder_ops.restoring import Found
 from polyladder_ops.terminal import size
 
@@ -44,18 +46,26 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.clearing_facts import Facts
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.inventory import CatalogEntry
-    from polyladder_ops.postgres.load.loader import Accepted
     from polyladder_ops.postgres.proof.differences import Difference
     from polyladder_ops.postgres.properties import NotApplied
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["BYTES_PER_S", "Differs", "Restored", "estimate_s", "lends", "obstacles", "restore"]
+__all__ = [
+    "BYTES_PER_S",
+    "Differs",
+    "Lending",
+    "Restored",
+    "estimate_s",
+    "lends",
+    "obstacles",
+    "refuse_to_lend",
+    "restore",
+]
 
 BYTES_PER_S = 10_000_000
 """How much of the plain dump is loaded, indexed and proved in a second: see `estimate_s`."""
 _OBJECTS_PER_S = 300
 _TABLES = {"table", "materialized view"}
-_NEED_A_SUPERUSER = ("event trigger", "foreign data wrapper", "access method")
 _STAYS = ("schema", "public")  # it is emptied, not dropped
 _SHOWN = 5
 
@@ -99,15 +109,47 @@ def obstacles(target: Target, manifest: Manifest) -> tuple[str, ...]:
     return tuple(_obstacles(facts, manifest))
 
 
-def lends(target: Target) -> str:
-    """Return in a sentence whose rights the rows' own code will have: one transaction has one session, and it is ours."""
+@dataclass(frozen=True)
+class Lending:
+    """Whose rights the rows' own code will have: one transaction has one session, and it is ours.
+
+    `to` are the other roles, no superusers themselves, whose code that may be; None if nobody knows.
+    """
+
+    role: str
+    is_superuser: bool
+    to: tuple[str, ...] | None
+
+    @property
+    def must_be_accepted(self) -> bool:
+        """Whether somebody may get rights that he had no way to."""
+        return self.is_superuser and self.to != ()
+
+    def __str__(self) -> str:
+        whose = "whoever wrote to that database" if self.to is None else _several(self.to) or "its own owners"
+        what = ", a superuser, so it may do anything" if self.is_superuser else ""
+        return f"code of {whose} that rows run has the rights of {self.role}{what}"
+
+
+def lends(target: Target, manifest: Manifest) -> Lending:
+    """Return whose code will have whose rights. Raise OpsError if the server can't be reached."""
     rights = questions.rights(target)
-    what = (
-        "a superuser, so it may do anything: without --in-place a login without rights loads"
-        if rights.is_superuser
-        else "this role"
-    )
-    return f"code of the database's users that rows run has the rights of {rights.role}, {what}"
+    superusers = {role.name for role in manifest.roles if role.superuser}
+    others = tuple(owner for owner in owners(manifest) if owner not in superusers | {rights.role})
+    return Lending(rights.role, rights.is_superuser, others if manifest.knows_objects else None)
+
+
+def refuse_to_lend(lending: Lending, accept: Collection[str]) -> tuple[Accepted, ...]:
+    """Return what is let through, nothing if nothing is lent. Raise Refused if `accept` does not name it."""
+    if not lending.must_be_accepted:
+        return ()
+    if RIGHTS not in accept:
+        raise Refused(
+            f"{lending}",
+            detail="Without --in-place a login that has nothing to lend loads the backup.",
+            hint=f"Nothing was touched. If you trust that code: `{flag(RIGHTS)}`.",
+        )
+    return (Accepted(RIGHTS, str(lending)),)
 
 
 def _obstacles(facts: Facts, manifest: Manifest) -> Iterator[str]:
@@ -163,7 +205,7 @@ def _not_to_be_made(facts: Facts, manifest: Manifest) -> Iterator[str]:
         if not gives:
             yield f"the role {facts.role} may not give objects to {owner}"
     if not facts.is_superuser:
-        needing = [f"{e.kind} {e.name}" for e in manifest.objects if e.kind in _NEED_A_SUPERUSER]
+        needing = [f"{e.kind} {e.name}" for e in manifest.objects if e.kind in NEED_A_SUPERUSER]
         if needing:
             yield f"only a superuser may make {_several(needing)}"
 

@@ -70,6 +70,7 @@ def overwrite(
                 detail="\n        ".join(f"{reason}." for reason in reasons),
                 hint="Nothing was touched. Cure this, or restore beside it, with a role that has CREATEDB.",
             )
+        lent = inplace.refuse_to_lend(inplace.lends(target, backup.manifest), options.accept)
         confirm(estimate_s(target, backup.manifest, backs_up=before is not None))
         kept: list[Backup] = []
 
@@ -99,7 +100,7 @@ def overwrite(
             )
         for not_applied in done.not_given:
             say(f"not given to {target.database}: {plain(str(not_applied))}")
-        accepted = [f"{a.item}: {a.why}" for a in done.accepted] + [
+        accepted = [f"{a.item}: {a.why}" for a in (*lent, *done.accepted)] + [
             f"{d.item}: {d.detail}" for d in done.differences
         ]
         with _committed(target, kept):

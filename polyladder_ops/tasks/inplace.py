@@ -42,7 +42,7 @@ def run_in_place(
 
     target = place.target()
     if is_dry(c):
-        _preview(target, chosen, backs_up=not without_backup)
+        _preview(target, chosen, options, backs_up=not without_backup)
         return
     before = backups.Options(recipients=place.settings.backup_age_recipients, new_source=True)
 
@@ -55,7 +55,7 @@ def run_in_place(
             f"In place: the app will wait about {duration(seconds)} for its tables, and no undo brings this back.",
             file=sys.stderr,
         )
-        print(f"WARNING: {inplace.lends(target)}", file=sys.stderr)
+        print(f"WARNING: {inplace.lends(target, chosen.manifest)}", file=sys.stderr)
         confirm(f"This overwrites {target} by {chosen.id}, {kept}.", target.database, force=force)
 
     result = overwriting.overwrite(
@@ -78,15 +78,17 @@ def run_in_place(
         )
 
 
-def _preview(target: Any, chosen: Backup, *, backs_up: bool) -> None:
+def _preview(target: Any, chosen: Backup, options: Options, *, backs_up: bool) -> None:
     from polyladder_ops import inplace, overwriting
     from polyladder_ops.terminal import duration
 
     seconds = overwriting.estimate_s(target, chosen.manifest, backs_up=backs_up)
     print(f"would overwrite {target} by {chosen.id}; the app would wait about {duration(seconds)}")
-    print(f"WARNING: {inplace.lends(target)}", file=sys.stderr)
+    lending = inplace.lends(target, chosen.manifest)
+    print(f"WARNING: {lending}", file=sys.stderr)
     if reasons := inplace.obstacles(target, chosen.manifest):
         raise Mismatch("it can't be done in place", detail="; ".join(reasons))
+    inplace.refuse_to_lend(lending, options.accept)
 
 
 def _tell(target: Any, chosen: Backup, result: Overwritten, *, as_json: bool) -> None:
