@@ -153,6 +153,7 @@ SELECT 'constraint', 'pg_constraint'::regclass::oid, k.oid,
         '=check', CASE k.contype WHEN 'c' THEN pg_catalog.jsonb_build_object('check', pg_catalog.pg_get_expr(k.conbin, k.conrelid)) END,
         '=type', k.contype, '=no inherit', k.contype = 'c' AND k.connoinherit, '=deferrable', k.condeferrable,
         '=deferred', k.condeferred, '=operators', k.conexclop::regoperator[],
+        '=own', k.contype = 'c' AND NOT c.relispartition AND k.conislocal AND k.coninhcount > 0,
         '=not enforced', NOT k.conenforced,  -- 18+
         'not validated', NOT k.convalidated)::text
 FROM pg_catalog.pg_constraint k

@@ -56,6 +56,7 @@ CREATE MATERIALIZED VIEW counted AS SELECT m, count(*) AS n FROM people GROUP BY
 CREATE TABLE old (a int, b int) PARTITION BY RANGE (a);
 CREATE TABLE old_1 PARTITION OF old FOR VALUES FROM (1) TO (100);
 CREATE TABLE base (a int); CREATE TABLE grown (z int, y int) INHERITS (base);
+ALTER TABLE grown ADD CONSTRAINT twice CHECK (a > 0); ALTER TABLE base ADD CONSTRAINT twice CHECK (a > 0);
 CREATE PUBLICATION told FOR TABLE notes (id, note) WHERE (id > 5);
 COMMENT ON COLUMN people.email IS 'where they read';
 INSERT INTO people (email, age) VALUES ('a', 30); INSERT INTO notes VALUES (1, 1, 'n');
@@ -100,6 +101,11 @@ LOSSES = {
         "table public.people",
     ),
     "a check": (r"CHECK \(\(age > 17\)\)", "CHECK ((age > 0))", "constraint people_age_check"),
+    "a child's own check": (
+        r",\n    CONSTRAINT twice CHECK \(\(a > 0\)\)\n\)\nINHERITS",
+        "\n)\nINHERITS",
+        "constraint twice",
+    ),
     "not valid": (r"CHECK \(\(age < 200\)\) NOT VALID", "CHECK ((age < 200))", "constraint adult"),
     "a cascade": (r" ON DELETE CASCADE", "", "constraint notes_owner_fkey"),
     "a unique constraint's kind": (
@@ -145,8 +151,8 @@ LOSSES = {
     "a domain's check": (r"VALUE < 101", "VALUE < 102", "type public.percent"),
     "the order of columns": (r"z integer,\n    y integer", "y integer,\n    z integer", "table public.grown"),
     "inheritance": (
-        r"z integer,\n    y integer\n\)\nINHERITS \(public.base\)",
-        "a integer, z integer, y integer)",
+        r"z integer,\n    y integer,\n    CONSTRAINT twice CHECK \(\(a > 0\)\)\n\)\nINHERITS \(public.base\)",
+        "a integer, z integer, y integer, CONSTRAINT twice CHECK ((a > 0)))",
         "table public.grown",
     ),
     "a publication's filter": (r" WHERE \(\(id > 5\)\)", "", "publication told"),
