@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from polyladder_ops import catalog, encryption, replacement, setaside
+from polyladder_ops import catalog, checks, encryption, replacement, setaside
 from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.postgres import poolers
 from polyladder_ops.postgres.clients import Client, choose, find_clients
@@ -90,6 +90,7 @@ def examine(settings: Settings) -> list[Check]:
         ),
         try_recipients(settings),
         try_identity(settings),
+        try_checks(settings),
         _attempt("proof by restore", "", lambda: _proof(settings, clients, known)),
         *_restores(target, is_known=known is not None),
         *(_restore_now(target, settings) if isinstance(target, Target) and known else ()),
@@ -292,6 +293,21 @@ def try_identity(settings: Settings) -> Check:
         return opened
     return Check(
         name, True, "The key opens what is encrypted to the recipients." if keys else "It holds a key."
+    )
+
+
+def try_checks(settings: Settings) -> Check:
+    """Return whether the file with the questions can be read and understood; a restore reads it before it does anything."""
+    name, path = "POLYLADDER_CHECKS", settings.checks
+    if path is None:
+        return Check(name, None, "Unset, so a restored database is asked nothing.")
+    found = _attempt(name, "restore", lambda: checks.read(path))
+    return (
+        found
+        if isinstance(found, Check)
+        else Check(
+            name, True, f"{path} {'has a question' if len(found) == 1 else f'has {len(found)} questions'}."
+        )
     )
 
 

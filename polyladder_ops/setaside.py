@@ -98,14 +98,13 @@ class _Chosen:
     aside: Marked
 
 
-def abort(target: Target) -> tuple[str, ...]:
+def abort(target: Target, *, say: Say = lambda _sentence: None) -> tuple[str, ...]:
     """Put right what a run that died left of this database; return what was done, in sentences.
 
-    Raise Busy if a run that lives holds the lock, OpsError if the server fails.
+    `say` gets which strangers stood in the way. Raise Busy if a run that lives holds the lock, OpsError if the server fails.
     """
     server = locks.maintenance(target)
-    passed: list[str] = []
-    with locks.exclusive(server, target.database, doing="abort", say=passed.append) as connection:
+    with locks.exclusive(server, target.database, doing="abort", say=say) as connection:
         done = leftovers.settle(connection, server, target.database)
         if left := leftovers.find(connection):
             raise OpsError(
@@ -113,7 +112,7 @@ def abort(target: Target) -> tuple[str, ...]:
                 detail="; ".join((*done, *(f"{one.database}: {one.detail}" for one in left))),
                 hint="They are of another database's restore or of another role: run `invoke restore.abort` for that site.",
             )
-    return (*passed, *done)
+    return done
 
 
 @dataclass(frozen=True)

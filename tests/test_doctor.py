@@ -94,6 +94,19 @@ def test_with_a_server_and_its_client_nothing_stands_in_the_way(state: Path, tmp
     assert not (tmp_path / "state").exists()
 
 
+def test_a_file_of_questions_that_can_not_be_read_would_stop_a_restore(state: Path, tmp_path: Path) -> None:
+    settings = {
+        "DATABASE_URL": url(state),
+        "POLYLADDER_STATE_DIR": str(tmp_path),
+        "POLYLADDER_CHECKS": "checks.sql",
+    }
+    code, out, err = invoke(tmp_path, **settings)
+    assert (code, "POLYLADDER_CHECKS" in err) == (3, True), out
+    (tmp_path / "checks.sql").write_text("-- check: one\n-- expect: 1\nSELECT 1;\n")
+    code, out, _ = invoke(tmp_path, **settings)
+    assert (code, "checks.sql has a question" in out) == (0, True), out
+
+
 def test_json_holds_every_setting_and_check_and_no_secret(state: Path, tmp_path: Path) -> None:
     environ = {"DATABASE_URL": url(state), "FLY_API_TOKEN": "fly-canary-5", "BACKUP_FOLDER": "x"}
     code, out, err = invoke(tmp_path, "--json", POLYLADDER_STATE_DIR=str(tmp_path), **environ)

@@ -225,12 +225,21 @@ def test_the_name_of_a_stranger_writes_nothing_else_on_the_terminal(server: Serv
     assert "\x1b" not in locks._passed(shop, met, ended=False)
 
 
-def test_a_stranger_on_the_way_of_abort_is_named_among_what_was_done(
+def test_a_stranger_on_the_way_of_abort_is_named_beside_what_was_done(
     server: Server, stranger: Target, shop: str
 ) -> None:
+    said: list[str] = []
     with holding(stranger, shop):
-        done = setaside.abort(server.target(shop))
-    assert done[0].startswith(f"the role {stranger.user} held the lock of {shop}")
+        assert setaside.abort(server.target(shop), say=said.append) == ()
+    assert said[0].startswith(f"the role {stranger.user} held the lock of {shop}")
+
+
+def test_a_rival_without_a_name_is_told_by_its_role_and_process(server: Server, shop: str) -> None:
+    met = Holder(7, False, "", "boss", "its own machine", None, counts=True, may_end=False)
+    assert (
+        str(locks._busy(shop, [met])).splitlines()[1]
+        == "detail: It is a session of the role boss, process 7."
+    )
 
 
 @pytest.fixture(params=["a superuser", "an owner"])

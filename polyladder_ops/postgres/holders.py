@@ -72,7 +72,12 @@ class Holder:
     def __str__(self) -> str:
         """Who it is, as a sentence without its full stop."""
         if not self.application:
-            return f"It is another role's session{self.when}"
+            who = (
+                f"a session of the role {self.role}, process {self.pid}"
+                if self.role
+                else "a prepared transaction"
+            )
+            return f"It is {who}{self.when}"
         return f"It is {self.application.removeprefix('polyladder-ops ')}{self.when}"
 
 

@@ -143,7 +143,7 @@ def abort(c: Context, site: str = "") -> None:
         )
         return
     with _stoppable(site, "it goes on."):
-        done = setaside.abort(target)
+        done = setaside.abort(target, say=_to_stderr)
     print("\n".join(done) or "nothing was left over")
 
 
