@@ -155,6 +155,8 @@ def test_a_stranger_in_another_database_or_in_a_queue_keeps_nobody_out(
             thread.start()
             time.sleep(0.3)
             assert locks.holder(connection, shop).startswith("It is restore ")
+            waiting.cancel()
+            thread.join()  # a connection that is closed while it waits takes the whole process with it
         with locks.exclusive(owner, shop, doing="undo") as again:
             locks.check(again, shop)
 

@@ -78,7 +78,7 @@ _DROPS = (
     ),
     _drop("ROUTINE", "pg_proc", _in_public("pronamespace")),
     _drop("TYPE", "pg_type", f"{_in_public('typnamespace')} AND x.typtype IN ('b', 'c', 'd', 'e', 'r', 'p')"
-          " AND NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.typarray = x.oid)"),
+          " AND NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.oid = x.typelem AND e.typarray = x.oid)"),
     _drop("OPERATOR", "pg_operator", _in_public("oprnamespace")),
     _drop("OPERATOR CLASS", "pg_opclass", _in_public("opcnamespace")),
     _drop("OPERATOR FAMILY", "pg_opfamily", _in_public("opfnamespace")),

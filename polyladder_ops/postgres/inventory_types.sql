@@ -58,7 +58,7 @@ FROM pg_catalog.pg_type t
 JOIN pg_catalog.pg_namespace s ON s.oid = t.typnamespace
 LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
 WHERE (c.oid IS NULL OR c.relkind = 'c') AND t.typtype <> 'm'
-  AND NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.typarray = t.oid)
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid)
   AND $users(s.nspname) AND $own(pg_type, t.oid);
 
 -- Functions and procedures, without the constructors that come with a range type
