@@ -477,6 +477,33 @@ FILES = {
 CREATE FUNCTION m.asks(text[], oid) RETURNS void LANGUAGE plpgsql AS $$BEGIN PERFORM m.deed(); END$$;
 CREATE FOREIGN DATA WRAPPER w VALIDATOR m.asks;
 """,
+    "a wrapper that asks a function of the file's with a quoted name": """
+CREATE FUNCTION m."as.ks ""it"(text[], oid) RETURNS void LANGUAGE plpgsql AS $$BEGIN PERFORM m.deed(); END$$;
+CREATE FOREIGN DATA WRAPPER w VALIDATOR m."as.ks ""it" OPTIONS (
+    a 'b'
+);
+""",
+    "a default that a superuser would read to make its function": """
+CREATE FUNCTION m.looks(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$BEGIN PERFORM m.deed(); RETURN true; END$$;
+CREATE DOMAIN m.d AS integer CONSTRAINT c CHECK (m.looks(VALUE));
+CREATE TYPE m.r AS RANGE (
+    subtype = m.d
+);
+CREATE FUNCTION m.quiet(a m.r DEFAULT '[1,2)'::m.r) RETURNS integer
+    LANGUAGE plpgsql LEAKPROOF
+    AS $$BEGIN RETURN 1; END$$;
+""",
+    "a default of a type that is spelled as the server's": """
+CREATE FUNCTION m.looks(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$BEGIN PERFORM m.deed(); RETURN true; END$$;
+CREATE DOMAIN m.d AS integer CONSTRAINT c CHECK (m.looks(VALUE));
+CREATE TYPE m.text AS RANGE (
+    subtype = m.d
+);
+SET search_path = m, pg_catalog;
+CREATE FUNCTION m.quiet(a m.text DEFAULT '[1,2)'::text) RETURNS integer
+    LANGUAGE plpgsql LEAKPROOF
+    AS $$BEGIN RETURN 1; END$$;
+""",
     "a foreign partition whose bound is of a domain": """
 CREATE EXTENSION IF NOT EXISTS postgres_fdw WITH SCHEMA public;
 CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw;

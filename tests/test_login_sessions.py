@@ -1,4 +1,4 @@
-"""The sessions of the login that loads a backup: who lets them in, and what rows' code leaves in them."""
+"""The sessions of the logins made for a run: who lets them in, and what rows' code leaves in them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from polyladder_ops import loading, restoring, verification
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import databases, session
+from polyladder_ops.postgres import databases, reader, session
 from polyladder_ops.postgres.conninfo import Target
 from tests.conftest import run
 from tests.test_login import execute, take
@@ -33,6 +33,17 @@ def test_no_free_connection_is_no_reason_to_load_with_our_own_rights(
             loading.load(target, backup, [])
         with closing(session.connect(target)) as connection:
             assert connection.execute("SELECT pg_catalog.to_regclass('public.t')").fetchone() == (None,)
+
+
+def test_no_free_connection_is_no_reason_to_ask_with_our_own_rights(database: Target) -> None:
+    server = database.with_database("postgres")
+    run(server, "ALTER DATABASE %I CONNECTION LIMIT 0", database.database)
+    with (
+        closing(session.connect(server)) as connection,
+        pytest.raises(OpsError, match="too many connections"),
+    ):
+        with reader.opened(connection, database):
+            pytest.fail("somebody was let in")
 
 
 POLLUTES = """

@@ -27,7 +27,7 @@ class Form:
     role at once. `superuser`: a login without rights can't do it, and it runs nothing of the dump's, so that it may be
     handed to a superuser. `unsafe`: it is a superuser's because it can break the server. `runs_nothing`
     is told of a function: no literal in it is read by code of the dump's while it is made; `language` is its language.
-    `validator` names the function that later statements run at once, for a wrapper's options or a language's functions.
+    `validated`: it names a function that runs at once, for its own options and for those of what is made with it later.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Form:
     unsafe: bool = False
     runs_nothing: bool = False
     language: bytes = b""
-    validator: bytes = b""
+    validated: bool = False
 
     def __str__(self) -> str:
         """Return the name with the language."""
@@ -143,7 +143,7 @@ def _judged(name: str, found: re.Match[bytes], bones: Skeleton) -> Form:
     if name == "create range type":
         form = replace(form, superuser=parts["canonical"] is not None)
     if name in ("create foreign data wrapper", "create language"):
-        form = replace(form, validator=_named(found, "validator", bones))
+        form = replace(form, validated=parts["validator"] is not None)
     if name == "create function":
         language = _named(found, "language", bones)
         by_superuser = form.superuser and language not in _EVERYBODYS

@@ -72,14 +72,11 @@ class Handover:
 
     def does(self, text: bytes, place: int, state: str) -> bool:
         """Whether what the server refused the login is one of the things that only a superuser may, and is done now."""
-        if state not in REFUSED or login.lends(self._owner, self._login):
+        if state not in REFUSED:
             return False
         self._give_use()
-        trusted = login.trusted(self._owner)
-        form = hands.for_a_superuser(text, trusted=trusted, backslash_escapes=self._loader.escapes)
-        if form is None or login.made_function(
-            self._owner, self._login, form.validator.decode(errors="replace")
-        ):
+        form = hands.for_a_superuser(text, backslash_escapes=self._loader.escapes)
+        if form is None or (form.validated and login.made_validator(self._owner, self._login)):
             return False
         self._do(text, place)
         self._loader.finish()
@@ -93,8 +90,13 @@ class Handover:
 
     def _do(self, text: bytes, place: int) -> None:
         """Do a statement under the settings that stand before it: those behind it may name what it makes."""
+        is_bent = False
         while self._settings and self._settings[0][1] < place:
             self._loader.do(*self._settings.popleft())
+            is_bent = True
+        if is_bent:
+            self._loader.finish()
+            login.own_types_first(self._owner)
         self._loader.do(text, place)
 
     def _give_use(self) -> None:

@@ -80,17 +80,13 @@ def refreshed(statement: bytes) -> bytes:
     return statement.removeprefix(_REFRESH)
 
 
-def for_a_superuser(
-    statement: bytes, *, trusted: frozenset[bytes], backslash_escapes: bool = False
-) -> Form | None:
+def for_a_superuser(statement: bytes, *, backslash_escapes: bool = False) -> Form | None:
     """Return the form of a statement that a superuser may do in the login's place, None if it is the login's or nobody's.
 
-    `trusted` are the languages that everybody may use. It is judged by the whole statement: one that runs something at once
-    (an aggregate's first value is put through a domain's CHECK by whoever makes it) stays the login's. A list of what is
-    forbidden would not hold: LANGUAGE internal AS 'be_lo_export', made by a superuser, let a CHECK write a file (tried).
+    It is judged by the whole statement: one that runs something at once (an aggregate's first value is put through a
+    domain's CHECK by whoever makes it) stays the login's. A list of what is forbidden would not hold: LANGUAGE internal
+    AS 'be_lo_export', made by a superuser, let a CHECK write a file (tried). A superuser's function in everybody's
+    language is LEAKPROOF, or sets what only superusers set; it is given back at once.
     """
     form = forms.recognise(statement, backslash_escapes=backslash_escapes)
-    if form is None or not (form.superuser or form.runs_nothing):
-        return None
-    # A superuser's function in everybody's language is LEAKPROOF, or sets what only superusers set; it is given back at once.
-    return form if form.language not in trusted or form.runs_nothing else None
+    return form if form and (form.superuser or form.runs_nothing) else None

@@ -36,16 +36,15 @@ __all__ = [
     "code",
     "end",
     "give_use",
-    "lends",
     "made",
-    "made_function",
+    "made_validator",
     "named",
     "opened",
+    "own_types_first",
     "restrict",
     "return_public",
     "shut_out",
     "take",
-    "trusted",
 ]
 
 _QUIET = "-c event_triggers=off"
@@ -88,12 +87,6 @@ WHERE p.oid >= 16384 AND NOT l.lanpltrusted AND l.lanname <> 'sql'
                   WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
 """
 
-_VALIDATORS = """
-SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.proowner = pg_catalog.to_regrole(%s)
-               AND p.oid IN (SELECT fdwvalidator FROM pg_catalog.pg_foreign_data_wrapper
-                             UNION ALL SELECT lanvalidator FROM pg_catalog.pg_language))
-"""
-
 _HARMLESS = """
 SELECT 'FOREIGN TABLE', c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_foreign_table t ON t.ftrelid = c.oid JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
@@ -119,7 +112,18 @@ _NAMED = """
 SELECT (pg_catalog.pg_identify_object(t.catalog::pg_catalog.oid, t.oid::pg_catalog.oid, 0)).identity
 FROM unnest(%s::int8[], %s::int8[]) AS t (catalog, oid)
 """
-_MADE = "SELECT FROM pg_catalog.pg_proc WHERE proname = %s AND proowner = pg_catalog.to_regrole(%s)"
+# By what they take, a wrapper's (text[], oid) and a language's (oid): names can be spelled in many ways, in any encoding.
+_VALIDATORS = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.proowner = pg_catalog.to_regrole(%s)
+               AND p.proargtypes::text IN ('1009 26', '26'))
+"""
+
+
+_WITHOUT_CATALOG = b"""
+SELECT pg_catalog.set_config('search_path', coalesce((
+    SELECT pg_catalog.string_agg(pg_catalog.quote_ident(n), ', ') FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) AS n
+    WHERE n OPERATOR(pg_catalog.<>) 'pg_catalog'), ''), false)
+"""
 
 
 class NoLogin(Exception):  # noqa: N818 - a fact about the server
@@ -266,11 +270,13 @@ def _by_our_names(owner: Connection) -> Iterator[None]:
         yield
 
 
-def trusted(owner: Connection) -> frozenset[bytes]:
-    """Return the languages in which everybody may write functions."""
-    with _by_our_names(owner):
-        rows = owner.execute("SELECT lanname::text FROM pg_catalog.pg_language WHERE lanpltrusted")
-        return frozenset(name.encode() for (name,) in rows.fetchall())
+def own_types_first(owner: Connection) -> None:
+    """Have this session take the server's own names before all others, whatever the search path says of that.
+
+    A literal of a type that is called text, as the server's, would run code of who made that type (tried). Where the path does
+    not name pg_catalog the server looks there first.
+    """
+    owner.execute(_WITHOUT_CATALOG)
 
 
 def give_use(owner: Connection, login: Login) -> None:
@@ -317,22 +323,12 @@ def named(owner: Connection, code: Iterable[tuple[int, int, int]]) -> tuple[str,
     return tuple(sorted({name or "one that is gone" for (name,) in rows}))
 
 
-def made_function(owner: Connection, login: Login, name: str) -> bool:
-    """Whether the login made a function of this name, in whichever schema; no name, no function."""
-    if not name:
-        return False
-    with _by_our_names(owner):
-        found = owner.execute(_MADE, [name.rpartition(".")[2], login.identifier.as_string(None)])
-        return found.fetchone() is not None
+def made_validator(owner: Connection, login: Login) -> bool:
+    """Whether the login made a function that could look at what is made for somebody: it would run as who makes that.
 
-
-def lends(owner: Connection, login: Login) -> bool:
-    """Whether what is made for somebody is looked at by a function that the login made: it would run as who makes it.
-
-    Wrappers and languages have such validators, which a superuser named once and whoever owns them may replace.
+    A superuser names it once, for a wrapper or a language, and whoever owns it may replace it.
     """
-    with _by_our_names(owner):
-        return owner.execute(_VALIDATORS, [login.identifier.as_string(None)]).fetchone() == (True,)
+    return _answer(owner, _VALIDATORS, [login.identifier.as_string(None)]) == [(True,)]
 
 
 def return_public(owner: Connection, login: Login) -> None:
