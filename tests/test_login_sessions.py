@@ -41,9 +41,9 @@ def test_no_free_connection_is_no_reason_to_ask_with_our_own_rights(database: Ta
     with (
         closing(session.connect(server)) as connection,
         pytest.raises(OpsError, match="too many connections"),
+        reader.opened(connection, database),
     ):
-        with reader.opened(connection, database):
-            pytest.fail("somebody was let in")
+        pytest.fail("somebody was let in")
 
 
 POLLUTES = """
