@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polyladder_ops import portable
-from polyladder_ops.postgres import databases
+from polyladder_ops.postgres import databases, forms
 from polyladder_ops.postgres.lexer import DumpError, Lexer, setting_of
-from polyladder_ops.postgres.permitted import OnlyPermitted, is_permitted
+from polyladder_ops.postgres.permitted import OnlyPermitted
 from polyladder_ops.sandbox import server as servers
 from tests import shapes
 
@@ -30,6 +30,10 @@ FORMS = {
     "without names": ("--no-owner", "--no-acl", "--no-comments", "--disable-triggers", "--data-only"),
     "by authorization": ("--use-set-session-authorization", "--quote-all-identifiers", "--serializable-deferrable"),
 }  # fmt: skip
+
+
+def is_permitted(statement: bytes, *, backslash_escapes: bool = False) -> bool:
+    return forms.recognise(statement, backslash_escapes=backslash_escapes) is not None
 
 
 @dataclass

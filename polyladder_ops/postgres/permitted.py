@@ -16,14 +16,9 @@ from polyladder_ops.postgres.lexer import DumpError, setting_of
 if TYPE_CHECKING:
     from polyladder_ops.postgres.lexer import Handler
 
-__all__ = ["OnlyPermitted", "Unsafe", "is_permitted"]
+__all__ = ["OnlyPermitted", "Unsafe"]
 
 _REPLACED = b"CREATE OR REPLACE VIEW "  # --clean makes such views while it drops
-
-
-def is_permitted(statement: bytes, *, backslash_escapes: bool = False) -> bool:
-    """Whether pg_dump writes such statements. `backslash_escapes` as in `standard_conforming_strings = off`."""
-    return forms.recognise(statement, backslash_escapes=backslash_escapes) is not None
 
 
 class _Rules:
