@@ -504,6 +504,67 @@ CREATE FUNCTION m.quiet(a m.text DEFAULT '[1,2)'::text) RETURNS integer
     LANGUAGE plpgsql LEAKPROOF
     AS $$BEGIN RETURN 1; END$$;
 """,
+    "such a default between dollars": """
+CREATE FUNCTION m.looks(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$BEGIN PERFORM m.deed(); RETURN true; END$$;
+CREATE DOMAIN m.d AS integer CONSTRAINT c CHECK (m.looks(VALUE));
+CREATE TYPE m.r AS RANGE (
+    subtype = m.d
+);
+CREATE FUNCTION m.quiet(a m.r DEFAULT $q$[1,2)$q$::m.r) RETURNS integer
+    LANGUAGE plpgsql LEAKPROOF
+    AS $$BEGIN RETURN 1; END$$;
+""",
+    "a body of statements that a superuser would read": """
+CREATE FUNCTION m.looks(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$BEGIN PERFORM m.deed(); RETURN true; END$$;
+CREATE DOMAIN m.d AS integer CONSTRAINT c CHECK (m.looks(VALUE));
+CREATE TYPE m.r AS RANGE (
+    subtype = m.d
+);
+CREATE FUNCTION m.quiet() RETURNS integer
+    LANGUAGE sql LEAKPROOF
+    BEGIN ATOMIC
+ SELECT 1
+  WHERE ('[1,2)'::m.r IS NOT NULL);
+END;
+""",
+    "a publication's condition that a superuser would read": """
+CREATE FUNCTION m.looks(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$BEGIN PERFORM m.deed(); RETURN true; END$$;
+CREATE DOMAIN m.d AS integer CONSTRAINT c CHECK (m.looks(VALUE));
+CREATE TYPE m.r AS RANGE (
+    subtype = m.d
+);
+CREATE TABLE m.t (
+    a m.r
+);
+CREATE PUBLICATION p FOR ALL TABLES WITH (publish = 'insert, update, delete, truncate');
+CREATE PUBLICATION q WITH (publish = 'insert');
+ALTER PUBLICATION q ADD TABLES IN SCHEMA m;
+ALTER PUBLICATION q ADD TABLE ONLY m.t WHERE ((a = '[1,2)'::m.r));
+""",
+    "a foreign table's default that a superuser would read": """
+CREATE FUNCTION m.looks(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$BEGIN PERFORM m.deed(); RETURN true; END$$;
+CREATE DOMAIN m.d AS integer CONSTRAINT c CHECK (m.looks(VALUE));
+CREATE TYPE m.r AS RANGE (
+    subtype = m.d
+);
+CREATE FOREIGN DATA WRAPPER w;
+CREATE SERVER s FOREIGN DATA WRAPPER w;
+CREATE FOREIGN TABLE m.f (
+    a m.r DEFAULT '[1,2)'::m.r
+)
+SERVER s;
+""",
+    "a body that a superuser would look at to make its function": """
+CREATE FUNCTION m.looks(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$BEGIN PERFORM m.deed(); RETURN true; END$$;
+CREATE DOMAIN m.d AS integer CONSTRAINT c CHECK (m.looks(VALUE));
+CREATE TYPE m.r AS RANGE (
+    subtype = m.d
+);
+SET check_function_bodies = on;
+CREATE FUNCTION m.quiet() RETURNS integer
+    LANGUAGE sql LEAKPROOF
+    AS $$SELECT 1 WHERE '[1,2)'::m.r IS NOT NULL$$;
+""",
     "a foreign partition whose bound is of a domain": """
 CREATE EXTENSION IF NOT EXISTS postgres_fdw WITH SCHEMA public;
 CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw;

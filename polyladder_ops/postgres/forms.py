@@ -160,7 +160,7 @@ def _judged(name: str, found: re.Match[bytes], bones: Skeleton) -> Form:
 
 def _runs_nothing(parts: dict[str, bytes | None]) -> bool:
     """Whether no literal of an expression in it can run code of the dump's."""
-    for part in ("free", "guard", "arguments"):
+    for part in ("free", "guard", "arguments", "body"):
         text = _OPTIONS.sub(b"", parts.get(part) or b"")
         if b"'" in _HARMLESS_LITERAL.sub(b"", text):
             return False

@@ -80,7 +80,7 @@ _PIECES: dict[str, str] = {
     # Parts of code.
     "ATTRIBUTE": r"(?: (?:WINDOW|IMMUTABLE|STABLE|VOLATILE|STRICT|CALLED ON NULL INPUT|SECURITY DEFINER|(?:NOT )?LEAKPROOF"
     r"|COST {NUMBER}|ROWS {NUMBER}|SUPPORT {Q}|PARALLEL (?:SAFE|RESTRICTED|UNSAFE)|SET {Q} (?:TO|=) {SETTING}))*+",
-    "BODY": r"(?:AS '(?:, ')?|RETURN {EXPR}|BEGIN ATOMIC (?:(?!(?i:end)\b){ANY}; ?)*+END)",
+    "BODY": r"(?:AS '(?:, ')?|(?P<body>RETURN {EXPR}|BEGIN ATOMIC (?:(?!(?i:end)\b){ANY}; ?)*+END))",
     "EVENT": r"(?:INSERT|DELETE|TRUNCATE|UPDATE(?: OF {N}(?:, ?{N})*+)?)",
     "MEMBERS": r"{MEMBER}(?: ?, ?{MEMBER})*+",
     "MEMBER": r"(?:STORAGE {TYPE}|OPERATOR \d++ {OP} ?{GROUP}(?: FOR (?:SEARCH|ORDER BY {Q}))?"

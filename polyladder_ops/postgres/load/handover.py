@@ -66,7 +66,8 @@ class Handover:
             self._settings.append((text, place))
         if whose is Hand.OWNER:
             before()
-            self._do(text, place)
+            self._hear(place)
+            self._loader.do(text, place)
             self._owes_use = True
         return whose in (Hand.LAST, Hand.OWNER)
 
@@ -78,7 +79,10 @@ class Handover:
         form = hands.for_a_superuser(text, backslash_escapes=self._loader.escapes)
         if form is None or (form.validated and login.made_validator(self._owner, self._login)):
             return False
-        self._do(text, place)
+        self._hear(place)
+        self._loader.finish()
+        login.own_rules(self._owner)
+        self._loader.do(text, place)
         self._loader.finish()
         if form.name in ("create function", "create foreign table"):
             login.take(self._owner, self._login)
@@ -88,16 +92,10 @@ class Handover:
             login.give_use(self._owner, self._login)
         return True
 
-    def _do(self, text: bytes, place: int) -> None:
-        """Do a statement under the settings that stand before it: those behind it may name what it makes."""
-        is_bent = False
+    def _hear(self, place: int) -> None:
+        """Take the settings that stand before a statement: those behind it may name what it makes."""
         while self._settings and self._settings[0][1] < place:
             self._loader.do(*self._settings.popleft())
-            is_bent = True
-        if is_bent:
-            self._loader.finish()
-            login.own_types_first(self._owner)
-        self._loader.do(text, place)
 
     def _give_use(self) -> None:
         """Send what is the owner's, and let the login use what that brought: once for extensions that stand in a row."""

@@ -40,7 +40,7 @@ __all__ = [
     "made_validator",
     "named",
     "opened",
-    "own_types_first",
+    "own_rules",
     "restrict",
     "return_public",
     "shut_out",
@@ -119,8 +119,9 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.proowner = pg_catalog.to
 """
 
 
-_WITHOUT_CATALOG = b"""
-SELECT pg_catalog.set_config('search_path', coalesce((
+_OWN_RULES = b"""
+SELECT pg_catalog.set_config('check_function_bodies', 'off', false),
+       pg_catalog.set_config('search_path', coalesce((
     SELECT pg_catalog.string_agg(pg_catalog.quote_ident(n), ', ') FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) AS n
     WHERE n OPERATOR(pg_catalog.<>) 'pg_catalog'), ''), false)
 """
@@ -270,13 +271,13 @@ def _by_our_names(owner: Connection) -> Iterator[None]:
         yield
 
 
-def own_types_first(owner: Connection) -> None:
-    """Have this session take the server's own names before all others, whatever the search path says of that.
+def own_rules(owner: Connection) -> None:
+    """Have this session take the server's own names before all others, and look into no function's body while it is made.
 
-    A literal of a type that is called text, as the server's, would run code of who made that type (tried). Where the path does
-    not name pg_catalog the server looks there first.
+    A literal of a type that is called text, as the server's, would run code of who made that type, and so would a literal in the
+    body of a function in SQL (tried). Where the search path does not name pg_catalog the server looks there first.
     """
-    owner.execute(_WITHOUT_CATALOG)
+    owner.execute(_OWN_RULES)
 
 
 def give_use(owner: Connection, login: Login) -> None:
