@@ -72,20 +72,29 @@ class Backup:
         return self.stored_bytes == self.manifest.size_bytes
 
     @property
+    def level(self) -> str:
+        """How deep these bytes were verified, `stored` or `restore`; empty if they were not, or a failure stands."""
+        return records.standing(self.records).level if self.complete else ""
+
+    @property
     def verified(self) -> bool:
-        """Whether the last verification of these bytes passed."""
-        return self.complete and records.is_verified(self.records)
+        """Whether these bytes were verified, however deep, and no failure stands."""
+        return bool(self.level)
 
     @property
     def failed(self) -> bool:
-        """Whether the last verification of these bytes failed: worse than that nobody has looked."""
-        last = records.last_verification(self.records)
-        return self.complete and last is not None and last.verdict == "failed"
+        """Whether a failure of these bytes stands: worse than that nobody has looked."""
+        return self.complete and records.standing(self.records).failure is not None
 
     @property
     def pinned(self) -> bool:
         """Whether somebody wants it kept."""
         return records.is_pinned(self.records)
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Which records of it can't be read and what they are taken for, in sentences."""
+        return tuple(why for record in self.records if record.damaged for why in record.details)
 
     @property
     def flaw(self) -> str:
@@ -102,8 +111,9 @@ class _Facts(NamedTuple):
     size_bytes: int
     stored_bytes: int | None
     flaw: str
-    verified: bool
+    level: str
     pinned: bool
+    damaged: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,7 @@ class Entry:
             return None
         manifest = backup.manifest
         sizes = manifest.size_bytes, backup.stored_bytes
-        return _Facts(manifest.sha256, *sizes, backup.flaw, backup.verified, backup.pinned)
+        return _Facts(manifest.sha256, *sizes, backup.flaw, backup.level, backup.pinned, backup.damaged)
 
     @property
     def complete(self) -> bool:
@@ -159,9 +169,14 @@ class Entry:
         return self.has_data and self.facts is not None and not self.facts.flaw
 
     @property
-    def verified(self) -> bool:
+    def level(self) -> str:
         """As a backup's; without a record it need not be opened."""
-        return self._has("verify") and self.facts is not None and self.facts.verified
+        return self.facts.level if self._has("verify") and self.facts is not None else ""
+
+    @property
+    def verified(self) -> bool:
+        """As a backup's."""
+        return bool(self.level)
 
     @property
     def pinned(self) -> bool:

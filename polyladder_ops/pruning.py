@@ -174,7 +174,7 @@ def _delete(backup: Entry) -> None:
 def _bury(tombstone: Path, recorded: Sequence[Path], sha256: str) -> None:
     """Remove the records that speak of these bytes, and then the last that is left of the backup."""
     for path in recorded:
-        if records.load_all([path], sha256):
+        if any(not record.damaged for record in records.load_all([path], sha256)):
             path.unlink(missing_ok=True)
     sync_directory(tombstone.parent)
     tombstone.unlink()

@@ -5,22 +5,41 @@ A record is bound to the bytes by their sha256, so that it can't speak for anoth
 
 from __future__ import annotations
 
+import contextlib
+import re
 import secrets
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 import pydantic
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from polyladder_ops.portable import sync_directory, write_private
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["Record", "append", "instant_after", "is_pinned", "is_verified", "last_verification", "load_all"]
+__all__ = [
+    "LEVELS",
+    "Level",
+    "Record",
+    "Standing",
+    "append",
+    "instant_after",
+    "is_pinned",
+    "load_all",
+    "standing",
+]
+
+_STAMP = "%Y%m%dT%H%M%S%fZ"
+_NAME = re.compile(r"(?P<data>.+)\.(?P<kind>verify|pin|unpin)-(?P<stamp>\w+)-\w+\.json")
 
 Kind = Literal["verify", "pin", "unpin"]
+Level = Literal["stored", "restore"]
+LEVELS: tuple[Level, ...] = ("stored", "restore")
+"""How deep a verification looks: at the bytes, or at what they restore to, which looks at the bytes first."""
 Verdict = Literal["passed", "failed", "not proved", ""]
 
 
@@ -38,6 +57,7 @@ class Record(BaseModel):
     level: str = ""
     verdict: Verdict = ""
     details: tuple[str, ...] = ()
+    damaged: bool = Field(default=False, exclude=True)  # it stands for a file that can't be read
 
 
 def instant_after(records: Iterable[Record]) -> datetime:
@@ -47,7 +67,7 @@ def instant_after(records: Iterable[Record]) -> datetime:
 
 def append(data: Path, record: Record) -> Path:
     """Write the record beside the backup's data file and return its path; existing ones are never touched."""
-    stamp = record.at.astimezone(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    stamp = record.at.astimezone(UTC).strftime(_STAMP)
     path = data.with_name(f"{data.name}.{record.kind}-{stamp}-{secrets.token_hex(3)}.json")
     write_private(path, record.model_dump_json() + "\n")
     sync_directory(path.parent)
@@ -55,28 +75,87 @@ def append(data: Path, record: Record) -> Path:
 
 
 def load_all(paths: Iterable[Path], sha256: str) -> tuple[Record, ...]:
-    """Return the records among these files that speak of the bytes with this sha256, oldest first."""
-    records = []
+    """Return the records among these files that speak of the bytes with this sha256, oldest first.
+
+    One that can't be read counts as the careful case, whichever bytes it spoke of: a pin as a pin, a verification as a failure.
+    """
+    records: list[Record] = []
     for path in paths:
         try:
             record = Record.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            continue  # taken away meanwhile
         except (OSError, pydantic.ValidationError):
-            continue  # a record that can't be read proves nothing
+            records += _unreadable(path, sha256)
+            continue
         if record.sha256 == sha256:
             records.append(record)
     return tuple(sorted(records, key=lambda record: record.at))
 
 
-def last_verification(records: Iterable[Record]) -> Record | None:
-    """Return the newest verification that came to a verdict, if any; "not proved" is none."""
-    decided = [r for r in records if r.kind == "verify" and r.verdict in ("passed", "failed")]
-    return decided[-1] if decided else None
+def _unreadable(path: Path, sha256: str) -> Iterator[Record]:
+    """Yield what a record is taken for that can't be read, by its name; nothing if it would only loosen something."""
+    name = _NAME.fullmatch(path.name)
+    if name is None or name["kind"] == "unpin":
+        return
+    is_pin = name["kind"] == "pin"
+    yield Record(
+        kind="pin" if is_pin else "verify",
+        backup=name["data"],
+        sha256=sha256,
+        at=_instant(path, name["stamp"]),
+        by="nobody knows whom",
+        level="" if is_pin else "restore",
+        verdict="" if is_pin else "failed",
+        details=(
+            f"the record {path.name} can't be read, so it counts as a {'pin' if is_pin else 'failure'}",
+        ),
+        damaged=True,
+    )
 
 
-def is_verified(records: Iterable[Record]) -> bool:
-    """Whether the newest verification passed."""
-    last = last_verification(records)
-    return last is not None and last.verdict == "passed"
+def _instant(path: Path, stamp: str) -> datetime:
+    """Return when a record was written, by its name, or else by its file."""
+    try:
+        return datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        with contextlib.suppress(OSError):
+            return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How deep these bytes are known to be good (empty: not at all), and the failure that stands against them."""
+
+    level: Level | Literal[""] = ""
+    failure: Record | None = None
+
+
+def standing(records: Iterable[Record]) -> Standing:
+    """Return what verifications, oldest first, have come to. "Not proved" is no verdict.
+
+    A failure stands until one of its own level or a deeper one passes: that bytes are whole says nothing of a restore.
+    """
+    level: Level | Literal[""] = ""
+    failure: Record | None = None
+    for record in records:
+        if record.kind != "verify" or record.verdict not in ("passed", "failed"):
+            continue
+        depth = _depth(record.level)
+        if record.verdict == "failed":
+            level = ""
+            failure = record if failure is None or depth >= _depth(failure.level) else failure
+            continue
+        failure = None if failure and _depth(failure.level) <= depth else failure
+        if failure is None and depth >= _depth(level):
+            level = LEVELS[max(depth, 1) - 1]
+    return Standing(level, failure)
+
+
+def _depth(level: str) -> int:
+    """Return how much a level shows; one that is not known counts as the least."""
+    return next((depth for depth, known in enumerate(LEVELS, 1) if known == level), 0)
 
 
 def is_pinned(records: Iterable[Record]) -> bool:

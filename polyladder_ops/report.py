@@ -17,8 +17,20 @@ if TYPE_CHECKING:
     from polyladder_ops.retention import Decision
     from polyladder_ops.verification import Verdict
 
-__all__ = ["as_row", "as_row_decided", "changed", "decided", "described", "line", "listed", "verdict"]
+__all__ = [
+    "VERIFIED",
+    "as_row",
+    "as_row_decided",
+    "changed",
+    "decided",
+    "described",
+    "line",
+    "listed",
+    "verdict",
+]
 
+VERIFIED = {"": "no", "stored": "bytes", "restore": "restores"}
+"""What was verified of a backup, by level, in a word."""
 _SHOWN = 20  # of the reasons; a server of another major differs in every table
 _HEADERS = ("id", "taken at", "age", "size", "tables", "rows", "complete", "verified", "encrypted", "pinned")
 
@@ -53,8 +65,8 @@ def _cells(backup: Backup, now: datetime) -> tuple[object, ...]:
 
 
 def _verified(backup: Backup) -> object:
-    """Say a failure louder than that nobody has looked."""
-    return "FAILED" if backup.failed else backup.verified
+    """Say a failure louder than that nobody has looked, and how deep somebody has."""
+    return "FAILED" if backup.failed else VERIFIED[backup.level]
 
 
 def changed(oldest_first: Iterable[Backup]) -> str:
@@ -94,6 +106,7 @@ def as_row_decided(decision: Decision[Entry]) -> dict[str, Any]:
         "taken_at": _iso(backup.taken_at),
         "size_bytes": backup.facts.size_bytes,
         "verified": backup.verified,
+        "level": backup.level or None,
         "pinned": backup.pinned,
         "goes": decision.goes,
         "why": decision.why,
@@ -112,6 +125,7 @@ def as_row(backup: Backup) -> dict[str, Any]:
         "sha256": manifest.sha256,
         "complete": backup.complete,
         "verified": backup.verified,
+        "level": backup.level or None,
         "encrypted": manifest.encrypted,
         "pinned": backup.pinned,
         "verification": _verification(backup),
@@ -121,6 +135,7 @@ def as_row(backup: Backup) -> dict[str, Any]:
         "plain_bytes": manifest.plain_bytes,
         "server_version": manifest.source.server_version,
         "migration_head": manifest.migration_head,
+        "damaged_records": list(backup.damaged),
         "warnings": list(manifest.warnings),
         "lost": list(manifest.lost),
     }

@@ -84,13 +84,16 @@ def plan(shown: Plan, now: datetime) -> str:
     return "\n".join(lines)
 
 
+_STATES = {"stored": "bytes verified", "restore": "restores"}
+
+
 def choices(backups: Sequence[Backup], chosen: Backup | None, now: datetime) -> str:
     """Return the last backups, newest first, with what changed in each: after a bad DELETE the newest may hold the damage."""
     lines = []
     for backup in backups:
         mark = "* " if chosen is not None and backup.id == chosen.id else "  "
         unproved = "verification FAILED" if backup.failed else backup.flaw or "not verified"
-        state = "verified" if backup.verified else unproved
+        state = _STATES.get(backup.level, unproved)
         lines.append(
             f"{mark}{plain(backup.id)}  {age(backup.taken_at, now)}, {many(backup.manifest.rows, 'row')}, {state}"
         )

@@ -5,7 +5,8 @@ A backup goes when it is older than the rule's days, by the manifest's time, unl
 - it is pinned;
 - it is dated in the future (a clock was wrong, so its age says nothing);
 - it is the newest complete one;
-- it is one of the newest `keep_verified` verified ones;
+- it is one of the `keep_verified` verified ones that count first: those that were restored, then those of which only the
+  bytes were looked at, each the newest first;
 - fewer than `keep_verified` are verified at all. Then nothing goes: of backups that nobody has looked at it isn't known
   which are the good ones, and bogus ones must not push those out.
 
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class Candidate(Protocol):
         """Whether manifest and data agree."""
 
     @property
-    def verified(self) -> bool:
-        """Whether it is complete and its last verification passed."""
+    def level(self) -> str:
+        """How deep it was verified, `stored` or `restore`; empty if it is not complete, not verified, or a failure stands."""
 
     @property
     def pinned(self) -> bool:
@@ -100,8 +100,9 @@ def guards(backups: Sequence[B], rule: Rule, now: datetime) -> Guards[B]:
     ordered = sorted(backups, key=lambda backup: (backup.taken_at, backup.id), reverse=True)
     counted = [backup for backup in ordered if not _is_of_the_future(backup, now)]
     newest = next((backup for backup in counted if backup.complete), None)
-    verified = (backup for backup in counted if backup.verified)
-    return Guards(newest, tuple(islice(verified, rule.keep_verified)))
+    # The sort is stable: of the same level the newest first.
+    verified = sorted((b for b in counted if b.level), key=lambda b: b.level != "restore")
+    return Guards(newest, tuple(verified[: rule.keep_verified]))
 
 
 def decide(backups: Sequence[B], rule: Rule, now: datetime) -> tuple[Decision[B], ...]:
@@ -129,7 +130,7 @@ def _reasons_to_stay(backup: B, rule: Rule, now: datetime, kept: Guards[B]) -> I
     if kept.newest is not None and backup.path == kept.newest.path:
         yield "the newest complete one"
     if backup.path in {guard.path for guard in kept.verified}:
-        yield f"among the {wanted} newest verified"
+        yield f"among the {wanted} best verified"
     if count < wanted:
         yield f"nothing goes while only {count} of {wanted} are verified"
 

@@ -98,7 +98,7 @@ class Settings(BaseModel):
     backup_retention: Annotated[Days, Variable("BACKUP_RETENTION", "Days for which backups are kept.", "30")]
     backup_keep_verified: Annotated[
         Count,
-        Variable("BACKUP_KEEP_VERIFIED", "Newest verified backups that stay however old they are.", "3"),
+        Variable("BACKUP_KEEP_VERIFIED", "Best verified backups that stay however old they are.", "3"),
     ]
     aws_s3_bucket: Annotated[
         Bucket | None,

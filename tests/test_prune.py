@@ -188,7 +188,7 @@ def test_a_manifest_that_breaks_off_late_guards_nothing_and_stays(full: Full) ->
     done = prune(full.path)
     assert (done.ids, done.failure) == ((), None)
     assert {decision.why for decision in done.decisions if "verified" in decision.why} == {
-        "among the 3 newest verified",
+        "among the 3 best verified",
         "nothing goes while only 2 of 3 are verified",
     }
     assert id_of(100) not in {decision.backup.id for decision in done.decisions if decision.goes}
@@ -613,7 +613,7 @@ def test_without_apply_it_shows_what_would_go_and_why_and_changes_nothing(
     assert lines[5:] == [
         "stay  because",
         "   3  not older than 30 days",
-        "   1  among the 3 newest verified",
+        "   1  among the 3 best verified",
         "   1  pinned",
     ]
     assert done.err == "note: nothing was changed; `invoke backup.prune --apply` deletes them\n"

@@ -11,8 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from polyladder_ops import catalog, portable
-from polyladder_ops.records import Record, is_pinned, is_verified, last_verification, load_all
+from polyladder_ops.records import Record, Standing, is_pinned, load_all, standing
 from tests.factories import NIGHT, put, record
+from tests.test_tasks import project
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +32,8 @@ def test_a_backup_is_verified_after_a_passed_verification_only(tmp_path: Path) -
     assert not held(tmp_path).verified
     record(tmp_path, made)
     assert held(tmp_path).verified
-    last = last_verification(held(tmp_path).records)
-    assert last is not None
+    assert held(tmp_path).level == "stored"
+    (last,) = held(tmp_path).records
     assert (last.level, last.by, last.backup) == ("stored", "tests", made.id)
 
 
@@ -91,15 +92,64 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)
-def test_a_record_that_can_not_be_read_proves_nothing(
-    content: str | dict[str, object], tmp_path: Path
+@pytest.mark.parametrize("kind", ["verify", "pin", "unpin"])
+def test_a_record_that_can_not_be_read_counts_as_the_careful_case(
+    content: str | dict[str, object], kind: str, tmp_path: Path
 ) -> None:
     made = put(tmp_path)
-    path = record(tmp_path, made)
+    record(tmp_path, made)
+    verdict = "passed" if kind == "verify" else ""
+    path = record(tmp_path, made, kind=kind, verdict=verdict, at=LATER)
     text = content if isinstance(content, str) else json.dumps({**json.loads(path.read_text()), **content})
     path.write_text(text)
-    assert held(tmp_path).records == ()
-    assert not held(tmp_path).verified
+    backup = held(tmp_path)
+    assert (backup.failed, backup.pinned) == (kind == "verify", kind == "pin")
+    assert backup.verified is not backup.failed
+    said = [why for record in backup.records for why in record.details]
+    assert said == [] if kind == "unpin" else path.name in said[0]
+
+
+def test_an_unpin_that_can_not_be_read_leaves_a_pin(tmp_path: Path) -> None:
+    made = put(tmp_path)
+    record(tmp_path, made, kind="pin", verdict="")
+    record(tmp_path, made, kind="unpin", verdict="", at=LATER).write_text("{")
+    assert held(tmp_path).pinned
+
+
+def test_after_a_record_that_can_not_be_read_a_backup_can_be_verified_again(tmp_path: Path) -> None:
+    made = put(tmp_path)
+    record(tmp_path, made, at=LATER).write_text("{")
+    record(tmp_path, made, at=LATER + timedelta(hours=1))
+    assert held(tmp_path).failed  # bytes say nothing of what it may have said
+    record(tmp_path, made, level="restore", at=LATER + timedelta(hours=2))
+    assert held(tmp_path).level == "restore"
+
+
+# Level and verdict of one verification after another, and what they come to.
+STANDINGS = {
+    "a restore that failed stands, whatever the bytes are": ("restore failed, stored passed, stored passed", "", "restore"),
+    "until a restore passes": ("restore failed, stored passed, restore passed", "restore", ""),
+    "bytes that failed stand against nothing deeper": ("stored failed, restore passed", "restore", ""),
+    "nor against bytes that pass": ("stored failed, stored passed", "stored", ""),
+    "a later look at the bytes takes nothing from a restore": ("restore passed, stored passed", "restore", ""),
+    "bytes that failed take a restore back": ("restore passed, stored failed", "", "stored"),
+    "which bytes that pass don't give again": ("restore passed, stored failed, stored passed", "stored", ""),
+    "the deeper failure stands": ("restore failed, stored failed, stored passed", "", "restore"),
+    "not proved is no verdict": ("restore failed, restore not proved", "", "restore"),
+    "nor one that takes anything": ("stored passed, restore not proved", "stored", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "level", "failed"), STANDINGS.values(), ids=STANDINGS)
+def test_a_failure_stands_until_as_deep_a_look_passes(
+    said: str, level: str, failed: str, tmp_path: Path
+) -> None:
+    made = put(tmp_path)
+    for hours, one in enumerate(said.split(", ")):
+        depth, _, verdict = one.partition(" ")
+        record(tmp_path, made, level=depth, verdict=verdict, at=NIGHT + timedelta(hours=hours))
+    found = standing(held(tmp_path).records)
+    assert (found.level, found.failure.level if found.failure else "") == (level, failed)
 
 
 def test_a_record_that_is_gone_or_no_file_proves_nothing(tmp_path: Path) -> None:
@@ -144,6 +194,21 @@ def test_a_record_without_a_zone_is_not_written() -> None:
 
 
 def test_no_records_say_no() -> None:
-    assert not is_verified([])
     assert not is_pinned([])
-    assert last_verification([]) is None
+    assert standing([]) == Standing()
+
+
+def test_what_can_not_be_read_is_said_where_it_counts(tmp_path: Path) -> None:
+    shop = project(tmp_path, BACKUP_DIR=str(tmp_path / "backups"))
+    (tmp_path / "backups").mkdir()
+    made = put(tmp_path / "backups")
+    name = record(tmp_path / "backups", made, kind="pin", verdict="")
+    name.write_text("{")
+    for words in (("backup.list",), ("backup.list", "--changes"), ("backup.prune",)):
+        done = shop.ask(*words)
+        assert (
+            done.code,
+            f"warning: the record {name.name} can't be read, so it counts as a pin" in done.err,
+        ) == (0, True), done.err
+    shown = json.loads(shop.ask("backup.list", "--json").out)
+    assert shown[0]["damaged_records"] == [f"the record {name.name} can't be read, so it counts as a pin"]

@@ -86,12 +86,13 @@ def test_a_list_tells_of_each_backup_what_a_person_chooses_by() -> None:
     ("records", "said"),
     [
         ([], "no"),
-        ([record("passed")], "yes"),
-        ([record("passed", "restore")], "yes"),
+        ([record("passed")], "bytes"),
+        ([record("passed", "restore")], "restores"),
         ([record("passed"), record("failed", "restore")], "FAILED"),
-        ([record("failed"), record("passed")], "yes"),
+        ([record("failed"), record("passed")], "bytes"),
         ([record("not proved", "restore")], "no"),
-        ([record("passed"), record("not proved", "restore")], "yes"),
+        ([record("passed"), record("not proved", "restore")], "bytes"),
+        ([record("failed", "restore"), record("passed")], "FAILED"),
     ],
 )
 def test_a_list_tells_a_failed_backup_from_one_that_nobody_looked_at(

@@ -122,7 +122,7 @@ def test_the_choices_show_what_changed_in_each_and_which_is_chosen() -> None:
     assert restore_report.choices(found, found[1], NOW).splitlines() == [
         "  polyladder_20260105_020000  5 h ago, 10 rows, not verified",
         "      public.decks fell by 390 (400 → 10 rows)",
-        "* polyladder_20260104_020000  1 d ago, 400 rows, verified",
+        "* polyladder_20260104_020000  1 d ago, 400 rows, bytes verified",
         "      public.decks grew by 20 (380 → 400 rows)",
         "  polyladder_20260103_020000  2 d ago, 380 rows, verification FAILED",
     ]

@@ -28,11 +28,12 @@ def at_age(
     stored: int | None = 4,
     number: int = 0,
     failed: bool = False,
+    level: str = "stored",
 ) -> Backup:
     """Return a backup of this age (a number means days) of 4 bytes that lies nowhere."""
     taken_at = NOW - (age if isinstance(age, timedelta) else timedelta(days=age))
     made = manifest(id=f"polyladder_{taken_at:%Y%m%d_%H%M%S}_{number}", taken_at=taken_at, size_bytes=4)
-    common = {"backup": made.id, "sha256": made.sha256, "at": NOW, "by": "tests"}
+    common = {"backup": made.id, "sha256": made.sha256, "at": NOW, "by": "tests", "level": level}
     kept = [Record(kind="verify", verdict="failed" if failed else "passed", **common)] * (verified or failed)
     kept += [Record(kind="pin", **common)] * pinned
     return Backup(made, Path("/backups") / made.file, stored, tuple(kept))
@@ -81,7 +82,14 @@ def test_the_newest_complete_one_stays_though_a_newer_one_is_cut() -> None:
 def test_the_newest_verified_ones_stay_however_old_they_are() -> None:
     old = [at_age(day, verified=True) for day in (100, 200, 300, 400)]
     assert goes(at_age(1), *old) == [400]
-    assert why(old[2], at_age(1), *old[:2], old[3]) == "among the 3 newest verified"
+    assert why(old[2], at_age(1), *old[:2], old[3]) == "among the 3 best verified"
+
+
+def test_those_that_were_restored_count_before_those_whose_bytes_were_looked_at() -> None:
+    bytes_only = [at_age(day, verified=True) for day in (100, 200)]
+    restored = [at_age(day, verified=True, level="restore") for day in (300, 400)]
+    assert goes(at_age(1), *bytes_only, *restored) == [200]
+    assert goes(at_age(1), *bytes_only, *restored, rule=Rule(30, 2)) == [100, 200]
 
 
 def test_nothing_goes_while_fewer_are_verified_than_wanted() -> None:

@@ -13,6 +13,8 @@ from polyladder_ops.errors import OpsError, UsageError
 from polyladder_ops.tasks.boundary import cleaning_in_sight, is_dry, open_settings, task
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from invoke.context import Context
 
     from polyladder_ops.catalog import Backup, Catalog, Entry
@@ -143,8 +145,8 @@ def _lost(done: Backup) -> list[str]:
 def list_(c: Context, site: str = "", changes: bool = False, json: bool = False) -> None:
     """List the backups, newest first.
 
-    A backup is complete when its data file has the size that its manifest says, and verified when the last
-    `invoke verify` of it passed. Exits 3 if a manifest in the folder can't be read.
+    A backup is complete when its data file has the size that its manifest says. What was verified of it are its bytes, or
+    that it restores; FAILED stands until as deep a look passes. Exits 3 if a manifest in the folder can't be read.
 
     Examples:
         invoke backup.list --changes
@@ -154,23 +156,33 @@ def list_(c: Context, site: str = "", changes: bool = False, json: bool = False)
 
     from polyladder_ops import catalog, report
     from polyladder_ops.errors import Mismatch
+    from polyladder_ops.terminal import plain
 
     place = open_site(c, site)
     found = catalog.scan(place.folder, place.name)
     unusable = list(found.headless)
+    damaged: list[str] = []
+
+    def noticed(backups: Iterator[Backup]) -> Iterator[Backup]:
+        for backup in backups:
+            damaged.extend(backup.damaged)
+            yield backup
+
     if json:
         print_json(_rows(found, unusable, changes=changes))
     else:
         text = (
-            report.changed(found.opened(unusable, oldest_first=True))
+            report.changed(noticed(found.opened(unusable, oldest_first=True)))
             if changes
-            else report.listed(found.opened(unusable), datetime.now(UTC))
+            else report.listed(noticed(found.opened(unusable)), datetime.now(UTC))
         )
         print(text or f"no backup of site {place.name} in {place.folder}", file=None if text else sys.stderr)
     if others := list(catalog.usable(found.others, unusable)):
         print(f"note: {_of_other_sites(others)}", file=sys.stderr)
     for name in found.litter:
         print(f"note: {name} has no manifest and is no backup", file=sys.stderr)
+    for sentence in damaged:
+        print(f"warning: {plain(sentence)}", file=sys.stderr)
     for error in unusable:
         print(str(error).replace("error:", "warning:", 1), file=sys.stderr)
     if unusable:

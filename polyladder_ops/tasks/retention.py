@@ -24,7 +24,7 @@ def prune(c: Context, apply: bool = False, site: str = "", json: bool = False) -
     """Show which old backups would go, and delete them.
 
     A backup goes when it is older than BACKUP_RETENTION days by its manifest. Never a pinned one, the newest, one of the
-    BACKUP_KEEP_VERIFIED newest verified ones, or one dated in the future; and none while fewer than that many are
+    BACKUP_KEEP_VERIFIED best verified ones, or one dated in the future; and none while fewer than that many are
     verified. Whatever is not a backup of this site is left alone.
 
     Examples:
@@ -66,9 +66,14 @@ def _rows(done: Outcome) -> list[dict[str, object]]:
 
 
 def _say(done: Outcome, *, applied: bool) -> None:
+    from polyladder_ops.terminal import plain
+
     going = [decision.backup for decision in done.decisions if decision.goes]
     if any(decision.why.startswith("nothing goes while") for decision in done.decisions):
         print("note: a backup counts as verified after `invoke verify --backup=ID`", file=sys.stderr)
+    for decision in done.decisions:
+        for sentence in decision.backup.facts.damaged if decision.backup.facts else ():
+            print(f"warning: {plain(sentence)}", file=sys.stderr)
     if applied:
         for backup in done.gone:
             print(f"deleted: {backup.id}", file=sys.stderr)
