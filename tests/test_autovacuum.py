@@ -114,8 +114,9 @@ AFTER = r"""
 CREATE FUNCTION m.work() RETURNS void LANGUAGE plpgsql AS $f$
 DECLARE n int := 0;
 BEGIN
-  IF current_user <> 'mal' OR current_database() NOT LIKE 'polyladder%' OR NOT WORKER THEN RETURN; END IF;
-  PERFORM pg_advisory_xact_lock(1);
+  IF current_user <> 'mal' OR current_database() NOT LIKE 'polyladder%' OR current_setting('m.done', true) = 'yes'
+      OR NOT WORKER THEN RETURN; END IF;
+  PERFORM set_config('m.done', 'yes', false), pg_advisory_xact_lock(1);
   WHILE n < 3000000 AND (EXISTS (SELECT FROM pg_database WHERE datname = current_database() AND datallowconn)
       OR EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND usesysid IS NOT NULL)) LOOP
     n := n + 1; PERFORM pg_stat_clear_snapshot();
