@@ -94,6 +94,13 @@ CREATE TYPE public.wide AS RANGE (subtype = int4);
 COMMENT ON TYPE public.wide_multirange IS 'x';
 --> the comment on the type public.wide_multirange
 
+-- multirange's own owner and privileges (14-16)
+CREATE TYPE public.vast AS RANGE (subtype = int4);
+ALTER TYPE public.vast_multirange OWNER TO lost_role;
+GRANT USAGE ON TYPE public.vast_multirange TO lost_role;
+--> the owner of the type public.vast_multirange
+--> the privileges of the type public.vast_multirange
+
 -- trigger of a partition
 COMMENT ON TRIGGER noted ON public.leaf IS 'x';
 --> the comment on the trigger noted on public.leaf
@@ -101,6 +108,41 @@ COMMENT ON TRIGGER noted ON public.leaf IS 'x';
 -- key of a partition
 COMMENT ON CONSTRAINT root_k_fkey ON public.leaf IS 'x';
 --> the comment on the table constraint root_k_fkey on public.leaf
+
+-- name of a partition's key
+CREATE TABLE public.named (id int, k int CONSTRAINT mine REFERENCES public.key, CONSTRAINT positive CHECK (k > 0));
+ALTER TABLE public.root ATTACH PARTITION public.named FOR VALUES IN (2);
+CREATE TABLE public.chosen (id int, k int REFERENCES public.key, CONSTRAINT positive CHECK (k > 0));
+ALTER TABLE public.root ATTACH PARTITION public.chosen FOR VALUES IN (3);
+CREATE TABLE public.taken (id int, k int, CONSTRAINT positive CHECK (k > 0), CONSTRAINT root_k_fkey CHECK (k < 9));
+ALTER TABLE public.root ATTACH PARTITION public.taken FOR VALUES IN (4);
+--> the name of the constraint mine on public.named
+
+-- renamed key of a partition of a partition
+CREATE TABLE public.branch PARTITION OF public.root FOR VALUES IN (5) PARTITION BY LIST (k);
+CREATE TABLE public.twig PARTITION OF public.branch FOR VALUES IN (1);
+ALTER TABLE public.twig RENAME CONSTRAINT root_k_fkey TO renamed;
+--> the name of the constraint renamed on public.twig
+
+-- validated key of a partition (18+)
+ALTER TABLE public.root ADD CONSTRAINT awaited FOREIGN KEY (id) REFERENCES public.key NOT VALID;
+ALTER TABLE public.leaf VALIDATE CONSTRAINT awaited;
+--> that the constraint awaited on public.leaf is validated
+
+-- validated check of a child
+CREATE TABLE public.loose (a int);
+CREATE TABLE public.strict () INHERITS (public.loose);
+CREATE TABLE public.own (CONSTRAINT doubted CHECK (a > 0)) INHERITS (public.loose);
+ALTER TABLE public.loose ADD CONSTRAINT doubted CHECK (a > 0) NOT VALID;
+ALTER TABLE public.strict VALIDATE CONSTRAINT doubted;
+ALTER TABLE public.root ADD CONSTRAINT doubted CHECK (id < 99) NOT VALID;
+ALTER TABLE public.leaf VALIDATE CONSTRAINT doubted;
+--> that the constraint doubted on public.strict is validated
+
+-- renamed trigger of a partition (13-14)
+CREATE TABLE public.other PARTITION OF public.root FOR VALUES IN (6);
+ALTER TRIGGER noted ON public.other RENAME TO renamed;
+--> the name of the trigger renamed on public.other
 
 -- check of a partition
 COMMENT ON CONSTRAINT positive ON public.leaf IS 'x';

@@ -101,6 +101,44 @@ GROUP BY i.identity, g.tgenabled, g.tgrelid;
 SELECT true, 'the mark of the database as a template'
 FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database() AND d.datistemplate;
 
+-- What a partition or a child has from its root or parent, and differently: a restore makes it anew, like theirs. A name
+-- that ends as the server ends those it chooses is nobody's loss.
+WITH RECURSIVE copied (oid, root) AS (
+    SELECT oid, oid FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conparentid = 0
+    UNION ALL
+    SELECT k.oid, c.root FROM copied c JOIN pg_catalog.pg_constraint k ON k.conparentid = c.oid
+)
+SELECT true, pg_catalog.format(s.what, k.conname, k.conrelid::regclass)
+FROM copied c
+JOIN pg_catalog.pg_constraint k ON k.oid = c.oid
+JOIN pg_catalog.pg_constraint root ON root.oid = c.root AND root.conrelid <> k.conrelid
+CROSS JOIN LATERAL (VALUES
+    ('the name of the constraint %I on %s', k.conname !~ '_fkey[0-9]*$'
+     AND root.conname::text NOT IN (k.conname, pg_catalog.regexp_replace(k.conname, '_[0-9]+$', ''))),
+    ('that the constraint %I on %s is validated', k.convalidated AND NOT root.convalidated)
+) s (what, lost)
+WHERE s.lost;
+
+SELECT true, pg_catalog.format('that the constraint %I on %s is validated', k.conname, k.conrelid::regclass)
+FROM pg_catalog.pg_constraint parent
+JOIN pg_catalog.pg_inherits h ON h.inhparent = parent.conrelid
+JOIN pg_catalog.pg_constraint k ON k.conrelid = h.inhrelid AND k.contype = 'c' AND k.conname = parent.conname
+JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+WHERE parent.contype = 'c' AND NOT parent.convalidated AND k.convalidated AND NOT k.conislocal AND NOT c.relispartition;
+
+SELECT true, pg_catalog.format('the name of the trigger %I on %s', g.tgname, g.tgrelid::regclass)  -- -14 (it can't differ since)
+FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_trigger root ON root.oid = g.tgparentid  -- -14
+WHERE g.tgname <> root.tgname;  -- -14
+
+-- It has its range's since 17
+SELECT true, pg_catalog.format('the %s of the type %s', s.what, t.oid::regtype)  -- 14-16
+FROM pg_catalog.pg_type t  -- 14-16
+JOIN pg_catalog.pg_range r ON r.rngmultitypid = t.oid  -- 14-16
+JOIN pg_catalog.pg_type o ON o.oid = r.rngtypid  -- 14-16
+CROSS JOIN LATERAL (VALUES ('owner', t.typowner NOT IN (o.typowner, 10)),  -- 14-16
+                           ('privileges', t.typacl IS NOT NULL)) s (what, lost)  -- 14-16
+WHERE t.oid >= 16384 AND s.lost AND $own(pg_type, r.rngtypid);  -- 14-16
+
 -- What a failed CREATE INDEX CONCURRENTLY left behind
 SELECT true, pg_catalog.format('the index %s, which is not valid', i.indexrelid::regclass)
 FROM pg_catalog.pg_index i
