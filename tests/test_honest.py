@@ -35,6 +35,10 @@ ODD = {
     "a publication of everything, after large objects": "SELECT lo_from_bytea(0, 'x'); CREATE PUBLICATION every FOR ALL TABLES",
     "a key to another's table": "CREATE TABLE public.a (id int PRIMARY KEY); CREATE TABLE public.b (a int REFERENCES public.a);"
     "INSERT INTO public.a VALUES (1); INSERT INTO public.b VALUES (1); ALTER TABLE public.b OWNER TO pg_monitor",
+    "a search path as somebody typed it": """SELECT set_config('search_path', 'public,"$user" , pg_catalog,"Odd""one"', false);"""
+    "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql SET search_path FROM CURRENT AS 'SELECT 1'",
+    "an empty search path": "SELECT set_config('search_path', '', false);"
+    "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql SET search_path = '' AS 'SELECT 1'",
 }
 
 
