@@ -39,6 +39,10 @@ ODD = {
     "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql SET search_path FROM CURRENT AS 'SELECT 1'",
     "an empty search path": "SELECT set_config('search_path', '', false);"
     "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql SET search_path = '' AS 'SELECT 1'",
+    "a place for long values that no column needs": "CREATE TABLE public.t (a int, v varchar(9), n numeric(9,2), c bit(3), b text)"
+    " WITH (toast.autovacuum_enabled=false, fillfactor=70); ALTER TABLE public.t DROP b",
+    "one that a column needs": "CREATE TABLE public.t (a int, v varchar(900)) WITH (toast.autovacuum_enabled=false);"
+    "CREATE TABLE public.u (a text) WITH (toast.autovacuum_enabled=false); ALTER TABLE public.u ALTER a SET STORAGE PLAIN",
 }
 
 

@@ -58,7 +58,18 @@ SELECT CASE c.relkind WHEN 'f' THEN 'foreign table' WHEN 'v' THEN 'view' WHEN 'm
         'access method', nullif(m.amname, 'heap'),
         'tablespace', ts.spcname,
         'options', $sorted(c.reloptions),
-        'toast options', $sorted(toast.reloptions),
+        -- The place for long values stays when no column is left that can hold one; a table that is made so has none.
+        'toast options', CASE WHEN toast.reloptions IS NOT NULL AND (
+            SELECT pg_catalog.bool_or(t.typstorage <> 'p') AND (pg_catalog.bool_or(z.bytes IS NULL) OR pg_catalog.sum(z.bytes) > 2000)
+            FROM pg_catalog.pg_attribute a
+            JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+            CROSS JOIN LATERAL (SELECT CASE
+                WHEN a.attlen > 0 THEN a.attlen
+                WHEN a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND a.atttypmod >= 4
+                THEN a.atttypmod * pg_catalog.pg_encoding_max_length(pg_catalog.pg_char_to_encoding(pg_catalog.getdatabaseencoding()))
+                WHEN a.atttypid IN ('bit'::regtype, 'varbit'::regtype) AND a.atttypmod > 0 THEN a.atttypmod / 8 + 9
+                WHEN a.atttypid = 'numeric'::regtype AND a.atttypmod >= 4 THEN (a.atttypmod >> 16) / 2 + 11 END) z (bytes)
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) THEN $sorted(toast.reloptions) END,
         'row security', c.relrowsecurity,
         'row security forced', c.relforcerowsecurity,
         'replica identity', CASE WHEN c.relkind NOT IN ('v', 'f') THEN  -- these always have 'nothing'
