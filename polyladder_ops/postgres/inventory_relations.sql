@@ -10,11 +10,13 @@ WITH columns AS (
         CASE WHEN a.attcollation <> 0 AND a.attcollation <> t.typcollation
              THEN ' collate ' || a.attcollation::regcollation::text END,
         CASE WHEN a.attnotnull THEN ' not null' END),
-        -- The server's own choice of a name says nothing; pg_dump keeps a chosen one if it is not inherited. -- 18+
-        pg_catalog.jsonb_build_object('@18', CASE WHEN n.coninhcount = 0  -- 18+
+        -- The server's own choice of a name says nothing; pg_dump keeps a chosen one, and that of a child's own constraint -- 18+
+        -- beside an inherited one; what such a name was before a table was renamed is not asked there. -- 18+
+        pg_catalog.jsonb_build_object('@18', CASE WHEN (n.coninhcount = 0  -- 18+
               AND n.conname <> pg_catalog.concat(c.relname, '_', a.attname, '_not_null')  -- 18+
               AND NOT (pg_catalog.octet_length(pg_catalog.concat(c.relname, '_', a.attname, '_not_null')) > 63  -- 18+
                        AND n.conname ~ '_not_null$')  -- 18+
+              OR n.coninhcount > 0 AND n.conislocal AND NOT c.relispartition AND n.conname !~ '_not_null[0-9]*$')  -- 18+
              THEN pg_catalog.format(' named %I', n.conname) END),  -- 18+
         CASE WHEN n.connoinherit THEN ' no inherit' END,  -- 18+
         CASE WHEN NOT n.convalidated THEN ' not valid' END,  -- 18+
