@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import column_order, grants, queries
+from polyladder_ops.postgres import casts, column_order, grants, queries
 from polyladder_ops.postgres.described import CatalogEntry, Inventory
 
 if TYPE_CHECKING:
@@ -133,12 +133,17 @@ def read(
 def _notes(connection: psycopg.Connection[Any]) -> tuple[dict[_Key, dict[str, str]], dict[_Key, list[str]]]:
     notes: dict[_Key, dict[str, str]] = defaultdict(dict)
     column_grants: dict[_Key, list[str]] = defaultdict(list)
+    cast_otherwise: dict[_Key, set[str]] = defaultdict(set)
     for class_oid, oid, word, text in queries.rows(connection, queries.load("inventory_notes.sql")):
         if word.startswith("("):
             (grant,) = grants.canonical([text])
             column_grants[class_oid, oid].append(f"{word} {grant}")
+        elif word == "=casts":
+            cast_otherwise[class_oid, oid] |= casts.otherwise(**json.loads(text))
         else:
             notes[class_oid, oid][word] = text
+    for key, found in cast_otherwise.items():
+        notes[key]["=casts"] = ", ".join(sorted(found))
     return notes, column_grants
 
 
