@@ -197,15 +197,17 @@ class _Dumping:
                 if self.options.dumped:
                     self.options.dumped(survey.clock(self.connection))
             finished_at = survey.clock(self.connection)
-            self._check_files(held)
+            self._check_unchanged(held)
             return _Dumped(held, contents, writer.finish(), finished_at, facts)
         except BaseException:
             writer.abort()
             raise
 
-    def _check_files(self, held: Snapshot) -> None:
+    def _check_unchanged(self, held: Snapshot) -> None:
         if not held.locked and not snapshot.unchanged(self.connection, held):
             raise Changed("a table was rewritten while it was dumped without locks")
+        if moved := snapshot.respelled(self.connection, held):
+            raise Changed(f"{' and '.join(moved)} was changed while rows were read")
 
     def _check_tables(self, contents: Contents) -> None:
         lost = [*survey.left_out(self.connection, contents), *survey.unset(self.connection, contents)]
@@ -281,7 +283,7 @@ class _Dumping:
         with closing(session.connect(self.target)) as outside:
             moved = snapshot.moved(outside, held)
         if moved:
-            raise Changed(f"a {' and a '.join(moved)} was changed while definitions were read") from failure
+            raise Changed(f"{' and '.join(moved)} was changed while definitions were read") from failure
 
 
 def _verifiers(roles: dict[str, str]) -> bytes:
@@ -377,10 +379,8 @@ def _publish(folder: Path, work: Path, data: Path, manifest: Manifest, stored: S
             _read_back(final, manifest, stored)
             return catalog.open_backup(final)
         except BaseException:
-            for name in (
-                final_manifest,
-                final,
-            ):  # nobody may meet the data without its manifest, or a false one
+            # Nobody may meet the data without its manifest, or a false one.
+            for name in (final_manifest, final):
                 with suppress(OSError):
                     name.unlink(missing_ok=True)
             raise

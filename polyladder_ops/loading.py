@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.capacity import Capacity
     from polyladder_ops.postgres.contents import Contents
-    from polyladder_ops.postgres.described import Expressions
+    from polyladder_ops.postgres.described import Expressions, Inventory
     from polyladder_ops.postgres.lexer import Handler
     from polyladder_ops.postgres.load.handover import Handover
     from polyladder_ops.postgres.script import Script
@@ -190,6 +190,7 @@ class Begun:
         given.refresh(self.sends.first)
         self.sends.first.close()
         given.give()
+        given.fill()
         return Loaded(_in_order((*self.accepted, *given.accepted)))
 
     def _given_if_equal(self, given: Handover, texts: Expressions) -> Loaded:
@@ -199,16 +200,29 @@ class Begun:
             return Loaded(_in_order(self.accepted), "", rendered, tuple(changed))
         given.settle()
         given.give()
+        # Autovacuum runs code of the rows' owner, too, and that was the login: only now nobody has its rights any more.
+        again = [
+            *objects.changed(self.manifest, texts, rendered, self._found(given)),
+            *given.rewritten_rows(),
+        ]
+        if self._is_too_much(again):
+            return Loaded(_in_order(self.accepted), "", rendered, tuple(again))
+        given.settle()
+        given.fill()
         return Loaded(_in_order((*self.accepted, *given.accepted)), "", rendered)
+
+    def _found(self, given: Handover) -> Inventory:
+        """Return what the objects are now, as the source's manifest tells them."""
+        session.pin(self.owner)
+        populated = {decode(name, self.manifest.encoding) for name in given.refreshed}
+        return inventory.look(self.owner, as_of=self.manifest.source.server_major, populated=populated)
 
     def _compared(self, given: Handover, texts: Expressions) -> tuple[Expressions, list[Difference]]:
         """Return what the source's expressions come to here, and how the definitions differ; the login's last session ends."""
         # What the dump has set, or what rows' code has, bends how the server writes definitions and reads texts.
         self.sends.first.execute("DISCARD ALL")
         session.pin(self.sends.first, LOADING)
-        session.pin(self.owner)
-        populated = {decode(name, self.manifest.encoding) for name in given.refreshed}
-        found = inventory.look(self.owner, as_of=self.manifest.source.server_major, populated=populated)
+        found = self._found(given)
         # What is made again from the manifest's text is made by who has nothing to lend.
         rendered = renderings.rendered(self.sends.first, texts, found.expressions)
         self.sends.first.close()

@@ -79,7 +79,7 @@ def _of_server(server: Server, manifest: Manifest) -> Iterator[Obstacle]:
         yield Obstacle(
             "createdb",
             f"the role {server.role} may not create databases",
-            f"Run ALTER ROLE {server.role} CREATEDB as a superuser, or restore with --in-place.",
+            f"Run ALTER ROLE {server.role} CREATEDB as a superuser, or look whether `-R` with --in-place finds nothing in the way.",
         )
     major, source = server.identity.major, manifest.source.server_major
     if major < source:
@@ -135,7 +135,7 @@ def _missing(server: Server, manifest: Manifest, *, create_roles: bool) -> Itera
                 "Install that version on the server, or accept the other one.",
                 acceptable=True,
             )
-    yield from _beyond_our_role(server, manifest)
+    yield from _beyond_our_role(server, manifest, create_roles=create_roles)
     for role in manifest.roles if not create_roles else ():
         if role.needed and role.name not in server.roles:
             yield Obstacle(
@@ -150,7 +150,7 @@ def _missing(server: Server, manifest: Manifest, *, create_roles: bool) -> Itera
         )
 
 
-def _beyond_our_role(server: Server, manifest: Manifest) -> Iterator[Obstacle]:
+def _beyond_our_role(server: Server, manifest: Manifest, *, create_roles: bool) -> Iterator[Obstacle]:
     """Yield what the server lets superusers do only; each may be let through, since some providers let others do it, too."""
     cure = "Use a superuser's login in DATABASE_URL, or accept it if your provider lets this role."
     for extension in manifest.extensions:
@@ -166,12 +166,17 @@ def _beyond_our_role(server: Server, manifest: Manifest) -> Iterator[Obstacle]:
             yield Obstacle(
                 f"making:{entry.name}", f"only a superuser may make the {entry.kind}", cure, acceptable=True
             )
+    mighty = {role.name for role in manifest.roles if role.superuser}
     for owner in owners(manifest):
-        if owner in server.roles and owner not in server.gives_to:
+        is_there = owner in server.roles or create_roles
+        if is_there and owner not in server.gives_to and not server.is_superuser:
+            grant = (
+                f"As a superuser: GRANT {owner} TO {server.role}; or use a superuser's login in DATABASE_URL."
+            )
             yield Obstacle(
                 f"owner:{owner}",
                 f"the role {server.role} may not give objects to {owner}",
-                f"As a superuser: GRANT {owner} TO {server.role}; or use a superuser's login in DATABASE_URL.",
+                "Use a superuser's login in DATABASE_URL." if owner in mighty else grant,
                 acceptable=True,
             )
 
@@ -251,5 +256,10 @@ def _inside_live(live: Live) -> Iterator[Obstacle]:
 def unknowns(server: Server, live: Live | None) -> tuple[str, ...]:
     """Return in sentences what could not be looked at, so that nobody takes it for fine."""
     said = [poolers.SAID] if server.through_pooler else []
+    if not server.can_make_roles:
+        said.append(
+            f"the role {server.role} may make no login, so it loads the backup itself: code of the database's users that rows run"
+            " has its rights"
+        )
     said += [] if server.volume else ["not checked: the space on the server's disk can't be seen from here"]
     return (*said, *(f"not read from the live database: {what}" for what in (live.unread if live else ())))

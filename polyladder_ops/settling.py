@@ -42,7 +42,13 @@ def settled(connection: Connection, server: Target, live: str, oid: int | None) 
                 if left.__cause__ is error:
                     raise
                 raise _unknown(live, error, left) from error
-            if isinstance(error, OpsError | KeyboardInterrupt):
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(
+                    f"interrupted by {str(error) or 'Ctrl-C'}",
+                    detail=f"{live} is what it was; nothing was switched.",
+                    hint="`invoke restore.status` shows if anything is left.",
+                ) from error
+            if isinstance(error, OpsError):
                 raise
             with session.translated(f"the switch failed, so {live} was left as it was"):
                 raise

@@ -14,11 +14,7 @@ CREATE FUNCTION public.noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN
 CREATE TABLE public.root (id int, k int REFERENCES public.key, CONSTRAINT positive CHECK (k > 0)) PARTITION BY LIST (id);
 CREATE TABLE public.leaf PARTITION OF public.root FOR VALUES IN (1);
 CREATE TRIGGER noted AFTER INSERT ON public.root FOR EACH ROW EXECUTE FUNCTION public.noted();
-CREATE EXTENSION hstore SCHEMA public;
-CREATE VIEW public.borrowed AS SELECT 1 AS a;
-ALTER EXTENSION hstore ADD VIEW public.borrowed;
-CREATE TABLE public.member (id int, word text);
-ALTER EXTENSION hstore ADD TABLE public.member;
+CREATE VIEW public.borrowed AS SELECT 1 AS a; CREATE TABLE public.member (id int, word text); CREATE EXTENSION hstore SCHEMA public; ALTER EXTENSION hstore ADD VIEW public.borrowed; ALTER EXTENSION hstore ADD TABLE public.member;
 
 -- rows
 CREATE TABLE information_schema.kept (a int);
@@ -94,6 +90,13 @@ CREATE TYPE public.wide AS RANGE (subtype = int4);
 COMMENT ON TYPE public.wide_multirange IS 'x';
 --> the comment on the type public.wide_multirange
 
+-- multirange's own owner and privileges (14-16)
+CREATE TYPE public.vast AS RANGE (subtype = int4);
+ALTER TYPE public.vast_multirange OWNER TO lost_role;
+GRANT USAGE ON TYPE public.vast_multirange TO lost_role;
+--> the owner of the type public.vast_multirange
+--> the privileges of the type public.vast_multirange
+
 -- trigger of a partition
 COMMENT ON TRIGGER noted ON public.leaf IS 'x';
 --> the comment on the trigger noted on public.leaf
@@ -101,6 +104,41 @@ COMMENT ON TRIGGER noted ON public.leaf IS 'x';
 -- key of a partition
 COMMENT ON CONSTRAINT root_k_fkey ON public.leaf IS 'x';
 --> the comment on the table constraint root_k_fkey on public.leaf
+
+-- name of a partition's key
+CREATE TABLE public.named (id int, k int CONSTRAINT mine REFERENCES public.key, CONSTRAINT positive CHECK (k > 0));
+ALTER TABLE public.root ATTACH PARTITION public.named FOR VALUES IN (2);
+CREATE TABLE public.chosen (id int, k int REFERENCES public.key, CONSTRAINT positive CHECK (k > 0));
+ALTER TABLE public.root ATTACH PARTITION public.chosen FOR VALUES IN (3);
+CREATE TABLE public.taken (id int, k int, CONSTRAINT positive CHECK (k > 0), CONSTRAINT root_k_fkey CHECK (k < 9));
+ALTER TABLE public.root ATTACH PARTITION public.taken FOR VALUES IN (4);
+--> the name of the constraint mine on public.named
+
+-- renamed key of a partition of a partition
+CREATE TABLE public.branch PARTITION OF public.root FOR VALUES IN (5) PARTITION BY LIST (k);
+CREATE TABLE public.twig PARTITION OF public.branch FOR VALUES IN (1);
+ALTER TABLE public.twig RENAME CONSTRAINT root_k_fkey TO renamed;
+--> the name of the constraint renamed on public.twig
+
+-- validated key of a partition (18+)
+ALTER TABLE public.root ADD CONSTRAINT awaited FOREIGN KEY (id) REFERENCES public.key NOT VALID;
+ALTER TABLE public.leaf VALIDATE CONSTRAINT awaited;
+--> that the constraint awaited on public.leaf is validated
+
+-- validated check of a child
+CREATE TABLE public.loose (a int);
+CREATE TABLE public.strict () INHERITS (public.loose);
+CREATE TABLE public.own (CONSTRAINT doubted CHECK (a > 0)) INHERITS (public.loose);
+ALTER TABLE public.loose ADD CONSTRAINT doubted CHECK (a > 0) NOT VALID;
+ALTER TABLE public.strict VALIDATE CONSTRAINT doubted;
+ALTER TABLE public.root ADD CONSTRAINT doubted CHECK (id < 99) NOT VALID;
+ALTER TABLE public.leaf VALIDATE CONSTRAINT doubted;
+--> that the constraint doubted on public.strict is validated
+
+-- renamed trigger of a partition (13-14)
+CREATE TABLE public.other PARTITION OF public.root FOR VALUES IN (6);
+ALTER TRIGGER noted ON public.other RENAME TO renamed;
+--> the name of the trigger renamed on public.other
 
 -- check of a partition
 COMMENT ON CONSTRAINT positive ON public.leaf IS 'x';
@@ -140,6 +178,54 @@ ALTER TABLE public.late DISABLE TRIGGER ALL;
 CREATE TABLE public.twice AS SELECT 1 AS a UNION ALL SELECT 1;
 CREATE UNIQUE INDEX CONCURRENTLY broken ON public.twice (a);
 --> the index public.broken, which is not valid
+
+-- added to an extension
+CREATE TABLE public.important (id int PRIMARY KEY DEFAULT 7);
+INSERT INTO public.important VALUES (1);
+CREATE FUNCTION public.price(int) RETURNS int LANGUAGE sql AS 'SELECT $1 * 2';
+CREATE SEQUENCE public.counter;
+ALTER EXTENSION hstore ADD TABLE public.important;
+ALTER EXTENSION hstore ADD FUNCTION public.price(int);
+ALTER EXTENSION hstore ADD SEQUENCE public.counter;
+ALTER TABLE public.important SET (fillfactor = 50);
+ALTER FUNCTION public.price(int) COST 7;
+--> the table public.important, which was added to the extension hstore
+--> the rows of public.important, which belongs to an extension
+--> the function public.price(integer), which was added to the extension hstore
+--> the sequence public.counter, which was added to the extension hstore
+
+-- rows of a member
+INSERT INTO public.member VALUES (1, 'x');
+--> the rows of public.member, which belongs to an extension
+
+-- view of an extension
+CREATE EXTENSION pg_stat_statements SCHEMA public;
+ALTER VIEW public.pg_stat_statements SET (security_barrier);
+--> what was changed on the view public.pg_stat_statements, which belongs to the extension pg_stat_statements
+
+-- operator of an extension
+ALTER OPERATOR public.? (public.hstore, text) SET (RESTRICT = NONE);
+CREATE OPERATOR public.@@@@ (LEFTARG = public.hstore, RIGHTARG = public.hstore, FUNCTION = public.hs_contained, NEGATOR = OPERATOR(public.?&));
+--> what was changed on the operator public.?(public.hstore,pg_catalog.text), which belongs to the extension hstore
+
+-- operator class of an extension
+ALTER OPERATOR CLASS public.gin_hstore_ops USING gin OWNER TO lost_role;
+ALTER OPERATOR FAMILY public.gist_hstore_ops USING gist OWNER TO lost_role;
+--> what was changed on the operator class public.gin_hstore_ops USING gin, which belongs to the extension hstore
+--> what was changed on the operator family public.gist_hstore_ops USING gist, which belongs to the extension hstore
+
+-- event trigger of an extension
+CREATE FUNCTION public.woken() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+CREATE EVENT TRIGGER waking ON sql_drop EXECUTE FUNCTION public.woken(); CREATE EXTENSION lo SCHEMA public; ALTER EXTENSION lo ADD EVENT TRIGGER waking;
+ALTER EVENT TRIGGER waking DISABLE;
+--> what was changed on the event trigger waking, which belongs to the extension lo
+
+-- foreign data of an extension
+CREATE EXTENSION file_fdw SCHEMA public; CREATE SERVER near FOREIGN DATA WRAPPER file_fdw; ALTER EXTENSION file_fdw ADD SERVER near;
+ALTER FOREIGN DATA WRAPPER file_fdw NO VALIDATOR;
+ALTER SERVER near OPTIONS (ADD x '1');
+--> what was changed on the foreign-data wrapper file_fdw, which belongs to the extension file_fdw
+--> what was changed on the server near, which belongs to the extension file_fdw
 
 -- trigger on a member
 CREATE TRIGGER hung AFTER INSERT ON public.member FOR EACH ROW EXECUTE FUNCTION public.noted();
@@ -183,6 +269,7 @@ ALTER FUNCTION public.avals(public.hstore) COST 99;
 -- owner of a member
 ALTER VIEW public.borrowed OWNER TO lost_role;
 --> that lost_role owns public.borrowed, which belongs to the extension hstore
+--> what was changed on the view public.borrowed, which belongs to the extension hstore
 
 -- sequence of a member
 CREATE SEQUENCE public.lent OWNED BY public.member.id;
@@ -193,9 +280,7 @@ CREATE PUBLICATION told FOR TABLE public.member;
 --> the table public.member in the publication told, since the table belongs to an extension
 
 -- server of an extension
-CREATE EXTENSION postgres_fdw SCHEMA public;
-CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw;
-ALTER EXTENSION postgres_fdw ADD SERVER far;
+CREATE EXTENSION postgres_fdw SCHEMA public; CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw; ALTER EXTENSION postgres_fdw ADD SERVER far;
 CREATE USER MAPPING FOR PUBLIC SERVER far OPTIONS (password 'canary');
 --> the user mapping for public on server far, which belongs to an extension
 
@@ -210,6 +295,11 @@ ALTER FUNCTION pg_catalog.lower(text) COST 7;
 COMMENT ON FUNCTION pg_catalog.upper(text) IS 'x';
 --> what was changed on the function pg_catalog.lower(pg_catalog.text), which belongs to the system
 --> the comment on the function pg_catalog.upper(pg_catalog.text), which belongs to the system
+
+-- operator of the system
+ALTER OPERATOR pg_catalog.&& (anyarray, anyarray) SET (RESTRICT = NONE);
+CREATE OPERATOR public.#!# (LEFTARG = text, RIGHTARG = text, FUNCTION = texteq, NEGATOR = OPERATOR(pg_catalog.^@));
+--> what was changed on the operator pg_catalog.&&(pg_catalog.anyarray,pg_catalog.anyarray), which belongs to the system
 
 -- search of the system
 ALTER TEXT SEARCH CONFIGURATION pg_catalog.german ALTER MAPPING FOR word WITH simple;

@@ -77,6 +77,24 @@ def test_a_file_that_writes_files_on_the_server_is_refused(
     assert "a statement that pg_dump does not write" in error.message
 
 
+SYSTEMS = (
+    b"ALTER SCHEMA information_schema OWNER TO pg_monitor;",
+    b"ALTER VIEW information_schema.tables OWNER TO pg_monitor;",
+    b"ALTER FUNCTION pg_catalog.now() OWNER TO pg_monitor;",
+    b"ALTER FUNCTION now() OWNER TO pg_monitor;",
+    b"ALTER LANGUAGE plpgsql OWNER TO pg_monitor;",
+    b"COMMENT ON FUNCTION pg_catalog.now() IS 'mine';",
+)
+
+
+@pytest.mark.parametrize("statement", SYSTEMS, ids=[s.decode() for s in SYSTEMS])
+def test_a_file_that_gives_away_what_is_the_servers_is_refused(
+    statement: bytes, server: Server, like: DatabaseProperties, tmp_path: Path
+) -> None:
+    """Its new owner would say what everybody's now() does, a superuser's as well."""
+    assert isinstance(refusal(server, like, tmp_path, TABLE, ROWS, statement), DumpError)
+
+
 @contextmanager
 def somebody(server: Server) -> Iterator[session.Connection]:
     with closing(session.connect(server.target())) as connection:

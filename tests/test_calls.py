@@ -31,6 +31,9 @@ HIDDEN = {
     "constraint c on public.users": "ALTER TABLE users ADD CONSTRAINT c CHECK (NOT email IS DISTINCT FROM old)",
     "policy p on public.users": "CREATE POLICY p ON users USING (CASE email WHEN old THEN true ELSE false END)",
     "index public.i": "CREATE INDEX i ON users (email) WHERE email IS DISTINCT FROM old",
+    # Typed without quotes it means public; pg_dump writes what was typed, with quotes.
+    "function public.f()": "SELECT set_config('search_path', 'Public, pg_catalog', false);"
+    " CREATE FUNCTION public.f() RETURNS int LANGUAGE sql SET search_path FROM CURRENT AS 'SELECT 1'",
     "materialized view public.v": "CREATE MATERIALIZED VIEW v AS SELECT NULLIF(email, old) AS n FROM users",
 }
 

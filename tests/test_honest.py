@@ -35,6 +35,21 @@ ODD = {
     "a publication of everything, after large objects": "SELECT lo_from_bytea(0, 'x'); CREATE PUBLICATION every FOR ALL TABLES",
     "a key to another's table": "CREATE TABLE public.a (id int PRIMARY KEY); CREATE TABLE public.b (a int REFERENCES public.a);"
     "INSERT INTO public.a VALUES (1); INSERT INTO public.b VALUES (1); ALTER TABLE public.b OWNER TO pg_monitor",
+    "a search path as somebody typed it": """SELECT set_config('search_path', 'public,"$user" , pg_catalog,"Odd""one"', false);"""
+    "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql SET search_path FROM CURRENT AS 'SELECT 1'",
+    "an empty search path": "SELECT set_config('search_path', '', false);"
+    "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql SET search_path = '' AS 'SELECT 1'",
+    "a place for long values that no column needs": "CREATE TABLE public.t (a int, v varchar(9), n numeric(9,2), c bit(3), b text)"
+    " WITH (toast.autovacuum_enabled=false, fillfactor=70); ALTER TABLE public.t DROP b",
+    "one that a column needs": "CREATE TABLE public.t (a int, v varchar(900)) WITH (toast.autovacuum_enabled=false);"
+    "CREATE TABLE public.u (a text) WITH (toast.autovacuum_enabled=false); ALTER TABLE public.u ALTER a SET STORAGE PLAIN",
+    "triggers of partitions that are off above": "CREATE TABLE public.p (a int, b int) PARTITION BY LIST (a);"
+    "CREATE TABLE public.c PARTITION OF public.p FOR VALUES IN (1, 2) PARTITION BY LIST (b);"
+    "CREATE TABLE public.l PARTITION OF public.c FOR VALUES IN (1); CREATE TABLE public.m PARTITION OF public.c FOR VALUES IN (2);"
+    "CREATE TRIGGER tg BEFORE UPDATE ON public.p FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();"
+    "ALTER TABLE ONLY public.p DISABLE TRIGGER tg; ALTER TABLE ONLY public.c DISABLE TRIGGER tg; COMMENT ON TRIGGER tg ON public.p IS 'x';"
+    "CREATE TABLE public.alone (a int); CREATE TRIGGER tg BEFORE UPDATE ON public.alone FOR EACH ROW"
+    " EXECUTE FUNCTION suppress_redundant_updates_trigger(); ALTER TABLE public.alone ENABLE ALWAYS TRIGGER tg",
 }
 
 

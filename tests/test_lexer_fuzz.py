@@ -179,21 +179,30 @@ def test_nothing_hostile_gets_through_wherever_it_stands(
 
 
 def bare(text: bytes, *, escapes: bool) -> bytes:
-    """Return SQL without its literals, quoted names and comments, read letter by letter as the documentation tells it."""
+    """Return SQL with a blank for each literal, quoted name and comment, read letter by letter as the documentation tells it."""
     out, at = bytearray(), 0
+    ended, own = -1, False  # where the last string ended, and whether backslashes counted in it
     while at < len(text):
         rest = text[at:]
         if tag := re.match(rb"\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$", rest):
             inside = re.search(rb"[\w$\x80-\xff]\Z", out)  # in a name dollars are letters
             end = -1 if inside else text.find(tag[0], at + len(tag[0]))
+            out += rest[:1] if inside else b" "
             at = at + 1 if inside else (end + len(tag[0]) if end >= 0 else len(text))
         elif rest[:1] in b"'\"":
-            own = rest[:1] == b"'" and counts(bytes(out[-3:]), escapes)
+            if (
+                at != ended or text[at - 1 : at] != rest[:1]
+            ):  # else it is a doubled quote, and the string goes on
+                own = rest[:1] == b"'" and counts(bytes(out[-3:]), escapes)
             at += literal(rest, escapes=own)
+            ended = at
+            out += b" "
         elif rest.startswith(b"--"):
             at += len(re.split(rb"[\r\n]", rest, maxsplit=1)[0])
+            out += b" "
         elif rest.startswith(b"/*"):
             at += comment(rest)
+            out += b" "
         else:
             out += rest[:1]
             at += 1

@@ -28,6 +28,7 @@ SERVER = Server(
     role="admin",
     is_superuser=True,
     can_create=True,
+    can_make_roles=True,
     through_pooler=False,
     extensions={"pg_trgm": "1.6", "citext": "1.7"},
     roles=frozenset({"app", "admin", "readers"}),
@@ -80,7 +81,7 @@ ONE_EACH: dict[str, tuple[dict[str, Any], str, str, bool]] = {
     "another version of an extension": ({"extensions": {"pg_trgm": "1.7"}}, "extension:pg_trgm", "accept", True),
     "a missing role": ({"roles": frozenset({"admin"})}, "role:app", "--create-roles", False),
     "an extension that only superusers make": ({"for_superusers": frozenset({"pg_trgm"})}, "making:pg_trgm", "superuser's login", True),
-    "an owner that we can't be": ({"gives_to": frozenset({"admin"})}, "owner:app", "GRANT app TO admin", True),
+    "an owner that we can't be": ({"is_superuser": False, "gives_to": frozenset({"admin"})}, "owner:app", "GRANT app TO admin", True),
     "somebody else's database": ({"is_owner": False}, "owner", "the owner's login", False),
     "a prepared transaction": ({"prepared": ("x1",)}, "prepared:x1", "ROLLBACK PREPARED 'x1'", False),
     "a backup that runs": ({"sessions": (Session(7, "app", "pg_dump", can_be_ended=True),)}, "session:7", "Wait", True),
@@ -150,8 +151,22 @@ def test_what_only_a_superuser_makes_is_named_to_others() -> None:
     assert found(objects=objects) == ()
 
 
+def test_nobody_is_told_to_make_a_role_a_member_of_a_superuser() -> None:
+    server = replace(SERVER, is_superuser=False, gives_to=frozenset({"app"}))
+    boss = CatalogEntry("schema", "s", "boss", (), "")
+    (one,) = found(
+        server, objects=(boss,), roles=(role("app"), role("boss", superuser=True)), create_roles=True
+    )
+    assert (one.item, "GRANT" in one.cure) == ("owner:boss", False)
+
+
+def test_a_role_that_makes_no_login_is_told_before_whose_rights_rows_have() -> None:
+    (said,) = preflight.unknowns(replace(SERVER, can_make_roles=False), LIVE)
+    assert said.startswith("the role admin may make no login, so it loads the backup itself")
+
+
 def test_public_and_what_is_the_database_owner_s_need_nobody_s_consent() -> None:
-    server = replace(SERVER, gives_to=frozenset())
+    server = replace(SERVER, is_superuser=False, gives_to=frozenset())
     entries = (
         ("schema", "public", "postgres"),
         ("schema", "s", "pg_database_owner"),

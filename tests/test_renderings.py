@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SOURCE = """
 CREATE DOMAIN letter AS varchar(3) DEFAULT 'ab' CHECK (VALUE IN ('ab', 'cd'));
 CREATE FUNCTION two() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 2';
+CREATE FUNCTION placed() RETURNS int LANGUAGE sql SET search_path = public, pg_temp AS 'SELECT 3';
 CREATE FUNCTION given(a int DEFAULT 7) RETURNS int LANGUAGE sql AS 'SELECT $1';
 CREATE FUNCTION atomic() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1 + 2; END;
 CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
@@ -68,6 +69,9 @@ HOSTILE = {
     "a view's default": ("ALTER VIEW seen ALTER a SET DEFAULT 'y'", "view public.seen"),
     "another query": ("DROP MATERIALIZED VIEW counted; CREATE MATERIALIZED VIEW counted AS SELECT a, count(a) AS n FROM t GROUP BY a", "materialized view public.counted"),
     "a function's constant": ("CREATE OR REPLACE FUNCTION two() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 3'", "function public.two()"),
+    "one schema for two": ("ALTER FUNCTION placed SET search_path = 'public, pg_temp'", "function public.placed()"),
+    "another order of schemas": ("ALTER FUNCTION placed SET search_path = pg_temp, public", "function public.placed()"),
+    "no schema": ("ALTER FUNCTION placed SET search_path = ''", "function public.placed()"),
     "an argument's default": ("CREATE OR REPLACE FUNCTION given(a int DEFAULT 8) RETURNS int LANGUAGE sql AS 'SELECT $1'", "function public.given(integer)"),
     "security definer": ("ALTER FUNCTION given SECURITY DEFINER", "function public.given(integer)"),
     "a body of statements": ("CREATE OR REPLACE FUNCTION atomic() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1 + 3; END", "function public.atomic()"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
+
+from psycopg import errors
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import switch
@@ -23,6 +26,14 @@ SELECT a.pid, coalesce(a.usename, '')::text, pg_catalog.pg_terminate_backend(a.p
 FROM pg_catalog.pg_stat_activity a
 WHERE a.datname = %s AND a.pid <> ALL (%s) AND a.usesysid IS NOT NULL
 """
+# Autovacuum enters a closed database, and runs code of whoever owns a table there (an index's functions), as him.
+_WORKERS = """
+SELECT pg_catalog.pg_terminate_backend(a.pid)
+FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_roles r ON r.rolname = current_user
+WHERE a.datname = %s AND a.backend_type = 'autovacuum worker' AND r.rolsuper
+"""
+# Whatever is not known to have changed since it was analyzed needs no worker.
+_NOTHING_TO_DO = "SELECT pg_catalog.pg_stat_reset()"
 
 
 def shut(server: Connection, name: str, ours: Sequence[Connection]) -> None:
@@ -33,6 +44,10 @@ def shut(server: Connection, name: str, ours: Sequence[Connection]) -> None:
     with translated(f"could not close {name}"):
         pids = [backend_of(connection) for connection in ours]
         switch.close(server, name)
+        for connection in ours[:1]:
+            with contextlib.suppress(errors.InsufficientPrivilege):
+                connection.execute(_NOTHING_TO_DO)
+        server.execute(_WORKERS, [name])
         deadline = time.monotonic() + _ENDING_S
         while others := server.execute(_OTHERS, [name, pids]).fetchall():
             if time.monotonic() > deadline:

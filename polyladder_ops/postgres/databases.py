@@ -312,12 +312,18 @@ def abandoned(connection: Connection, *, ours_only: bool = False) -> list[str]:
 
 
 def drop_abandoned(server: Target) -> list[str]:
-    """Drop the databases that killed runs left half-made, and return their names; another role's stay, for that to drop."""
+    """Drop the databases that killed runs left half-made, and return the names of those that are gone.
+
+    Another role's stay, for that to drop, and a login that owns something elsewhere.
+    """
     with closing(connect(server)) as connection:
         dead = abandoned(connection, ours_only=True)
         for name in dead:
             drop(server, name)
-    return dead
+        rows = connection.execute(
+            "SELECT datname FROM pg_catalog.pg_database UNION ALL SELECT rolname FROM pg_catalog.pg_roles"
+        ).fetchall()
+    return [name for name in dead if (name,) not in rows]
 
 
 def _is_unlocked(connection: Connection, name: str) -> bool:

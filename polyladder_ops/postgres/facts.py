@@ -52,6 +52,7 @@ class Server:
     role: str
     is_superuser: bool
     can_create: bool
+    can_make_roles: bool
     through_pooler: bool
     extensions: Mapping[str, str]
     roles: frozenset[str]
@@ -88,13 +89,14 @@ def read_server(connection: Connection, server: Target, live: str) -> Server:
     with translated("could not look at the server"):
         identity = identify(connection)
         oid, size, is_owner = _one(connection, _DATABASE, live) or (None, None, False)
-        role, is_superuser, can_create = _one(connection, _ROLE) or ("", False, False)
+        role, is_superuser, can_create, can_make_roles = _one(connection, _ROLE) or ("", False, False, False)
         there = standbys.find(connection)
         return Server(
             identity=identity,
             role=role,
             is_superuser=is_superuser,
             can_create=can_create,
+            can_make_roles=can_make_roles,
             through_pooler=is_relayed(connection),
             extensions=databases.available_extensions(connection),
             roles=frozenset(_column(connection, "SELECT rolname FROM pg_catalog.pg_roles")),
@@ -124,7 +126,8 @@ SELECT oid::int8,
 FROM pg_catalog.pg_database WHERE datname = %s
 """
 _ROLE = """
-SELECT rolname::text, rolsuper, rolsuper OR rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user
+SELECT rolname::text, rolsuper, rolsuper OR rolcreatedb, rolsuper OR rolcreaterole
+FROM pg_catalog.pg_roles WHERE rolname = current_user
 """
 _GIVES_TO = """
 SELECT r.rolname::text FROM pg_catalog.pg_roles r

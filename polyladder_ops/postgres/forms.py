@@ -56,8 +56,50 @@ def recognise(statement: bytes, *, backslash_escapes: bool = False) -> Form | No
         return None
     for name, pattern in grammar.forms_like(bones.bones):
         if found := pattern.fullmatch(bones.bones):
-            return _judged(name, found, bones)
+            return (
+                None
+                if name in _OF_THE_USERS and _is_the_servers(name, bones)
+                else _judged(name, found, bones)
+            )
     return None
+
+
+# Whose it is ----------------------------------------------------------------------------------------------------------
+
+# Of what is the server's own pg_dump writes grants only. Whoever owns a function that everybody calls is everybody.
+_OF_THE_USERS = frozenset({"alter depends on extension", "alter owner", "comment on", "security label"})
+_SERVERS_SCHEMAS = (b"pg_catalog", b"information_schema", b"pg_toast")
+_SERVERS_LANGUAGES = (b"c", b"internal", b"plpgsql", b"sql")
+_THING = re.compile(
+    rb"(?:ALTER|COMMENT ON|SECURITY LABEL (?:FOR (?:%(name)b|') )?ON) (?P<kind>[A-Z]++(?: [A-Z]++)*+) "
+    rb"(?:%(name)b ON (?:DOMAIN )?)?(?P<first>%(name)b)(?P<more>\.)?" % {b"name": rb'(?:[a-z_][a-z0-9_]*+|")'}
+)
+# Their names stand alone. All others have a schema before them when pg_dump gives an owner: without, pg_catalog's are found.
+_ALONE = frozenset(
+    {
+        b"EVENT TRIGGER",
+        b"FOREIGN DATA WRAPPER",
+        b"LANGUAGE",
+        b"PROCEDURAL LANGUAGE",
+        b"PUBLICATION",
+        b"SCHEMA",
+        b"SERVER",
+        b"SUBSCRIPTION",
+    }
+)
+
+
+def _is_the_servers(name: str, bones: Skeleton) -> bool:
+    """Whether a statement about something that exists is about what every server has."""
+    thing = _THING.match(bones.bones)
+    if thing is None:  # a large object, a cast; or an operator without its schema
+        return name == "alter owner" and not bones.bones.startswith(b"ALTER LARGE OBJECT ")
+    first, kind = _named(thing, "first", bones), thing["kind"]
+    if kind.endswith(b"LANGUAGE"):
+        return first in _SERVERS_LANGUAGES
+    if kind == b"SCHEMA" or thing["more"]:
+        return first in _SERVERS_SCHEMAS
+    return name == "alter owner" and kind not in _ALONE
 
 
 # Who may do it when ---------------------------------------------------------------------------------------------------
@@ -120,7 +162,9 @@ _COMMENT_ON_EXTENSION = re.compile(rb"COMMENT ON EXTENSION ")
 # A literal is read while its statement is looked at: by a composite type or an array whose parts are domains, and those
 # run a CHECK. Only those that name a type of the server's are harmless.
 _OPTIONS = re.compile(rb"OPTIONS \x01[^\x01\x02]*+\x02")
+# What stands before it matters as well: m.c '(1)'::text is one of m.c.
 _HARMLESS_LITERAL = re.compile(
+    rb"(?:[(,=<>~!@#%^&|*/+\[\x01-]|\b(?:DEFAULT|AND|OR|NOT|WHEN|THEN|ELSE|IN|LIKE|ILIKE|BETWEEN|FROM|ESCAPE|RETURN|SELECT)) ?"
     rb"'::(?:text|integer|bigint|smallint|numeric|real|double precision|boolean|date|character varying|bpchar|uuid|name"
     rb"|timestamp with(?:out)? time zone|interval|regclass|json|jsonb)(?:\x01[\d, ]*+\x02)*+(?![\w.\"\x01]|::)"
 )
@@ -162,7 +206,7 @@ def _runs_nothing(parts: dict[str, bytes | None]) -> bool:
     """Whether no literal of an expression in it can run code of the dump's."""
     for part in ("free", "guard", "arguments", "body"):
         text = _OPTIONS.sub(b"", parts.get(part) or b"")
-        if b"'" in _HARMLESS_LITERAL.sub(b"", text):
+        if text.count(b"'") != sum(1 for _ in _HARMLESS_LITERAL.finditer(text)):
             return False
     return True
 

@@ -37,6 +37,7 @@ NAMES = {
     "A": "ALTER SYSTEM",
 }
 _NEWER = {"MAINTAIN": 17}  # part of a table owner's default, and of GRANT ALL, since that major
+_ALL_BEFORE = {"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"}
 _ITEM = re.compile(r'("(?:[^"]|"")*"|[^"=/]*)=([^/]*)/("(?:[^"]|"")*"|[^"=/]*)', re.DOTALL)
 _PLAIN = re.compile(r"[a-z0-9_]+")
 
@@ -69,10 +70,10 @@ def canonical(acl: Iterable[str], *, owner: str = "") -> tuple[str, ...]:
 
 
 def as_of(sentences: Iterable[str], major: int) -> tuple[str, ...]:
-    """Return the sentences without the privileges that this major did not have yet.
+    """Return the sentences without the privileges that this major did not have yet, where nobody meant them.
 
-    A dump of an older server gives the new privilege to a table's owner, and to others as its pg_dump wrote the
-    grant: `GRANT ALL` up to 16, one by one since.
+    A dump of an older server gives the new privilege to a table's owner, and to others only with all there were: its
+    pg_dump wrote `GRANT ALL` up to 16, one by one since.
     """
     newer = {name for name, since in _NEWER.items() if major < since}
     known = []
@@ -81,9 +82,18 @@ def as_of(sentences: Iterable[str], major: int) -> tuple[str, ...]:
             known.append(sentence)
             continue
         grant = parse(sentence)
-        if privileges := tuple(p for p in grant.privileges if p.removesuffix("*") not in newer):
-            known.append(str(replace(grant, privileges=privileges)))
+        older = tuple(p for p in grant.privileges if p.removesuffix("*") not in newer)
+        if grant.grantee != grant.grantor and not _is_all(grant, older):
+            known.append(sentence)
+        elif older:
+            known.append(str(replace(grant, privileges=older)))
     return tuple(sorted(known))
+
+
+def _is_all(grant: Grant, older: Iterable[str]) -> bool:
+    """Whether one GRANT ALL gives this: everything, and all of it with the option to grant it on or none."""
+    is_whole = {p.removesuffix("*") for p in older} >= _ALL_BEFORE
+    return is_whole and len({p.endswith("*") for p in grant.privileges}) == 1
 
 
 def parse(sentence: str) -> Grant:

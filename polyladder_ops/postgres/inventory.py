@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from polyladder_ops.postgres import column_order, grants, queries
+from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import casts, column_order, grants, queries
 from polyladder_ops.postgres.described import CatalogEntry, Inventory
 
 if TYPE_CHECKING:
@@ -29,10 +30,21 @@ if TYPE_CHECKING:
 
     import psycopg
 
-__all__ = ["CatalogEntry", "CatalogObject", "Inventory", "digest", "entries", "look", "read"]
+__all__ = ["CatalogEntry", "CatalogObject", "Dropped", "Inventory", "digest", "entries", "look", "read"]
 
 _OBJECTS = ("inventory_relations.sql", "inventory_types.sql", "inventory_database.sql")
 _Key = tuple[int, int]
+
+
+class Dropped(OpsError):  # noqa: N818 - what happened to it, not to us
+    """An object of the snapshot has no name any more: the server looks past the snapshot for it."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(
+            "an object was dropped while the catalog was read",
+            detail=f"Its kind is {kind}.",
+            hint="Try again when no migration runs.",
+        )
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,7 @@ def read(
     What majors after `as_of` (None: the server's own) brought is left out of what is exact; `order` is that of columns by
     their table, where it is to be another one; `populated` are materialized views that are told as if they were filled. Works in the caller's transaction, five round trips; until that ends the
     settings that bend the server's spelling (search_path, TimeZone …) are pinned. Any role may read; only a superuser
-    sees a subscription's target.
+    sees a subscription's target. Raise Dropped if somebody drops an object meanwhile.
     """
     notes, column_grants = _notes(connection)
     order = order or {}
@@ -121,12 +133,17 @@ def read(
 def _notes(connection: psycopg.Connection[Any]) -> tuple[dict[_Key, dict[str, str]], dict[_Key, list[str]]]:
     notes: dict[_Key, dict[str, str]] = defaultdict(dict)
     column_grants: dict[_Key, list[str]] = defaultdict(list)
+    cast_otherwise: dict[_Key, set[str]] = defaultdict(set)
     for class_oid, oid, word, text in queries.rows(connection, queries.load("inventory_notes.sql")):
         if word.startswith("("):
             (grant,) = grants.canonical([text])
             column_grants[class_oid, oid].append(f"{word} {grant}")
+        elif word == "=casts":
+            cast_otherwise[class_oid, oid] |= casts.otherwise(**json.loads(text))
         else:
             notes[class_oid, oid][word] = text
+    for key, found in cast_otherwise.items():
+        notes[key]["=casts"] = ", ".join(sorted(found))
     return notes, column_grants
 
 
@@ -144,6 +161,8 @@ def _object(
     as_of: int,
 ) -> CatalogObject:
     kind, _class_oid, _oid, name, owner, acl, facts = row
+    if name is None:
+        raise Dropped(kind)
     given = [*grants.canonical(acl or ()), *column_grants]
     described = {**json.loads(facts), **notes}
     if secret := described.get("secret"):
@@ -225,6 +244,8 @@ def _changed_privileges(connection: psycopg.Connection[Any]) -> list[CatalogObje
     for kind, identity, owner, part, acl, initial in queries.rows(
         connection, queries.load("inventory_privileges.sql")
     ):
+        if identity is None:
+            raise Dropped("privileges")
         now, before = (set(grants.canonical(a, owner=owner)) for a in (acl, initial))
         prefix = f"({part}) " if part else ""
         changes[f"{kind} {identity}"] += [f"+{prefix}{grant}" for grant in now - before]

@@ -57,4 +57,38 @@ FROM (
       AND d.classid IN ('pg_rewrite'::regclass, 'pg_attrdef'::regclass, 'pg_constraint'::regclass, 'pg_policy'::regclass,
                         'pg_trigger'::regclass, 'pg_class'::regclass, 'pg_proc'::regclass, 'pg_statistic_ext'::regclass)
 ) o (class, oid, identity)
-GROUP BY o.class, o.oid
+GROUP BY o.class, o.oid;
+
+-- The expressions in which a cast of the user's may stand, and those casts: `casts.py` tells of those that do it otherwise
+SELECT e.class::oid, e.oid, '=casts', pg_catalog.jsonb_build_object('casts', k.casts, 'tree', e.tree)::text
+FROM (
+    SELECT pg_catalog.jsonb_object_agg(
+               pg_catalog.concat(k.castsource, ' ', k.casttarget),
+               pg_catalog.jsonb_build_array(k.castmethod, pg_catalog.format('%s as %s', k.castsource::regtype, k.casttarget::regtype))),
+           pg_catalog.concat(':(func)?resulttype (', pg_catalog.string_agg(k.casttarget::text, '|'), ') ')
+    FROM pg_catalog.pg_cast k
+    WHERE k.oid >= 16384 AND $own(pg_cast, k.oid)
+    HAVING count(*) > 0
+) k (casts, made)
+CROSS JOIN LATERAL (
+    SELECT CASE r.rulename WHEN '_RETURN' THEN 'pg_class'::regclass ELSE 'pg_rewrite'::regclass END,
+           CASE r.rulename WHEN '_RETURN' THEN r.ev_class ELSE r.oid END, pg_catalog.concat(r.ev_qual, r.ev_action)
+    FROM pg_catalog.pg_rewrite r WHERE r.oid >= 16384
+    UNION ALL SELECT 'pg_class'::regclass, a.adrelid, a.adbin::text FROM pg_catalog.pg_attrdef a
+    UNION ALL SELECT 'pg_class'::regclass, i.indexrelid, pg_catalog.concat(i.indexprs, i.indpred) FROM pg_catalog.pg_index i
+    UNION ALL SELECT 'pg_class'::regclass, p.partrelid, p.partexprs::text FROM pg_catalog.pg_partitioned_table p
+    UNION ALL SELECT CASE n.contypid WHEN 0 THEN 'pg_constraint'::regclass ELSE 'pg_type'::regclass END,
+                     CASE n.contypid WHEN 0 THEN n.oid ELSE n.contypid END, n.conbin::text
+              FROM pg_catalog.pg_constraint n
+    UNION ALL SELECT 'pg_type'::regclass, t.oid, t.typdefaultbin::text FROM pg_catalog.pg_type t
+    UNION ALL SELECT 'pg_policy'::regclass, p.oid, pg_catalog.concat(p.polqual, p.polwithcheck) FROM pg_catalog.pg_policy p
+    UNION ALL SELECT 'pg_trigger'::regclass, g.oid, g.tgqual::text FROM pg_catalog.pg_trigger g
+    UNION ALL SELECT 'pg_statistic_ext'::regclass, x.oid, x.stxexprs::text FROM pg_catalog.pg_statistic_ext x  -- 14+
+    UNION ALL SELECT 'pg_publication'::regclass, r.prpubid, r.prqual::text FROM pg_catalog.pg_publication_rel r  -- 15+
+    UNION ALL SELECT 'pg_proc'::regclass, f.oid, pg_catalog.concat(
+                         f.prosqlbody, -- 14+
+                         f.proargdefaults)
+              FROM pg_catalog.pg_proc f
+              WHERE f.oid >= 16384
+) e (class, oid, tree)
+WHERE e.tree ~ k.made

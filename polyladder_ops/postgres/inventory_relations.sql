@@ -10,11 +10,13 @@ WITH columns AS (
         CASE WHEN a.attcollation <> 0 AND a.attcollation <> t.typcollation
              THEN ' collate ' || a.attcollation::regcollation::text END,
         CASE WHEN a.attnotnull THEN ' not null' END),
-        -- The server's own choice of a name says nothing; pg_dump keeps a chosen one if it is not inherited. -- 18+
-        pg_catalog.jsonb_build_object('@18', CASE WHEN n.coninhcount = 0  -- 18+
+        -- The server's own choice of a name says nothing; pg_dump keeps a chosen one, and that of a child's own constraint -- 18+
+        -- beside an inherited one; what such a name was before a table was renamed is not asked there. -- 18+
+        pg_catalog.jsonb_build_object('@18', CASE WHEN (n.coninhcount = 0  -- 18+
               AND n.conname <> pg_catalog.concat(c.relname, '_', a.attname, '_not_null')  -- 18+
               AND NOT (pg_catalog.octet_length(pg_catalog.concat(c.relname, '_', a.attname, '_not_null')) > 63  -- 18+
                        AND n.conname ~ '_not_null$')  -- 18+
+              OR n.coninhcount > 0 AND n.conislocal AND NOT c.relispartition AND n.conname !~ '_not_null[0-9]*$')  -- 18+
              THEN pg_catalog.format(' named %I', n.conname) END),  -- 18+
         CASE WHEN n.connoinherit THEN ' no inherit' END,  -- 18+
         CASE WHEN NOT n.convalidated THEN ' not valid' END,  -- 18+
@@ -58,7 +60,18 @@ SELECT CASE c.relkind WHEN 'f' THEN 'foreign table' WHEN 'v' THEN 'view' WHEN 'm
         'access method', nullif(m.amname, 'heap'),
         'tablespace', ts.spcname,
         'options', $sorted(c.reloptions),
-        'toast options', $sorted(toast.reloptions),
+        -- The place for long values stays when no column is left that can hold one; a table that is made so has none.
+        'toast options', CASE WHEN toast.reloptions IS NOT NULL AND (
+            SELECT pg_catalog.bool_or(t.typstorage <> 'p') AND (pg_catalog.bool_or(z.bytes IS NULL) OR pg_catalog.sum(z.bytes) > 2000)
+            FROM pg_catalog.pg_attribute a
+            JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+            CROSS JOIN LATERAL (SELECT CASE
+                WHEN a.attlen > 0 THEN a.attlen
+                WHEN a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND a.atttypmod >= 4
+                THEN a.atttypmod * pg_catalog.pg_encoding_max_length(pg_catalog.pg_char_to_encoding(pg_catalog.getdatabaseencoding()))
+                WHEN a.atttypid IN ('bit'::regtype, 'varbit'::regtype) AND a.atttypmod > 0 THEN a.atttypmod / 8 + 9
+                WHEN a.atttypid = 'numeric'::regtype AND a.atttypmod >= 4 THEN (a.atttypmod >> 16) / 2 + 11 END) z (bytes)
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) THEN $sorted(toast.reloptions) END,
         'row security', c.relrowsecurity,
         'row security forced', c.relforcerowsecurity,
         'replica identity', CASE WHEN c.relkind NOT IN ('v', 'f') THEN  -- these always have 'nothing'

@@ -77,7 +77,21 @@ SELECT CASE p.prokind WHEN 'p' THEN 'procedure' ELSE 'function' END, 'pg_proc'::
         '=returns', pg_catalog.format_type(p.prorettype, NULL), '=set', p.proretset, '=volatile', p.provolatile,
         '=parallel', p.proparallel, '=strict', p.proisstrict, '=security definer', p.prosecdef,
         '=leakproof', p.proleakproof, '=cost', p.procost::text, '=rows', p.prorows::text,
-        '=settings', pg_catalog.to_jsonb(p.proconfig), '=support', nullif(p.prosupport::oid, 0)::regprocedure,
+        '=settings', (
+            SELECT pg_catalog.jsonb_agg(coalesce(u.name || '=' || l.list, u.setting) ORDER BY u.place)
+            FROM (SELECT s.setting, s.place, pg_catalog.split_part(s.setting, '=', 1),
+                         pg_catalog.substr(s.setting, pg_catalog.strpos(s.setting, '=') + 1)
+                  FROM pg_catalog.unnest(p.proconfig) WITH ORDINALITY s (setting, place)) u (setting, place, name, value)
+            -- pg_dump writes the names in a list. Read again they have a blank between them, and quotes only where they need
+            -- them: as they always stand but for SET ... FROM CURRENT, which keeps what somebody typed.
+            LEFT JOIN LATERAL (
+                SELECT coalesce(pg_catalog.string_agg(pg_catalog.quote_ident(
+                           CASE WHEN e.word[1] ~ '^"' THEN pg_catalog.replace(pg_catalog.substr(e.word[1], 2, pg_catalog.length(e.word[1]) - 2), '""', '"')
+                                ELSE pg_catalog.lower(e.word[1] COLLATE "C") END), ', ' ORDER BY e.place), '""')
+                FROM pg_catalog.regexp_matches(u.value, '("(?:[^"]|"")*"|[^",\s]+)', 'g') WITH ORDINALITY e (word, place)
+            ) l (list) ON u.name IN ('search_path', 'temp_tablespaces')
+                      AND u.value ~ '^\s*(("([^"]|"")*"|[^",\s]+)(\s*,\s*("([^"]|"")*"|[^",\s]+))*)?\s*$'),
+        '=support', nullif(p.prosupport::oid, 0)::regprocedure,
         '=defaults', p.pronargdefaults, '=variadic', nullif(p.provariadic, 0)::regtype,
         '=argument names', pg_catalog.to_jsonb(p.proargnames), '=argument modes', p.proargmodes::text,
         '=argument types', coalesce(p.proallargtypes, p.proargtypes::oid[])::regtype[]::text,

@@ -28,8 +28,9 @@ def read(connection: psycopg.Connection[Any]) -> NotIncluded:
     """Return what a dump by this role leaves out of the connection's database, in one round trip.
 
     Works in the caller's transaction. Not seen are changes to the system's or an extension's own objects that leave no
-    trace of when they were made: options of a table, rows, what was dropped, and anything in a database that came
-    through pg_upgrade as far as its extensions go.
+    trace of when they were made: options of a table, what was dropped, what is of one transaction with the extension's
+    CREATE or older than its last update, what a change of privileges hides (both rewrite the same row of a catalog), and
+    most in a database that came through pg_upgrade as far as its extensions go.
     """
     found = [*queries.rows(connection, queries.load("not_included.sql"))]
     always, lost = ({sentence for loud, sentence in found if loud is which} for which in (False, True))

@@ -101,6 +101,44 @@ GROUP BY i.identity, g.tgenabled, g.tgrelid;
 SELECT true, 'the mark of the database as a template'
 FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database() AND d.datistemplate;
 
+-- What a partition or a child has from its root or parent, and differently: a restore makes it anew, like theirs. A name
+-- that ends as the server ends those it chooses is nobody's loss.
+WITH RECURSIVE copied (oid, root) AS (
+    SELECT oid, oid FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conparentid = 0
+    UNION ALL
+    SELECT k.oid, c.root FROM copied c JOIN pg_catalog.pg_constraint k ON k.conparentid = c.oid
+)
+SELECT true, pg_catalog.format(s.what, k.conname, k.conrelid::regclass)
+FROM copied c
+JOIN pg_catalog.pg_constraint k ON k.oid = c.oid
+JOIN pg_catalog.pg_constraint root ON root.oid = c.root AND root.conrelid <> k.conrelid
+CROSS JOIN LATERAL (VALUES
+    ('the name of the constraint %I on %s', k.conname !~ '_fkey[0-9]*$'
+     AND root.conname::text NOT IN (k.conname, pg_catalog.regexp_replace(k.conname, '_[0-9]+$', ''))),
+    ('that the constraint %I on %s is validated', k.convalidated AND NOT root.convalidated)
+) s (what, lost)
+WHERE s.lost;
+
+SELECT true, pg_catalog.format('that the constraint %I on %s is validated', k.conname, k.conrelid::regclass)
+FROM pg_catalog.pg_constraint parent
+JOIN pg_catalog.pg_inherits h ON h.inhparent = parent.conrelid
+JOIN pg_catalog.pg_constraint k ON k.conrelid = h.inhrelid AND k.contype = 'c' AND k.conname = parent.conname
+JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+WHERE parent.contype = 'c' AND NOT parent.convalidated AND k.convalidated AND NOT k.conislocal AND NOT c.relispartition;
+
+SELECT true, pg_catalog.format('the name of the trigger %I on %s', g.tgname, g.tgrelid::regclass)  -- -14 (it can't differ since)
+FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_trigger root ON root.oid = g.tgparentid  -- -14
+WHERE g.tgname <> root.tgname;  -- -14
+
+-- It has its range's since 17
+SELECT true, pg_catalog.format('the %s of the type %s', s.what, t.oid::regtype)  -- 14-16
+FROM pg_catalog.pg_type t  -- 14-16
+JOIN pg_catalog.pg_range r ON r.rngmultitypid = t.oid  -- 14-16
+JOIN pg_catalog.pg_type o ON o.oid = r.rngtypid  -- 14-16
+CROSS JOIN LATERAL (VALUES ('owner', t.typowner NOT IN (o.typowner, 10)),  -- 14-16
+                           ('privileges', t.typacl IS NOT NULL)) s (what, lost)  -- 14-16
+WHERE t.oid >= 16384 AND s.lost AND $own(pg_type, r.rngtypid);  -- 14-16
+
 -- What a failed CREATE INDEX CONCURRENTLY left behind
 SELECT true, pg_catalog.format('the index %s, which is not valid', i.indexrelid::regclass)
 FROM pg_catalog.pg_index i
@@ -137,19 +175,24 @@ WHERE m.belongs
 -- them; after pg_upgrade that is one for each member, all later than the extension itself, and nothing can be told.
 -- The planner expects one member: a nested loop over many columns and many members would take minutes.
 SET LOCAL enable_nestloop = off;
-WITH born AS (
-    SELECT e.oid, e.extname, e.xmin AS xid, pg_catalog.max($later(d.xmin, e.xmin)) AS latest,
-           pg_catalog.count(*) FILTER (WHERE $later(d.xmin, e.xmin) > 0) * 2 > pg_catalog.count(*) AS unknown
+-- A member that was there before it was one was added by hand: what it hangs on was noted by an earlier transaction. (A script
+-- makes both in one, if in a part of its own that could have failed alone; so does pg_upgrade.)
+WITH noted AS (
+    SELECT e.oid AS ext, e.extname, e.xmin AS xid, d.classid AS class, d.objid AS oid, $later(d.xmin, e.xmin) AS later,
+           $later(d.xmin, e.xmin) > 0 AND EXISTS (
+               SELECT FROM pg_catalog.pg_depend o
+               WHERE o.classid = d.classid AND o.objid = d.objid AND o.deptype <> 'e' AND $later(d.xmin, o.xmin) > 0) AS added
     FROM pg_catalog.pg_extension e
     JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
-    GROUP BY e.oid, e.extname, e.xmin
+), born AS (
+    SELECT ext, greatest(0, pg_catalog.max(later)) AS latest, pg_catalog.count(*) FILTER (WHERE later > 0) * 2 > pg_catalog.count(*) AS unknown
+    FROM noted
+    WHERE NOT added
+    GROUP BY ext
 ), member AS (
-    SELECT d.classid AS class, d.objid AS oid, b.xid, greatest(b.latest, 0) AS latest, b.extname
-    FROM born b
-    JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = b.oid AND d.deptype = 'e'
-    WHERE NOT b.unknown
+    SELECT n.ext, n.extname, n.xid, n.class, n.oid, b.latest FROM noted n JOIN born b USING (ext) WHERE NOT n.added AND NOT b.unknown
 ), system AS (
-    SELECT b.xid, greatest(b.latest, 0) AS latest FROM born b WHERE b.extname = 'plpgsql' AND b.oid < 16384 AND NOT b.unknown
+    SELECT DISTINCT xid, latest FROM member WHERE extname = 'plpgsql' AND ext < 16384
 ), hung AS (
     SELECT 'pg_class'::regclass AS on_class, indrelid AS on_oid, 'pg_class'::regclass AS class, indexrelid AS oid, 0 AS part, xmin AS xid, 'the ' AS what
     FROM pg_catalog.pg_index x
@@ -185,8 +228,10 @@ WITH born AS (
                       WHERE v.classoid = 'pg_proc'::regclass AND v.objoid = p.oid AND v.objsubid = 0)
     UNION ALL
     -- Privileges of the system's objects are kept, but not these
-    SELECT 'pg_class'::regclass, oid, 'pg_class'::regclass, oid, 0, xmin, 'what was changed on the ' FROM pg_catalog.pg_class
-    WHERE relnamespace = pg_catalog.to_regnamespace('information_schema') AND relkind = 'v'
+    SELECT 'pg_class'::regclass, oid, 'pg_class'::regclass, oid, 0, xmin, 'what was changed on the ' FROM pg_catalog.pg_class c
+    WHERE relkind = 'v' AND (relnamespace = pg_catalog.to_regnamespace('information_schema') OR relacl IS NULL
+        OR relacl = (SELECT v.initprivs FROM pg_catalog.pg_init_privs v
+                     WHERE v.classoid = 'pg_class'::regclass AND v.objoid = c.oid AND v.objsubid = 0))
     UNION ALL
     SELECT 'pg_namespace'::regclass, oid, 'pg_namespace'::regclass, oid, 0, xmin, 'what was changed on the ' FROM pg_catalog.pg_namespace
     WHERE nspname = 'information_schema'
@@ -207,6 +252,25 @@ WITH born AS (
     UNION ALL
     SELECT 'pg_ts_dict'::regclass, oid, 'pg_ts_dict'::regclass, oid, 0, xmin, 'what was changed on the ' FROM pg_catalog.pg_ts_dict
     UNION ALL
+    -- A user's operator writes itself into the one that it names as its commutator or negator
+    SELECT 'pg_operator'::regclass, oid, 'pg_operator'::regclass, oid, 0, xmin, 'what was changed on the ' FROM pg_catalog.pg_operator o
+    WHERE (oprcom < 16384 OR NOT $own(pg_operator, o.oprcom)) AND (oprnegate < 16384 OR NOT $own(pg_operator, o.oprnegate))
+    UNION ALL
+    SELECT 'pg_opclass'::regclass, oid, 'pg_opclass'::regclass, oid, 0, xmin, 'what was changed on the ' FROM pg_catalog.pg_opclass
+    UNION ALL
+    SELECT 'pg_opfamily'::regclass, oid, 'pg_opfamily'::regclass, oid, 0, xmin, 'what was changed on the ' FROM pg_catalog.pg_opfamily
+    UNION ALL
+    SELECT 'pg_event_trigger'::regclass, oid, 'pg_event_trigger'::regclass, oid, 0, xmin, 'what was changed on the '
+    FROM pg_catalog.pg_event_trigger
+    UNION ALL
+    SELECT 'pg_foreign_data_wrapper'::regclass, oid, 'pg_foreign_data_wrapper'::regclass, oid, 0, xmin, 'what was changed on the '
+    FROM pg_catalog.pg_foreign_data_wrapper
+    WHERE fdwacl IS NULL
+    UNION ALL
+    SELECT 'pg_foreign_server'::regclass, oid, 'pg_foreign_server'::regclass, oid, 0, xmin, 'what was changed on the '
+    FROM pg_catalog.pg_foreign_server
+    WHERE srvacl IS NULL
+    UNION ALL
     SELECT 'pg_ts_config'::regclass, mapcfg, 'pg_ts_config'::regclass, mapcfg, 0, xmin, 'what was changed on the ' FROM pg_catalog.pg_ts_config_map
     UNION ALL
     SELECT classoid, objoid, classoid, objoid, objsubid, xmin, 'the comment on the ' FROM pg_catalog.pg_description
@@ -225,7 +289,13 @@ SELECT DISTINCT true, pg_catalog.concat(
     l.what, CASE WHEN l.class IN ('pg_amop'::regclass, 'pg_amproc'::regclass) THEN 'member' ELSE i.type END, ' ', i.identity,
     CASE l.what WHEN 'the ' THEN ', on what' ELSE ', which' END, ' belongs to ', l.whose)
 FROM lost l
-CROSS JOIN LATERAL pg_catalog.pg_identify_object(l.class, l.oid, l.part) i;
+CROSS JOIN LATERAL pg_catalog.pg_identify_object(l.class, l.oid, l.part) i
+UNION ALL
+SELECT true, pg_catalog.format('the %s %s, which was added to the extension %I', i.type, i.identity, n.extname)
+FROM noted n
+CROSS JOIN LATERAL pg_catalog.pg_identify_object(n.class, n.oid, 0) i
+WHERE n.added AND NOT EXISTS (  -- a table brings its row type
+    SELECT FROM pg_catalog.pg_depend d WHERE d.classid = n.class AND d.objid = n.oid AND d.deptype = 'i');
 SET LOCAL enable_nestloop = on;
 
 -- What ties the user's own objects to those of an extension
@@ -248,6 +318,15 @@ JOIN pg_catalog.pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.
 JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
 WHERE c.relowner NOT IN (e.extowner, 10);
 
+-- Rows that are there though their table was not marked as configuration: only an extension's script makes them anew, if it does.
+-- Without rows that is shown with the backup
+SELECT c.relkind = 'r' AND pg_catalog.pg_relation_size(c.oid) > 0, pg_catalog.format('the %s of %s, which belongs to an extension',
+    CASE c.relkind WHEN 'S' THEN 'value' ELSE 'rows' END, c.oid::regclass)
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e'
+JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+WHERE c.relkind IN ('r', 'p', 'S') AND NOT coalesce(c.oid = ANY (e.extconfig), false);
+
 -- What every dump lacks: it is shown with the backup, and not said each time
 SELECT false, 'passwords of roles';
 
@@ -257,12 +336,9 @@ FROM pg_catalog.pg_database d WHERE d.datname <> pg_catalog.current_database() A
 SELECT false, pg_catalog.format('the rows of the foreign table %s', c.oid::regclass)
 FROM pg_catalog.pg_class c WHERE c.relkind = 'f';
 
-SELECT false, pg_catalog.format('the %s of %s, which belongs to an extension',
-    CASE c.relkind WHEN 'S' THEN 'value' ELSE 'rows' END, c.oid::regclass)
-FROM pg_catalog.pg_class c
-JOIN pg_catalog.pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e'
-JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
-WHERE c.relkind IN ('r', 'p', 'S') AND NOT coalesce(c.oid = ANY (e.extconfig), false);
+SELECT false, pg_catalog.format('that %I owns the extension %I, which comes back with who restores as its owner',
+    pg_catalog.pg_get_userbyid(e.extowner), e.extname)
+FROM pg_catalog.pg_extension e WHERE e.extowner <> 10;
 
 SELECT false, pg_catalog.format('the tablespace %I', t.spcname)
 FROM pg_catalog.pg_tablespace t WHERE t.oid >= 16384;

@@ -334,7 +334,8 @@ def hint_for(error: psycopg.Error) -> str:
         "support command-line options": poolers.REFUSES_OPTIONS,
         "password authentication failed": "Check user and password; in a URL write @ as %40 and % as %25.",
         "no password supplied": "Put the password into the URL; PGPASSWORD and ~/.pgpass are not read.",
-        "no encryption": "The server wants TLS: add sslmode=require to the URL.",
+        "no encryption": "pg_hba.conf lets this role into this database in no such way: add sslmode=require to the URL if the"
+        " server speaks TLS; else an entry is missing there.",
         "SSL": "Compare sslmode in the URL with what the server offers.",
         "Connection refused": "Start the server, or the tunnel to it; check host and port.",
         "could not translate host name": "Check the host; in a URL an @ in the password is written %40.",

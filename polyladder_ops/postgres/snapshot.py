@@ -17,10 +17,13 @@ import psycopg
 from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import watched
 from polyladder_ops.postgres.session import Connection, translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from polyladder_ops.postgres.watched import Watched
 
 __all__ = [
     "GIVE_WAY_S",
@@ -31,6 +34,7 @@ __all__ = [
     "hold",
     "moved",
     "relations",
+    "respelled",
     "room_for_locks",
     "unchanged",
 ]
@@ -49,23 +53,6 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'm', 'S') AND c.relpersistence <> 't'
   AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp_|toast_temp_)'
 ORDER BY c.oid
-"""
-# What is written by functions of the server that look past the snapshot (pg_get_functiondef, pg_get_viewdef, …).
-_DEFINITIONS = """
-WITH ours AS (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'),
-relation AS (SELECT c.oid, c.relname, c.relnamespace FROM pg_catalog.pg_class c JOIN ours ON ours.oid = c.relnamespace)
-SELECT 'relation', oid::int8, relnamespace || ' ' || relname FROM relation
-UNION ALL SELECT 'schema', n.oid, n.nspname FROM pg_catalog.pg_namespace n JOIN ours USING (oid)
-UNION ALL SELECT 'function', p.oid, p.xmin::text FROM pg_catalog.pg_proc p JOIN ours ON ours.oid = p.pronamespace
-UNION ALL SELECT 'type', t.oid, t.xmin::text FROM pg_catalog.pg_type t JOIN ours ON ours.oid = t.typnamespace
-UNION ALL SELECT 'constraint', c.oid, c.xmin::text FROM pg_catalog.pg_constraint c JOIN ours ON ours.oid = c.connamespace
-UNION ALL SELECT 'rule', r.oid, r.xmin::text FROM pg_catalog.pg_rewrite r JOIN relation ON relation.oid = r.ev_class
-UNION ALL SELECT 'index', i.indexrelid, i.xmin::text FROM pg_catalog.pg_index i JOIN relation ON relation.oid = i.indrelid
-UNION ALL SELECT 'default', d.oid, d.xmin::text FROM pg_catalog.pg_attrdef d JOIN relation ON relation.oid = d.adrelid
-UNION ALL SELECT 'policy', p.oid, p.xmin::text FROM pg_catalog.pg_policy p JOIN relation ON relation.oid = p.polrelid
-UNION ALL SELECT 'trigger', t.oid, t.xmin::text FROM pg_catalog.pg_trigger t
-          JOIN relation ON relation.oid = t.tgrelid WHERE NOT t.tgisinternal
-UNION ALL SELECT 'statistics', s.oid, s.xmin::text FROM pg_catalog.pg_statistic_ext s JOIN ours ON ours.oid = s.stxnamespace
 """
 _CAPACITY = """
 SELECT pg_catalog.current_setting('max_locks_per_transaction')::int8
@@ -115,7 +102,8 @@ class Snapshot:
     taken_at: datetime
     locked: bool
     relations: tuple[Relation, ...]
-    definitions: frozenset[tuple[str, int, str]] = field(repr=False, default=frozenset())
+    watched: Watched = field(repr=False, default=frozenset())
+    in_rows: frozenset[str] = frozenset()  # the kinds of what is watched that rows are spelled by
 
 
 def relations(connection: Connection) -> tuple[Relation, ...]:
@@ -234,11 +222,10 @@ def _export(connection: Connection, before: tuple[Relation, ...], *, locked: boo
     }:
         raise Changed("the list of tables changed while they were being locked")
     name, text, position, taken_at = row
-    return Snapshot(name, text, position, taken_at.astimezone(UTC), locked, inside, _definitions(connection))
-
-
-def _definitions(connection: Connection) -> frozenset[tuple[str, int, str]]:
-    return frozenset(connection.execute(_DEFINITIONS).fetchall())
+    # What the look itself locks is let go at once: pg_dump, beside our table locks, needs the room.
+    with room_for_locks(), connection.transaction(force_rollback=True):
+        seen, kinds = watched.read(connection), watched.in_rows(connection)
+    return Snapshot(name, text, position, taken_at.astimezone(UTC), locked, inside, seen, kinds)
 
 
 def moved(connection: Connection, snapshot: Snapshot) -> list[str]:
@@ -246,7 +233,14 @@ def moved(connection: Connection, snapshot: Snapshot) -> list[str]:
 
     pg_dump reads all definitions before its first byte of output, in part past the snapshot, and so do we.
     """
-    return sorted({kind for kind, _, _ in snapshot.definitions - _definitions(connection)})
+    with room_for_locks():
+        return watched.changed(connection, snapshot.watched)
+
+
+def respelled(connection: Connection, snapshot: Snapshot) -> list[str]:
+    """Return the same of what rows are spelled by: pg_dump reads them until its last byte, and what they name past it."""
+    with room_for_locks():
+        return watched.changed(connection, snapshot.watched, snapshot.in_rows)
 
 
 def unchanged(connection: Connection, snapshot: Snapshot) -> bool:

@@ -77,7 +77,7 @@ def read(connection: Connection, held: Snapshot) -> Survey:
 
     To write a view's definition takes locks on what it reads from. If we kept them, a REFRESH would wait for us, pg_dump
     behind it, and we for pg_dump: the server sees no deadlock in that (tried).
-    Raise Changed if somebody holds such a lock, LocksExhausted if the server has no room for more of them, OpsError if
+    Raise Changed if somebody holds such a lock or drops what is read, LocksExhausted if the server has no room for more of them, OpsError if
     it fails.
     """
     with translated("could not read the catalog"), room_for_locks():
@@ -87,6 +87,8 @@ def read(connection: Connection, held: Snapshot) -> Survey:
                 return _read(connection, held)
         except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
             raise Changed("somebody holds a lock on a view or another object") from error
+        except inventory.Dropped as error:
+            raise Changed(error.message) from error
 
 
 def _read(connection: Connection, held: Snapshot) -> Survey:

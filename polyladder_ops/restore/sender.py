@@ -46,6 +46,7 @@ class Sender:
             self.owner.refresh(self.first)
             self.first.close()
             self.owner.give()
+            self.owner.fill()
 
 
 @contextmanager

@@ -57,6 +57,14 @@ CREATE TABLE old (a int, b int) PARTITION BY RANGE (a);
 CREATE TABLE old_1 PARTITION OF old FOR VALUES FROM (1) TO (100);
 CREATE TABLE base (a int); CREATE TABLE grown (z int, y int) INHERITS (base);
 ALTER TABLE grown ADD CONSTRAINT twice CHECK (a > 0); ALTER TABLE base ADD CONSTRAINT twice CHECK (a > 0);
+CREATE TABLE strict (a int CONSTRAINT root_nn NOT NULL, d int CONSTRAINT root_dn NOT NULL, e int);
+CREATE TABLE stricter (a int CONSTRAINT own_nn NOT NULL, b int, d int NOT NULL) INHERITS (strict);
+CREATE TABLE strictest (c int) INHERITS (stricter, strict); ALTER TABLE strict ADD CONSTRAINT late_en NOT NULL e;
+CREATE TABLE joined (a int CONSTRAINT joined_nn NOT NULL, d int NOT NULL, e int NOT NULL, b int); ALTER TABLE joined INHERIT strict;
+CREATE TABLE later (b int) INHERITS (base); ALTER TABLE later ADD CONSTRAINT later_nn NOT NULL a;
+ALTER TABLE base ADD CONSTRAINT base_nn NOT NULL a; ALTER TABLE joined RENAME TO "joined once";
+CREATE TABLE strict_part (a int CONSTRAINT sp_nn NOT NULL, b int) PARTITION BY LIST (b);
+CREATE TABLE strict_1 (a int CONSTRAINT s1_nn NOT NULL, b int); ALTER TABLE strict_part ATTACH PARTITION strict_1 FOR VALUES IN (1);
 CREATE PUBLICATION told FOR TABLE notes (id, note) WHERE (id > 5);
 COMMENT ON COLUMN people.email IS 'where they read';
 INSERT INTO people (email, age) VALUES ('a', 30); INSERT INTO notes VALUES (1, 1, 'n');
@@ -155,6 +163,14 @@ LOSSES = {
         "a integer, z integer, y integer, CONSTRAINT twice CHECK ((a > 0)))",
         "table public.grown",
     ),
+    "a child's own not null": (r"a integer CONSTRAINT own_nn NOT NULL", "a integer", "table public.stricter"),
+    "its name": (r"CONSTRAINT own_nn NOT NULL", "CONSTRAINT other_nn NOT NULL", "table public.stricter"),
+    "one that is older than its parent's": (
+        r"\n +CONSTRAINT later_nn NOT NULL a,?| CONSTRAINT later_nn NOT NULL",
+        "",
+        "table public.later",
+    ),
+    "the name of a child that joined": (r"CONSTRAINT joined_nn ", "", 'table public."joined once"'),
     "a publication's filter": (r" WHERE \(\(id > 5\)\)", "", "publication told"),
     "another filter": (r"WHERE \(\(id > 5\)\)", "WHERE ((id > 6))", "publication told"),
     "a publication's columns": (r" \(id, note\)", "", "publication told"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from typing import TYPE_CHECKING
 
 from polyladder_ops.postgres.load import hands, login
 from polyladder_ops.postgres.load.hands import REFUSED, Hand, Moment, hand
 from polyladder_ops.postgres.load.loader import Loader
+from polyladder_ops.postgres.proof.differences import Difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -20,6 +22,7 @@ __all__ = ["Handover"]
 
 
 _INSERT = b"INSERT INTO "
+_TABLESPACE = re.compile(rb"SET default_tablespace (?:=|TO) (?!''\Z)")
 
 
 class Handover:
@@ -46,6 +49,7 @@ class Handover:
         self._code: frozenset[tuple[int, int, int]] | None = None
         self._settings: deque[tuple[bytes, int]] = deque()  # that the owner's session has not heard yet
         self._owes_use = False  # of what extensions brought
+        self._tablespaces_are_given = False
 
     @property
     def accepted(self) -> tuple[Accepted, ...]:
@@ -64,6 +68,7 @@ class Handover:
             self._last.append((text, place))
         if whose is Hand.BOTH:
             self._settings.append((text, place))
+            self._give_tablespaces(text)
         if whose is Hand.OWNER:
             before()
             self._hear(place)
@@ -104,6 +109,13 @@ class Handover:
             self._loader.finish()
             login.give_use(self._owner, self._login)
 
+    def _give_tablespaces(self, setting: bytes) -> None:
+        """Give them only if the dump names one: before 15 rows' code may make anybody a member of the login."""
+        if self._tablespaces_are_given or not _TABLESPACE.match(setting):
+            return
+        self._tablespaces_are_given = True
+        login.give_tablespaces(self._owner, self._login)
+
     def rows_come(self) -> None:
         """Keep in mind what code there is: from now on rows run it, and nothing of it changes in an honest dump."""
         self._give_use()
@@ -142,10 +154,22 @@ class Handover:
             self._owner.execute("SET standard_conforming_strings = off")
 
     def give(self) -> None:
-        """Give everything to whom it belongs, and drop the login, whose sessions have ended; then fill and arm the rest."""
+        """Give everything to whom it belongs, and drop the login, whose sessions have ended; `fill` comes after it."""
         login.return_public(self._owner, self._login)
         self._say(self._of(Moment.RIGHTS))
         login.end(self._owner, self._login)
+
+    def rewritten_rows(self) -> list[Difference]:
+        """Return the tables whose rows were changed or deleted since they were loaded: a dump only adds some."""
+        if not self._code:
+            return []
+        return [
+            Difference("table", name, "rows of it were changed while others were loaded")
+            for name in login.rewritten(self._owner)
+        ]
+
+    def fill(self) -> None:
+        """Fill the views and arm the event triggers, once it is known what they run."""
         self._say(self._of(Moment.REFRESH))
         # They answer whatever is changed, with the rights of who changes it: nothing comes after them.
         self._say(self._of(Moment.VERY_LAST))

@@ -48,6 +48,9 @@ _REFRESH = b"REFRESH MATERIALIZED VIEW "
 _NOTE = re.compile(rb"COMMENT ON |SECURITY LABEL |ALTER .* DEPENDS ON EXTENSION %b\Z" % _NAME, re.DOTALL)
 _EVENT_TRIGGER = re.compile(rb"(?:CREATE|ALTER|COMMENT ON) EVENT TRIGGER ")
 _EXTENSION = re.compile(rb"CREATE EXTENSION |COMMENT ON EXTENSION ")
+# A literal in such a statement is no name's: it ends as an owner's does, and sets a default (tried).
+_QUOTED = re.compile(rb'"(?:[^"]|"")*+"')
+_LITERAL = re.compile(rb"'|(?<![\w$\x80-\xff])\$")
 _LAST = re.compile(
     rb"ALTER .* OWNER TO %b\Z|GRANT |CREATE USER MAPPING |REVOKE |ALTER DEFAULT PRIVILEGES |REFRESH MATERIALIZED VIEW |COMMENT ON "
     rb"|SECURITY LABEL |(?:CREATE|ALTER) EVENT TRIGGER |ALTER .* DEPENDS ON EXTENSION %b\Z" % (_NAME, _NAME),
@@ -63,7 +66,13 @@ def hand(statement: bytes) -> Hand:
         return Hand.BOTH
     if _EXTENSION.match(statement):
         return Hand.OWNER
-    return Hand.LAST if _LAST.match(statement) else Hand.LOADER
+    if not _LAST.match(statement) or (statement.startswith(b"ALTER ") and _has_literal(statement)):
+        return Hand.LOADER
+    return Hand.LAST
+
+
+def _has_literal(statement: bytes) -> bool:
+    return _LITERAL.search(_QUOTED.sub(b"", statement)) is not None
 
 
 def moment(statement: bytes) -> Moment:

@@ -21,6 +21,7 @@ from psycopg import pq
 from polyladder_ops.postgres.contents import Ledger
 from polyladder_ops.postgres.lexer import setting_of
 from polyladder_ops.postgres.load.hands import REFUSED
+from polyladder_ops.postgres.load.switches import Switches
 from polyladder_ops.postgres.refusals import BETWEEN, Accepted, Answer, LoadError, Statement, shown
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Loader:
         self._accepted: list[Accepted] = []
         self._atomic = self._pgconn.transaction_status != pq.TransactionStatus.IDLE
         self._before_17 = connection.info.server_version < 170000
+        self._switches = Switches()
         self._batch: list[Statement] = []
         self._batch_bytes = 0
         self._statements = 0
@@ -140,8 +142,8 @@ class Loader:
 
     def rows_come(self) -> None:
         """Let the owner look at the code before rows run it."""
+        self.finish()
         if self._owner:
-            self.finish()
             self._owner.rows_come()
 
     def pass_by(self, text: bytes = b"") -> None:
@@ -151,12 +153,19 @@ class Loader:
 
     def do(self, text: bytes, place: int) -> None:
         """Take one statement of this place in the dump, which is counted and known already."""
+        if self._switches.takes(text, place):
+            return
+        for waiting in self._switches.due(text):
+            self._do(*waiting)
+        self._do(text, place)
+
+    def _do(self, text: bytes, place: int) -> None:
         if self._stays_behind(text, place):
             return
         setting = setting_of(text)
         if setting and setting[0] == b"standard_conforming_strings":
             self._escapes = setting[1] == b"off"
-        if self._owner and self._owner.takes(text, place, before=self.finish):
+        if self._owner and self._owner.takes(text, place, before=self._send):
             return
         statement = Statement(text, place)
         if statement.item in self._accept and not _CONTROL.match(text):
@@ -165,7 +174,7 @@ class Loader:
         # What the server refuses of a batch the owner may do, if all of it was undone: large objects' BEGIN and COMMIT are their own.
         is_control = self._owner is not None and text in (b"BEGIN", b"COMMIT")
         if is_control and text == b"BEGIN":
-            self.finish()
+            self._send()
         self._put(statement)
         # The server reads a whole batch by the rules that hold before it: a change of the rules ends the batch.
         if (
@@ -174,7 +183,7 @@ class Loader:
             or len(self._batch) >= _BATCH_STATEMENTS
             or self._batch_bytes >= _BATCH_BYTES
         ):
-            self.finish()
+            self._send()
 
     def _stays_behind(self, text: bytes, place: int) -> bool:
         if text == _TOO_NEW and self._before_17 and place < _TOP:
@@ -192,6 +201,11 @@ class Loader:
 
     def finish(self) -> None:
         """Send what is waiting and hear that the server did it."""
+        for waiting in self._switches.due():
+            self._do(*waiting)
+        self._send()
+
+    def _send(self) -> None:
         batch, self._batch, self._batch_bytes = self._batch, [], 0
         while batch:
             batch = self._sent(batch)
@@ -249,7 +263,7 @@ class Loader:
         may_fail = statement.item in self._accept
         inside = self._atomic
         if may_fail:
-            self.finish()
+            self._send()
             inside = self._pgconn.transaction_status == pq.TransactionStatus.INTRANS
         around = (_INSIDE if may_fail else _NOTHING) if inside else _OWN if own else _NOTHING
         return _Attempt(statement, *around, may_fail=may_fail)
@@ -260,9 +274,9 @@ class Loader:
         try:
             # The savepoint must be there before: of a batch with bad syntax anywhere nothing is done.
             self._say(attempt, attempt.begin)
-            self.finish()
+            self._send()
             self._put(statement)
-            self.finish()
+            self._send()
         except LoadError as error:
             self._let_through(attempt, error)
             self._accepted.append(Accepted(statement.item, error.detail))
@@ -282,7 +296,7 @@ class Loader:
             pass
         attempt.refusal = error
         self._say(attempt, attempt.undo)
-        self.finish()
+        self._send()
         self._expect_same_rules()
 
     # Rows ---------------------------------------------------------------------------------------------------------
@@ -306,7 +320,7 @@ class Loader:
         try:
             if self._copy.may_fail:
                 self._say(self._copy, self._copy.begin)
-            self.finish()
+            self._send()
             self._start_rows(b"TRUNCATE ONLY " + table if truncates else b"")
         except LoadError as error:
             self._let_through(self._copy, error)

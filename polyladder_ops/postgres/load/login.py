@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ __all__ = [
     "NoLogin",
     "code",
     "end",
+    "give_tablespaces",
     "give_use",
     "made",
     "made_validator",
@@ -43,6 +45,7 @@ __all__ = [
     "own_rules",
     "restrict",
     "return_public",
+    "rewritten",
     "shut_out",
     "take",
 ]
@@ -50,8 +53,11 @@ __all__ = [
 _QUIET = "-c event_triggers=off"
 _MAY_BE_QUIET = "SELECT pg_catalog.has_parameter_privilege(%s::text, 'event_triggers', 'SET')"
 _OURSELVES = """
-SELECT current_user::text, pg_catalog.current_setting('is_superuser') = 'on', (pg_catalog.now() + '1 day')::text,
-       ARRAY(SELECT t.spcname::text FROM pg_catalog.pg_tablespace t WHERE t.spcname NOT IN ('pg_default', 'pg_global'))
+SELECT current_user::text, pg_catalog.current_setting('is_superuser') = 'on', (pg_catalog.now() + '1 day')::text
+"""
+_TABLESPACES = """
+SELECT t.spcname::text, pg_catalog.current_setting('is_superuser') = 'on' FROM pg_catalog.pg_tablespace t
+WHERE t.spcname NOT IN ('pg_default', 'pg_global')
 """
 # Up to 14 public is a superuser's; everybody may create in it.
 _PUBLIC = """
@@ -107,7 +113,22 @@ _CODE = """
 SELECT 'pg_proc'::pg_catalog.regclass::int8, oid::int8, xmin::text::int8 FROM pg_catalog.pg_proc WHERE oid >= 16384
 UNION ALL SELECT 'pg_operator'::pg_catalog.regclass::int8, oid, xmin::text::int8 FROM pg_catalog.pg_operator WHERE oid >= 16384
 UNION ALL SELECT 'pg_cast'::pg_catalog.regclass::int8, oid, xmin::text::int8 FROM pg_catalog.pg_cast WHERE oid >= 16384
+UNION ALL SELECT 'pg_ts_dict'::pg_catalog.regclass::int8, oid, xmin::text::int8 FROM pg_catalog.pg_ts_dict WHERE oid >= 16384
+UNION ALL SELECT 'pg_ts_config'::pg_catalog.regclass::int8, oid, xmin::text::int8 FROM pg_catalog.pg_ts_config WHERE oid >= 16384
+UNION ALL SELECT 'pg_ts_config'::pg_catalog.regclass::int8, mapcfg, pg_catalog.sum(xmin::text::int8)::int8
+FROM pg_catalog.pg_ts_config_map WHERE mapcfg >= 16384 GROUP BY mapcfg
+UNION ALL SELECT 'pg_type'::pg_catalog.regclass::int8, oid, xmin::text::int8 FROM pg_catalog.pg_type
+WHERE oid >= 16384 AND typtype IN ('d', 'e', 'r')
 """
+# What a generated column is computed from may be rows of another table; before 15 what is counted comes by post.
+_REWRITTEN = """
+SELECT pg_catalog.format('%I.%I', s.schemaname, s.relname) FROM pg_catalog.pg_stat_user_tables s
+WHERE s.n_tup_upd + s.n_tup_del > 0 AND NOT EXISTS (
+    SELECT FROM pg_catalog.pg_depend d
+    WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = s.relid AND d.deptype = 'e')
+ORDER BY 1
+"""
+_BY_POST_S = 1.0
 _NAMED = """
 SELECT (pg_catalog.pg_identify_object(t.catalog::pg_catalog.oid, t.oid::pg_catalog.oid, 0)).identity
 FROM unnest(%s::int8[], %s::int8[]) AS t (catalog, oid)
@@ -188,15 +209,12 @@ def _is_quiet(target: Target) -> bool:
 def _make(owner: Connection, role: str, password: str, target: Target) -> tuple[int, str] | None:
     """Make the role and what it may, all or nothing; return what the schema public was, None if it stays whose it is."""
     name, database = sql.Identifier(role), sql.Identifier(target.database)
-    ((ourselves, is_superuser, until, tablespaces),) = _answer(owner, _OURSELVES)
+    ((ourselves, is_superuser, until),) = _answer(owner, _OURSELVES)
     public = next(((oid, whose) for oid, whose, may in _answer(owner, _PUBLIC) if may), None)
     verifier = owner.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
     made = sql.SQL("CREATE ROLE {} LOGIN NOINHERIT PASSWORD {} VALID UNTIL {}").format(name, verifier, until)
     rights = [sql.SQL("GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {} TO {}").format(database, name)]
-    if is_superuser:
-        grant = sql.SQL("GRANT CREATE ON TABLESPACE {} TO {}")
-        rights += [grant.format(sql.Identifier(tablespace), name) for tablespace in tablespaces]
-    else:
+    if not is_superuser:
         options = " WITH INHERIT TRUE, SET TRUE" if owner.info.server_version >= 160000 else ""
         rights.append(sql.SQL("GRANT {} TO {}" + options).format(name, sql.Identifier(ourselves)))
     if public:
@@ -291,6 +309,14 @@ def give_use(owner: Connection, login: Login) -> None:
         _say(owner, *grants)
 
 
+def give_tablespaces(owner: Connection, login: Login) -> None:
+    """Let the login put its tables where the source has them; a superuser can, and else nobody needs it to be let."""
+    grant = sql.SQL("GRANT CREATE ON TABLESPACE {} TO {}")
+    names = [name for name, may in _answer(owner, _TABLESPACES) if may]
+    if names:
+        _say(owner, *(grant.format(sql.Identifier(name), login.identifier) for name in names))
+
+
 def restrict(owner: Connection, login: Login, open_to_others: frozenset[str]) -> None:
     """Take from everybody the functions in C and the like that nobody but their owners might call; `open_to_others` are the rest.
 
@@ -314,6 +340,13 @@ def take(owner: Connection, login: Login) -> None:
 def code(owner: Connection) -> frozenset[tuple[int, int, int]]:
     """Return what code there is: catalog, oid and the transaction that wrote it last."""
     return frozenset(_answer(owner, _CODE))
+
+
+def rewritten(owner: Connection) -> tuple[str, ...]:
+    """Return the tables whose rows somebody has changed or deleted; extensions do so with their own."""
+    if owner.info.server_version < 150000:
+        time.sleep(_BY_POST_S)
+    return tuple(name for (name,) in _answer(owner, _REWRITTEN))
 
 
 def named(owner: Connection, code: Iterable[tuple[int, int, int]]) -> tuple[str, ...]:
