@@ -1,4 +1,4 @@
-"""The backups in a folder: which there are, which are whole, and which one a person means.
+"""The backups in a folder: which there are, and which are whole. Which one a person means is `choosing`'s.
 
 A backup exists when its manifest does. It is *complete* when manifest and data agree; `latest` is the newest complete
 one of this site by the server's clock at the snapshot, never by a file's time, never another site's.
@@ -14,18 +14,18 @@ import re
 import stat
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from polyladder_ops import records
-from polyladder_ops.errors import OpsError, UsageError
+from polyladder_ops.errors import OpsError
 from polyladder_ops.manifest import Manifest, load, read_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
+    from datetime import datetime
+    from pathlib import Path
 
     from polyladder_ops.records import Record
 
@@ -34,7 +34,6 @@ __all__ = [
     "Catalog",
     "Entry",
     "Listing",
-    "find",
     "names_in",
     "open_backup",
     "records_of",
@@ -44,7 +43,6 @@ __all__ = [
 
 _DATA = re.compile(r".+\.sql\.gz(\.age)?")
 _RECORD = re.compile(r"(?P<data>.+\.sql\.gz(?:\.age)?)\.(?P<kind>verify|pin|unpin)-\w+-\w+\.json")
-_EXAMPLES = "Write latest, an id such as polyladder_20260105_020000, a path, or a time such as 2026-01-05."
 
 
 @dataclass(frozen=True)
@@ -225,10 +223,15 @@ class Catalog:
         return next((backup for backup in self.opened() if backup.complete), None)
 
     def opened(
-        self, unusable: list[OpsError] | None = None, *, oldest_first: bool = False
+        self,
+        unusable: list[OpsError] | None = None,
+        *,
+        oldest_first: bool = False,
+        until: datetime | None = None,
     ) -> Iterator[Backup]:
         """Yield the backups, each opened when its turn comes; add to `unusable` what says why one can't be."""
-        return _each(reversed(self.entries) if oldest_first else self.entries, unusable)
+        entries = reversed(self.entries) if oldest_first else self.entries
+        return _each((entry for entry in entries if until is None or entry.taken_at <= until), unusable)
 
     @property
     def backups(self) -> tuple[Backup, ...]:
@@ -346,78 +349,3 @@ def _size(data: Path) -> int | None:
     except OSError as error:
         raise OpsError(f"could not look at {data}", detail=f"{error.strerror or error}.") from error
     return found.st_size if stat.S_ISREG(found.st_mode) else None
-
-
-def find(catalog: Catalog, wanted: str, *, now: datetime) -> Backup:
-    """Return the backup that a person's word names.
-
-    ``latest``; an id or the unique beginning of one; a path; a day (its end in UTC) or an instant: the newest complete
-    backup at or before it. Only a path or a whole id can name another site's. Raise UsageError if the word is none of
-    these, OpsError if no backup fits or several do.
-    """
-    if not wanted or wanted.startswith("-"):
-        raise UsageError(f"--backup={wanted} names no backup", hint=_EXAMPLES)
-    if wanted == "latest":
-        return _newest(catalog, datetime.max.replace(tzinfo=UTC), "latest")
-    if (instant := parse_time(wanted)) is not None:
-        if instant > now + timedelta(days=1):
-            raise UsageError(f"{wanted} lies in the future", hint=_EXAMPLES)
-        return _newest(catalog, instant, f"at or before {wanted}")
-    if os.sep in wanted or "/" in wanted or wanted.endswith((".gz", ".age", ".json")):
-        return _by_path(Path(wanted))
-    return _by_id(catalog, wanted)
-
-
-def parse_time(text: str) -> datetime | None:
-    """Return the instant that a day or a time with its zone names, or None. Raise UsageError for a time without zone."""
-    if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-        try:
-            return datetime.fromisoformat(text).replace(tzinfo=UTC) + timedelta(days=1, microseconds=-1)
-        except ValueError as error:
-            raise UsageError(f"{text} is no day", hint=_EXAMPLES) from error
-    if not re.match(r"\d{4}-\d{2}-\d{2}[T ]", text):
-        return None
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(f"{text} is no time", hint="Write it as 2026-01-05T02:00Z.") from error
-    if instant.tzinfo is None:
-        raise UsageError(f"{text} has no time zone", hint=f"Write {text}Z for UTC.")
-    return instant.astimezone(UTC)
-
-
-def _newest(catalog: Catalog, until: datetime, word: str) -> Backup:
-    incomplete = 0
-    for backup in _each((entry for entry in catalog.entries if entry.taken_at <= until), None):
-        if backup.complete:
-            return backup
-        incomplete += 1
-    detail = f"{incomplete} are listed and none is complete." if incomplete else ""
-    hint = "Take one with `invoke backup`."
-    if not incomplete and (oldest := next(catalog.opened(oldest_first=True), None)):
-        detail = f"The oldest is {oldest.id}."
-        hint = "Write a later time; `invoke backup.list` shows them."
-    if catalog.other_sites:
-        detail = f"{detail} There are {catalog.other_sites} of other sites.".strip()
-    raise OpsError(f"there is no complete backup: {word}", detail=detail, hint=hint)
-
-
-def _by_path(path: Path) -> Backup:
-    if not path.exists():
-        raise OpsError(f"there is no file {path}", hint="List the backups with `invoke backup.list`.")
-    return open_backup(path)
-
-
-def _by_id(catalog: Catalog, wanted: str) -> Backup:
-    exact = [entry for entry in (*catalog.entries, *catalog.others) if entry.id == wanted]
-    begun = exact or [entry for entry in catalog.entries if entry.id.startswith(wanted)]
-    if not wanted.startswith("polyladder_") or not begun:
-        raise OpsError(
-            f"there is no backup {wanted}", hint=f"{_EXAMPLES} List them with `invoke backup.list`."
-        )
-    if len(begun) > 1:
-        some = ", ".join(entry.id for entry in begun[:5])
-        raise UsageError(
-            f"{wanted} fits {len(begun)} backups", detail=f"They are {some}.", hint="Write more of the id."
-        )
-    return begun[0].open()

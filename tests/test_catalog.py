@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polyladder_ops import catalog, manifest, portable, pruning, report
-from polyladder_ops.catalog import Backup, Catalog, find, open_backup, parse_time, scan
+from polyladder_ops.catalog import Backup, Catalog, open_backup, scan
+from polyladder_ops.choosing import find, parse_time
 from polyladder_ops.errors import OpsError, UsageError
 from polyladder_ops.postgres.described import CatalogEntry
 from polyladder_ops.retention import Rule

@@ -132,6 +132,7 @@ LAYERS = [
     ),
     ("site",),
     ("sandbox", "stores", "fly"),
+    ("choosing",),
     ("catalog",),
     ("expressions",),
     ("records", "manifest"),

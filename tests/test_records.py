@@ -199,7 +199,7 @@ def test_no_records_say_no() -> None:
 
 
 def test_what_can_not_be_read_is_said_where_it_counts(tmp_path: Path) -> None:
-    shop = project(tmp_path, BACKUP_DIR=str(tmp_path / "backups"))
+    shop = project(tmp_path / "project", BACKUP_DIR=str(tmp_path / "backups"))
     (tmp_path / "backups").mkdir()
     made = put(tmp_path / "backups")
     name = record(tmp_path / "backups", made, kind="pin", verdict="")

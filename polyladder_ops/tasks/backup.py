@@ -246,7 +246,7 @@ def choose(place: Any, wanted: str, *, task: str) -> Backup:
     """Return the backup of this site that a word names. Raise UsageError naming the newest three if there is no word."""
     from datetime import UTC, datetime
 
-    from polyladder_ops import catalog
+    from polyladder_ops import catalog, choosing
 
     found = catalog.scan(place.folder, place.name)
     if not wanted:
@@ -256,7 +256,7 @@ def choose(place: Any, wanted: str, *, task: str) -> Backup:
             detail=f"Newest first: {newest}." if newest else f"There is none in {place.folder}.",
             hint=f"Write `invoke {task} --backup=latest`, an id, a path or a time such as 2026-01-05.",
         )
-    return catalog.find(found, wanted, now=datetime.now(UTC))
+    return choosing.find(found, wanted, now=datetime.now(UTC))
 
 
 def _changes(found: Any) -> Any:

@@ -71,8 +71,8 @@ def _say(done: Outcome, *, applied: bool) -> None:
     going = [decision.backup for decision in done.decisions if decision.goes]
     if any(decision.why.startswith("nothing goes while") for decision in done.decisions):
         print("note: a backup counts as verified after `invoke verify --backup=ID`", file=sys.stderr)
-    for decision in done.decisions:
-        for sentence in decision.backup.facts.damaged if decision.backup.facts else ():
+    for facts in (decision.backup.facts for decision in done.decisions if not decision.goes):
+        for sentence in facts.damaged if facts else ():
             print(f"warning: {plain(sentence)}", file=sys.stderr)
     if applied:
         for backup in done.gone:
