@@ -93,7 +93,7 @@ def test_a_row_that_pg_dump_loses_is_not_missed(
     taken: Callable[[tuple[str, str, str]], Backup],  # noqa: F811
     source: Target,  # noqa: F811
 ) -> None:
-    says("that each row and value in the dump is the source's is pg_dump's word")
+    says("that each row, value and sequence's position in the dump is the source's is pg_dump's word")
     backup = taken((r"\n1\t1\tn\n", "\n", ""))
     assert verification.verify_by_restore(backup, [], source.with_database("postgres"), trusted=False).passed
 
