@@ -411,6 +411,31 @@ def test_what_it_left_in_another_s_function_runs_as_nobody_else(
     assert leftovers(cluster) == set()
 
 
+def test_a_view_that_it_left_otherwise_is_not_run_by_whoever_fills_another(
+    cluster: Target, source: Target, n: str, tmp_path: Path
+) -> None:
+    """What a view says is no function's: the look at definitions has to find it, before a superuser's view is filled."""
+    execute(
+        source,
+        "CREATE VIEW public.plain AS SELECT name FROM public.users",
+        "CREATE MATERIALIZED VIEW public.filled AS SELECT name FROM public.plain",
+    )
+    execute_as(
+        source,
+        f"mal_{n}",
+        "CREATE FUNCTION m.rises() RETURNS text LANGUAGE plpgsql AS $f$BEGIN"
+        f" EXECUTE 'ALTER ROLE mal_{n} SUPERUSER'; RETURN ''; EXCEPTION WHEN OTHERS THEN RETURN ''; END$f$",
+        "CREATE FUNCTION m.leaves(a int) RETURNS bool LANGUAGE plpgsql AS $f$BEGIN"
+        " IF session_user LIKE 'polyladder%' THEN"
+        " EXECUTE 'CREATE OR REPLACE VIEW public.plain AS SELECT m.rises() AS name'; END IF; RETURN true; END$f$",
+        "CREATE TABLE m.t (a int CHECK (m.leaves(a))); INSERT INTO m.t VALUES (1)",
+    )
+    verdict = verification.verify_by_restore(take(source, tmp_path), [], cluster, trusted=False)
+    assert rights(cluster, n) == [(False, [])]
+    assert verdict.verdict == "failed"
+    assert [why.partition(":")[0] for why in verdict.reasons] == ["view public.plain"]
+
+
 def test_nobody_logs_in_as_the_login_while_rows_run_code(
     cluster: Target, source: Target, n: str, tmp_path: Path
 ) -> None:

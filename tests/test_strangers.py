@@ -236,6 +236,16 @@ def test_a_stranger_on_the_way_of_abort_is_named_beside_what_was_done(
     assert said[0].startswith(f"the role {stranger.user} held the lock of {shop}")
 
 
+def test_abort_says_what_was_left_though_a_stranger_stands_in_the_way(
+    server: Server, stranger: Target, shop: str, tmp_path: Path
+) -> None:
+    where = project(tmp_path / "project", DATABASE_URL=url(server.target(shop)))
+    with holding(stranger, shop):
+        done = where.ask("restore.abort")
+    assert (done.code, done.out) == (0, "nothing was left over\n")
+    assert f"the role {stranger.user} held the lock of {shop}" in done.err
+
+
 def test_a_rival_without_a_name_is_told_by_its_role_and_process(server: Server, shop: str) -> None:
     met = Holder(7, False, "", "boss", "its own machine", None, counts=True, may_end=False)
     assert (
