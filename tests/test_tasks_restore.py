@@ -441,6 +441,7 @@ def test_a_missing_role_is_in_the_way_unless_it_is_to_be_made(
         "name": name,
         "superuser": False,
         "memberships": [],
+        "needed": True,
     }
     instead(shop, lying(taken[1], tmp_path / "lying", lambda fields: fields["roles"].append(role)))
     refused = shop.ask("restore", "--latest", "--force", f"--accept=role:{name}")
