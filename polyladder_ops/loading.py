@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -180,7 +180,8 @@ class Begun:
             self.sends.first.close()
             return Loaded(_in_order(self.accepted), changed=tuple(rewritten))
         texts = expressions.unpacked(self.manifest, self.keys)
-        return self._given_unjudged(given) if texts is None else self._given_if_equal(given, texts)
+        loaded = self._given_unjudged(given) if texts is None else self._given_if_equal(given, texts)
+        return replace(loaded, accepted=(*loaded.accepted, *_let_through(rewritten)))
 
     def _is_too_much(self, changed: Iterable[Difference]) -> bool:
         return any(difference.item not in self.accept for difference in changed)
@@ -201,15 +202,14 @@ class Begun:
         given.settle()
         given.give()
         # Autovacuum runs code of the rows' owner, too, and that was the login: only now nobody has its rights any more.
-        again = [
-            *objects.changed(self.manifest, texts, rendered, self._found(given)),
-            *given.rewritten_rows(),
-        ]
+        rows = given.rewritten_rows()
+        again = [*objects.changed(self.manifest, texts, rendered, self._found(given)), *rows]
         if self._is_too_much(again):
             return Loaded(_in_order(self.accepted), "", rendered, tuple(again))
         given.settle()
         given.fill()
-        return Loaded(_in_order((*self.accepted, *given.accepted)), "", rendered)
+        through = (*_in_order((*self.accepted, *given.accepted)), *_let_through(rows))
+        return Loaded(through, "", rendered)
 
     def _found(self, given: Handover) -> Inventory:
         """Return what the objects are now, as the source's manifest tells them."""
@@ -227,6 +227,11 @@ class Begun:
         rendered = renderings.rendered(self.sends.first, texts, found.expressions)
         self.sends.first.close()
         return rendered, objects.changed(self.manifest, texts, rendered, found)
+
+
+def _let_through(seen: Iterable[Difference]) -> tuple[Accepted, ...]:
+    """Return as let through what no proof will see any more: it was put back."""
+    return tuple(Accepted(difference.item, difference.detail) for difference in seen)
 
 
 def _in_order(through: Iterable[Accepted]) -> tuple[Accepted, ...]:

@@ -526,8 +526,13 @@ def test_what_rows_bend_and_put_back_while_another_s_values_are_computed_is_told
         "CREATE FUNCTION m.late(a int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM m.does_z(a); RETURN a; END';"
         "CREATE TABLE m.a (a int CHECK (m.does_a(a))); INSERT INTO m.a VALUES (1); CREATE INDEX i ON m.a (m.late(a))",
     )
-    verdict = verification.verify_by_restore(take(source, tmp_path), [], cluster, trusted=False)
+    backup = take(source, tmp_path)
+    verdict = verification.verify_by_restore(backup, [], cluster, trusted=False)
     assert (verdict.verdict, verdict.reasons) == ("failed", (told,))
+    item = told.partition(": ")[0].replace(" ", ":", 1)
+    with restoring.temporary_database(cluster, backup.manifest, purpose="test") as target:
+        loaded = loading.load(target, backup, [], accept=(item,))
+        assert [(one.item, loaded.changed) for one in loaded.accepted] == [(item, ())]
 
 
 def test_grants_that_others_passed_on_come_back(
