@@ -1,9 +1,10 @@
 """Deleting the backups whose time is over, and pinning those that shall stay whatever their age.
 
-What goes is decided by `retention` and done here under the folder's lock, in an order that a kill can't turn into a lie:
+What goes is decided by `retention`, by `guards` that were read to their ends, and done here under the folder's lock, in an order that a kill can't turn into a lie:
 the manifest becomes a tombstone (`….sql.gz.pruned`), and from then on no backup is listed; then the data goes, then its
 records, the tombstone last. The next run ends what a killed one has begun: data beside a tombstone goes only if it has
-the size and sha256 that stand there, so nothing else of that name is ever deleted.
+the size and sha256 that stand there, so nothing else of that name is ever deleted. Where too few guards stand meanwhile, a
+deletion that was begun is taken back instead.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import contextlib
 import re
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from polyladder_ops import catalog, portable, records, retention, storage
+from polyladder_ops import catalog, portable, records, storage
 from polyladder_ops.errors import OpsError
+from polyladder_ops.guards import Reader, touched
 from polyladder_ops.manifest import Manifest
 from polyladder_ops.portable import sync_directory
 from polyladder_ops.records import Record
@@ -28,10 +30,11 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from polyladder_ops.catalog import Backup, Catalog, Entry
+    from polyladder_ops.catalog import Backup, Entry
+    from polyladder_ops.guards import Damage
     from polyladder_ops.retention import Decision, Rule
 
-__all__ = ["Outcome", "begun", "decide", "pin", "prune", "unpin"]
+__all__ = ["Outcome", "begun", "pin", "preview", "prune", "unpin"]
 
 _TOMBSTONE = ".pruned"
 _NAMES_S = (
@@ -44,12 +47,15 @@ _AGAIN = "Look with `invoke backup.list`, then run `invoke backup.prune` again."
 class Outcome:
     """What was decided and what is gone now; `ended` are ids of backups whose deletion a killed run had begun.
 
-    With a `failure` some of what should go may still be there.
+    `back` are those of which such a deletion was taken back, `damages` what would have been a guard and is not whole. With
+    a `failure` some of what should go may still be there.
     """
 
     decisions: tuple[Decision[Entry], ...] = ()
     gone: tuple[Entry, ...] = ()
     ended: tuple[str, ...] = ()
+    back: tuple[str, ...] = ()
+    damages: tuple[Damage, ...] = ()
     failure: OpsError | None = None
 
     @property
@@ -58,36 +64,53 @@ class Outcome:
         return (*(backup.id for backup in self.gone), *self.ended)
 
 
-def decide(found: Catalog, rule: Rule, now: datetime) -> tuple[Decision[Entry], ...]:
-    """Return a decision on each backup, newest first; one whose manifest is unusable is never one that goes."""
-    decisions = retention.decide(found.entries, rule, now)
-    return tuple(d for d in decisions if not d.goes or d.backup.facts is not None)
+def preview(folder: Path, site: str, rule: Rule, *, now: datetime) -> Outcome:
+    """Return what `prune` would do now, by the same look at the same bytes; nothing is changed."""
+    tombstones = [m for _, m in _tombstones(folder, site)]
+    manifests = [m for m in tombstones if not (folder / f"{m.file}.json").exists()]
+    judged = Reader().judge(catalog.scan(folder, site), rule, now, begun=bool(manifests))
+    back = [m.id for m in manifests if not judged.enough and _is_still_there(folder, m)]
+    ended = tuple(manifest.id for manifest in manifests if manifest.id not in back)
+    return Outcome(judged.decisions, ended=ended, back=tuple(back), damages=judged.damages)
 
 
 def prune(folder: Path, site: str, rule: Rule, *, now: datetime, patience_s: float = 60.0) -> Outcome:
     """Delete the site's backups whose time is over, look again, and return what went.
 
-    Everything is decided under the lock, so a pin or a backup of another run comes before or after it. Raise Refused if
-    another run keeps the lock, OpsError if we can't look into the folder; what fails later is the outcome's failure.
+    Everything is decided under the lock, so a pin or a backup of another run comes before or after it. That a guard is
+    damaged is recorded beside it. Raise Refused if another run keeps the lock, OpsError if we can't look into the folder;
+    what fails later is the outcome's failure.
     """
     if not folder.exists():
         return Outcome()
+    reader = Reader()
+    reader.judge(
+        catalog.scan(folder, site), rule, now, begun=bool(begun(folder, site))
+    )  # long, so not in the lock
     with folder_lock(folder, doing="pruning backups", timeout_s=patience_s):
-        found = catalog.scan(folder, site)
-        decisions = decide(found, rule, now)
+        judged = reader.judge(catalog.scan(folder, site), rule, now, begun=bool(begun(folder, site)))
         gone: list[Entry] = []
         ended: list[str] = []
+        back: list[str] = []
         failure = None
         try:
             with _on_disk(folder):
-                _end_what_was_begun(folder, site, ended)
-                if any(decision.goes for decision in decisions):
-                    guards = retention.guards(found.entries, rule, now).all
-                    _delete_all(decisions, guards, gone, _Watch(folder))
-                    _look_again(decisions, guards, _Watch(folder))
+                _end_what_was_begun(folder, site, ended, back, justified=judged.enough)
+                if judged.any_goes:
+                    _delete_all(judged.decisions, judged.guards, gone, _Watch(folder))
+                    _look_again(judged.decisions, judged.guards, _Watch(folder))
+                _record_damages(judged.damages)
         except OpsError as error:
             failure = error
-    return Outcome(decisions, tuple(gone), tuple(ended), failure)
+    return Outcome(judged.decisions, tuple(gone), tuple(ended), tuple(back), judged.damages, failure)
+
+
+def _record_damages(damages: Sequence[Damage]) -> None:
+    """Keep beside each backup what was seen of it, so that every list says it from now on."""
+    for damage in damages:
+        if damage.seen and not (backup := damage.backup.open()).failed:
+            failure = {"level": "stored", "verdict": "failed"}
+            records.append(backup.path, _record(backup, "verify", damage.why, **failure))
 
 
 def begun(folder: Path, site: str) -> tuple[str, ...]:
@@ -143,20 +166,12 @@ class _Watch:
 
     def _is_same(self, backup: Entry) -> bool:
         """Open it again, unless no file of it was touched since we did."""
-        touched = [_touched(backup.path.with_name(f"{backup.file}{suffix}")) for suffix in ("", ".json")]
-        if self.seen.get(backup.file) != touched:
+        states = [touched(backup.path.with_name(f"{backup.file}{suffix}")) for suffix in ("", ".json")]
+        if self.seen.get(backup.file) != states:
             if replace(backup).facts != backup.facts:
                 return False
-            self.seen[backup.file] = touched
+            self.seen[backup.file] = states
         return True
-
-
-def _touched(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _delete(backup: Entry) -> None:
@@ -181,16 +196,31 @@ def _bury(tombstone: Path, recorded: Sequence[Path], sha256: str) -> None:
     sync_directory(tombstone.parent)
 
 
-def _end_what_was_begun(folder: Path, site: str, ended: list[str]) -> None:
+def _end_what_was_begun(
+    folder: Path, site: str, ended: list[str], back: list[str], *, justified: bool
+) -> None:
     for tombstone, manifest in _tombstones(folder, site):
         data = folder / manifest.file
-        if data.with_name(f"{data.name}.json").exists():  # somebody has put the backup back
+        listed = data.with_name(f"{data.name}.json")
+        if listed.exists():  # somebody has put the backup back
             tombstone.unlink()
             continue
-        if data.exists() and storage.fingerprint(data) == (manifest.size_bytes, manifest.sha256):
+        is_there = _is_still_there(folder, manifest)
+        if is_there and not justified:
+            tombstone.replace(listed)
+            sync_directory(folder)
+            back.append(manifest.id)
+            continue
+        if is_there:
             data.unlink()
         _bury(tombstone, catalog.records_of(data), manifest.sha256)
         ended += [] if data.exists() else [manifest.id]
+
+
+def _is_still_there(folder: Path, manifest: Manifest) -> bool:
+    """Whether the data of a deletion that was begun is there, and is these very bytes."""
+    data = folder / manifest.file
+    return data.exists() and storage.fingerprint(data) == (manifest.size_bytes, manifest.sha256)
 
 
 def _tombstones(folder: Path, site: str) -> Iterator[tuple[Path, Manifest]]:
@@ -252,7 +282,7 @@ def _mark(chosen: Backup, kind: records.Kind, reason: str) -> Backup:
     return seen
 
 
-def _record(backup: Backup, kind: records.Kind, reason: str) -> Record:
+def _record(backup: Backup, kind: records.Kind, reason: str, **more: Any) -> Record:
     return Record(
         kind=kind,
         backup=backup.id,
@@ -260,4 +290,5 @@ def _record(backup: Backup, kind: records.Kind, reason: str) -> Record:
         at=records.instant_after(backup.records),
         by=portable.by_whom(),
         details=(reason,) if reason else (),
+        **more,
     )

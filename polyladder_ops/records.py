@@ -1,18 +1,20 @@
 """What happened to a backup after it was made: verifications and pins, each a small file beside it, never changed.
 
-A record is bound to the bytes by their sha256, so that it can't speak for another file of the same name.
+A record is bound to the bytes by their sha256, so that it can't speak for another file of the same name, and to itself by
+`check`: if one character of it rots, it can't be read and counts as the careful case.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-import pydantic
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from polyladder_ops.portable import sync_directory, write_private
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 _STAMP = "%Y%m%dT%H%M%S%fZ"
+_CHECK_DIGITS = 16
 _NAME = re.compile(r"(?P<data>.+)\.(?P<kind>verify|pin|unpin)-(?P<stamp>\w+)-\w+\.json")
 
 Kind = Literal["verify", "pin", "unpin"]
@@ -57,6 +60,7 @@ class Record(BaseModel):
     level: str = ""
     verdict: Verdict = ""
     details: tuple[str, ...] = ()
+    check: str = ""  # of all else in it; empty in records from before there was one
     damaged: bool = Field(default=False, exclude=True)  # it stands for a file that can't be read
 
 
@@ -69,9 +73,28 @@ def append(data: Path, record: Record) -> Path:
     """Write the record beside the backup's data file and return its path; existing ones are never touched."""
     stamp = record.at.astimezone(UTC).strftime(_STAMP)
     path = data.with_name(f"{data.name}.{record.kind}-{stamp}-{secrets.token_hex(3)}.json")
-    write_private(path, record.model_dump_json() + "\n")
+    fields = json.loads(record.model_dump_json(exclude={"check"}))
+    write_private(path, json.dumps({**fields, "check": _check(fields)}) + "\n")
     sync_directory(path.parent)
     return path
+
+
+def _check(fields: dict[str, object]) -> str:
+    """Return a digest of a record's fields, however they are spelled, also of those that a later version adds."""
+    text = json.dumps({name: value for name, value in fields.items() if name != "check"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_CHECK_DIGITS]
+
+
+def _read(path: Path) -> Record:
+    """Return the record in a file. Raise ValueError if it is none, or not what was written."""
+    text = path.read_bytes()
+    record = Record.model_validate_json(text)
+    name = _NAME.fullmatch(path.name)
+    if name is not None and name["kind"] != record.kind:
+        raise ValueError("its name and its text say different kinds")
+    if record.check and record.check != _check(json.loads(text)):
+        raise ValueError("its check is not that of its text")
+    return record
 
 
 def load_all(paths: Iterable[Path], sha256: str) -> tuple[Record, ...]:
@@ -82,10 +105,10 @@ def load_all(paths: Iterable[Path], sha256: str) -> tuple[Record, ...]:
     records: list[Record] = []
     for path in paths:
         try:
-            record = Record.model_validate_json(path.read_bytes())
+            record = _read(path)
         except FileNotFoundError:
             continue  # taken away meanwhile
-        except (OSError, pydantic.ValidationError):
+        except (OSError, ValueError):  # pydantic's is one
             records += _unreadable(path, sha256)
             continue
         if record.sha256 == sha256:

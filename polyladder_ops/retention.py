@@ -10,7 +10,8 @@ A backup goes when it is older than the rule's days, by the manifest's time, unl
 - fewer than `keep_verified` are verified at all. Then nothing goes: of backups that nobody has looked at it isn't known
   which are the good ones, and bogus ones must not push those out.
 
-One whose data is missing or cut, and one dated in the future, counts for none of these; an old incomplete one goes.
+One whose data is missing or cut, and one dated in the future, counts for none of these; an old incomplete one goes. One
+of which it was just seen that it is damaged counts for none either, and stays: somebody has to look at it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -95,23 +96,29 @@ class Guards(Generic[B]):
         return (*([self.newest] if self.newest else []), *self.verified)
 
 
-def guards(backups: Sequence[B], rule: Rule, now: datetime) -> Guards[B]:
-    """Return what no deletion may touch, of backups in any order."""
+def guards(
+    backups: Sequence[B], rule: Rule, now: datetime, *, damaged: Container[Path] = frozenset()
+) -> Guards[B]:
+    """Return what no deletion may touch, of backups in any order; the `damaged` ones count for nothing."""
     ordered = sorted(backups, key=lambda backup: (backup.taken_at, backup.id), reverse=True)
-    counted = [backup for backup in ordered if not _is_of_the_future(backup, now)]
+    counted = [b for b in ordered if b.path not in damaged and not _is_of_the_future(b, now)]
     newest = next((backup for backup in counted if backup.complete), None)
     # The sort is stable: of the same level the newest first.
     verified = sorted((b for b in counted if b.level), key=lambda b: b.level != "restore")
     return Guards(newest, tuple(verified[: rule.keep_verified]))
 
 
-def decide(backups: Sequence[B], rule: Rule, now: datetime) -> tuple[Decision[B], ...]:
+def decide(
+    backups: Sequence[B], rule: Rule, now: datetime, *, damaged: Container[Path] = frozenset()
+) -> tuple[Decision[B], ...]:
     """Return a decision on each backup, in the order given."""
-    kept = guards(backups, rule, now)
-    return tuple(_judge(backup, rule, now, kept) for backup in backups)
+    kept = guards(backups, rule, now, damaged=damaged)
+    return tuple(_judge(backup, rule, now, kept, is_damaged=backup.path in damaged) for backup in backups)
 
 
-def _judge(backup: B, rule: Rule, now: datetime, kept: Guards[B]) -> Decision[B]:
+def _judge(backup: B, rule: Rule, now: datetime, kept: Guards[B], *, is_damaged: bool) -> Decision[B]:
+    if is_damaged:
+        return Decision(backup, goes=False, why="damaged, and somebody should look at it")
     if reason := next(_reasons_to_stay(backup, rule, now, kept), ""):
         return Decision(backup, goes=False, why=reason)
     flaw = f" and not complete: {backup.flaw}" if backup.flaw else ""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from polyladder_ops import catalog, manifest, portable, pruning, report
+from polyladder_ops import catalog, guards, manifest, portable, report
 from polyladder_ops.catalog import Backup, Catalog, open_backup, scan
 from polyladder_ops.choosing import find, parse_time
 from polyladder_ops.errors import OpsError, UsageError
@@ -434,7 +434,7 @@ def test_memory_holds_of_each_of_many_backups_a_line_not_its_manifest(full_folde
         text = report.listed(seen.opened(), NOW)
         rows = [report.as_row(backup) for backup in seen.opened()]
         changes = report.changed(seen.opened(oldest_first=True))
-        decided = pruning.decide(seen, Rule(days=1, keep_verified=1), NOW)
+        decided = guards.Reader().judge(seen, Rule(days=1, keep_verified=1), NOW).decisions
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

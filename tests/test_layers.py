@@ -124,6 +124,7 @@ LAYERS = [
         "checks",
         "expectations",
         "retention",
+        "guards",
         "pruning",
         "history",
         "health",

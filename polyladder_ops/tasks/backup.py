@@ -90,6 +90,8 @@ def take(
     pruned = _prune_after(done, place)
     if pruned.ids:
         print(f"pruned: {', '.join(pruned.ids)}", file=sys.stderr)
+    for damage in pruned.damages:
+        print(f"WARNING: {terminal.plain(str(damage))}", file=sys.stderr)
     if json:
         print_json({**report.as_row(done), "pruned": list(pruned.ids)})
     if pruned.failure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from polyladder_ops.errors import Mismatch
 from polyladder_ops.tasks.backup import JSON, SITE, choose, open_site, print_json, rule_of
 from polyladder_ops.tasks.boundary import is_dry, task
 
@@ -25,7 +26,8 @@ def prune(c: Context, apply: bool = False, site: str = "", json: bool = False) -
 
     A backup goes when it is older than BACKUP_RETENTION days by its manifest. Never a pinned one, the newest, one of the
     BACKUP_KEEP_VERIFIED best verified ones, or one dated in the future; and none while fewer than that many are
-    verified. Whatever is not a backup of this site is left alone.
+    verified. Those that stay for it are read to their ends first: a damaged one counts for nothing, and is said (exit 3).
+    Whatever is not a backup of this site is left alone.
 
     Examples:
         invoke backup.prune
@@ -34,7 +36,7 @@ def prune(c: Context, apply: bool = False, site: str = "", json: bool = False) -
     """
     from datetime import UTC, datetime
 
-    from polyladder_ops import catalog, pruning, report
+    from polyladder_ops import pruning, report
 
     place, now = open_site(c, site), datetime.now(UTC)
     rule = rule_of(place)
@@ -43,15 +45,28 @@ def prune(c: Context, apply: bool = False, site: str = "", json: bool = False) -
         done = pruning.prune(place.folder, place.name, rule, now=now, patience_s=patience_s)
     else:
         apply = False
-        decisions = pruning.decide(catalog.scan(place.folder, place.name), rule, now)
-        done = pruning.Outcome(decisions, ended=pruning.begun(place.folder, place.name))
+        done = pruning.preview(place.folder, place.name, rule, now=now)
     if json:
-        print_json({"applied": apply, "ended": list(done.ended), "backups": _rows(done)})
+        print_json(
+            {
+                "applied": apply,
+                "ended": list(done.ended),
+                "taken_back": list(done.back),
+                "damaged": [{"id": one.backup.id, "why": one.why} for one in done.damages],
+                "backups": _rows(done),
+            }
+        )
     else:
         print(report.decided(done.decisions, now))
     _say(done, applied=apply)
     if done.failure:
         raise done.failure
+    if done.damages:
+        raise Mismatch(
+            f"backups that others would have gone for are damaged: {len(done.damages)}",
+            detail=f"{'; '.join(map(str, done.damages))}.",
+            hint=f"Look with `invoke verify --backup={done.damages[0].backup.id}`, and verify others to count instead.",
+        )
 
 
 def _rows(done: Outcome) -> list[dict[str, object]]:
@@ -82,6 +97,12 @@ def _say(done: Outcome, *, applied: bool) -> None:
     for name in done.ended:
         does = "ended" if applied else "would end"
         print(f"note: {does} the deletion of {name}, which a killed run had begun", file=sys.stderr)
+    for name in done.back:
+        does = "took back" if applied else "would take back"
+        print(
+            f"warning: {does} the deletion of {name}, which a killed run had begun: too few good ones stand",
+            file=sys.stderr,
+        )
 
 
 @task(
