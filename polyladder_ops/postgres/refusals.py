@@ -1,7 +1,8 @@
 """What the server says when it does not take a statement of a dump: whose fault it is, in words without values.
 
 Three things are told apart: the server refuses the statement, the server lacks something that it needs, the server
-itself fails (which says nothing about the dump).
+itself fails (which says nothing about the dump). It fails only if it ends our session: a materialized view over a foreign
+server that is down raises what looks like a lost connection (08001), and any function may raise any state.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["BETWEEN", "Accepted", "Answer", "LoadError", "Statement", "shown"]
 
 BETWEEN = b";\n"
-# Classes of SQLSTATE (docs, appendix A) that speak of the server's state and not of what it was told: connection,
-# resources, an operator, the file system, other sessions, a server that takes no writes.
-_TROUBLE = ("08", "40", "53", "55P03", "57", "58000", "58030", "25006")
+# Severities with which the server ends our session, never those of a statement.
+_ENDS_US = ("FATAL", "PANIC")
+# Classes of SQLSTATE (docs, appendix A) that speak of a server's state and not of what it was told: connection,
+# resources, an operator, the file system, other sessions, a server that takes no writes. Another moment may take it.
+_STATES = ("08", "40", "53", "55P03", "57", "58000", "58030", "25006")
 # Of bad data, these name settings and columns; the others quote what stands in a row.
 _NAMES_ONLY = ("22023", "22P04")
 # Those that say that this server, or our role there, has not got what another has: rights, libraries, features.
@@ -86,15 +89,16 @@ class Answer:
 
     @property
     def is_trouble(self) -> bool:
-        """Whether the server failed, which says nothing about the dump."""
+        """Whether the server failed, which says nothing about the dump: it ended our session, or libpq lost it."""
         is_error = self.result.status != pq.ExecStatus.COPY_IN
-        return is_error and (not self.state or self.state.startswith(_TROUBLE))
+        severity = self.field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
+        return is_error and (not self.state or severity in _ENDS_US)
 
     @property
     def lacks(self) -> bool:
-        """Whether another server, or another role there, might take it."""
+        """Whether another server, another role there, or another moment, might take it."""
         message = self.field(pq.DiagnosticField.MESSAGE_PRIMARY)
-        return self.state.startswith(_LACKS) or _LACKING.match(message) is not None
+        return self.state.startswith(_LACKS + _STATES) or _LACKING.match(message) is not None
 
     def said(self, statement: bytes) -> str:
         """Return the server's message without values: what stands in a row or a literal is nobody's business here."""
