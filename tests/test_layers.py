@@ -177,6 +177,17 @@ def test_every_layer_that_is_named_is_there_or_planned() -> None:
     assert gone <= planned
 
 
+def test_the_stand_in_for_fly_and_our_caller_of_fly_share_no_code() -> None:
+    wrong = [
+        use
+        for path in FILES
+        for use in imports(path)
+        for one, other in (("sandbox/fly/", "fly"), ("fly/", "sandbox"))
+        if use.file.startswith(f"polyladder_ops/{one}") and within(use.name, f"polyladder_ops.{other}")
+    ]
+    assert not wrong, broken(wrong, "what one misunderstands, the other must be able to show")
+
+
 SPEAKING = (
     "print",
     "input",
@@ -191,6 +202,9 @@ SPEAKING = (
 )
 
 
+STAND_IN = "polyladder_ops/sandbox/fly/program.py"
+
+
 def test_only_the_tasks_print_ask_or_exit() -> None:
     wrong = [
         use
@@ -200,6 +214,8 @@ def test_only_the_tasks_print_ask_or_exit() -> None:
         and not use.file.startswith("polyladder_ops/tasks/")
         # The bar has to draw itself, and looks whether it can; what it says at its end the task prints.
         and not (use.file == "polyladder_ops/terminal.py" and within(use.name, "sys.stderr"))
+        # The stand-in for `fly` is a program of its own, started as one.
+        and use.file != STAND_IN
     ]
     assert not wrong, broken(
         wrong, "a library that prints, asks or exits can't be tested, nor used by another program"
@@ -310,7 +326,7 @@ def test_no_shell_is_ever_started() -> None:
 
 
 def test_secrets_are_read_from_the_environment_in_one_place() -> None:
-    # The sandbox's app is a program of its own: like the real one it gets its database by its environment.
+    # The sandbox's app and its `fly` are programs of their own: like the real ones they read their environment.
     allowed = (
         "portable.py",
         "tasks/",
@@ -318,6 +334,7 @@ def test_secrets_are_read_from_the_environment_in_one_place() -> None:
         "postgres/session.py",
         "postgres/clients.py",
         "sandbox/app.py",
+        STAND_IN.removeprefix("polyladder_ops/"),
     )
     wrong = [
         use

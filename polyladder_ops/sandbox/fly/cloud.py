@@ -1,0 +1,232 @@
+"""The whole of it for whoever practises: made with two apps, an edge in front, switches for faults, and gone again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets as random
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from polyladder_ops import portable
+from polyladder_ops.errors import OpsError, UsageError
+from polyladder_ops.sandbox.fly import machines, platform, world
+from polyladder_ops.sandbox.fly.faults import FAULTS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["Cloud"]
+
+_SERVICE = {
+    "protocol": "tcp",
+    "internal_port": 3000,
+    "autostop": "stop",
+    "autostart": True,
+    "min_machines_running": 0,
+    "ports": [{"port": 443, "handlers": ["tls", "http"]}],
+    "checks": [
+        {"type": "http", "path": "/health", "interval": "15s", "timeout": "2s", "grace_period": "10s"}
+    ],
+    "concurrency": {"type": "connections", "hard_limit": 25, "soft_limit": 20},
+    "force_instance_key": None,
+}
+_SMALL = {"cpu_kind": "shared", "cpus": 1, "memory_mb": 512}
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A stand-in Fly in a folder."""
+
+    folder: Path
+
+    @property
+    def program(self) -> Path:
+        """The executable `fly`; `flyctl` lies beside it."""
+        return self.folder / "bin" / ("fly.cmd" if os.pathsep == ";" else "fly")
+
+    @property
+    def token(self) -> str:
+        """A personal token that the stand-in knows."""
+        return str(next(iter(world.seen(self.folder).data["tokens"])))
+
+    @property
+    def url(self) -> str:
+        """Where the edge answers for the app."""
+        return f"http://{machines.HOST}:{world.seen(self.folder).data['edge']['port']}"
+
+    def exists(self) -> bool:
+        """Whether it was made."""
+        return world.exists(self.folder)
+
+    def make(
+        self,
+        *,
+        app: str,
+        db_app: str,
+        program: Sequence[str] = (),
+        secrets: Mapping[str, str] | None = None,
+        groups: Sequence[str] = ("app",),
+        moment_s: float = 0.3,
+        lease_s: float = 120.0,
+    ) -> None:
+        """Make the two apps of contract 9.1: one autostop machine of 512 MB, and a database machine of 256 MB with 1 GB.
+
+        `program` is what a machine of the app runs, with `--port N` added; without it a machine is only written down.
+        Groups other than `app` have no services.
+        """
+        portable.make_private_directory(self.folder)
+        served = {group: {"services": [dict(_SERVICE)]} if group == "app" else {} for group in groups}
+        web = _app(program, served, {"NODE_ENV": "production", "PORT": "3000"}, dict(secrets or {}), _SMALL)
+        database = _app((), {"app": {"mounts": [_MOUNT], "checks": _CHECKS}}, {}, {}, None)
+        database["volumes"] = [_VOLUME]
+        data = {
+            "format": 1, "moment_s": moment_s, "lease_s": lease_s, "faults": {}, "numbers": {},
+            "tokens": {f"fo1_{random.token_urlsafe(24)}": "personal"}, "edge": {"port": 0, "pid": 0},
+            "apps": {app: web, db_app: database},
+        }  # fmt: skip
+        world.create(self.folder, data)
+        self._write_programs()
+        with world.changing(self.folder) as here:
+            platform.release(here, web := here.apps[app])
+            for group in groups:
+                platform.make(here, app, group=group, region="iad", guest=web["vm"])
+            platform.release(here, here.apps[db_app], image="registry.fly.io/flyio/postgres-flex:17.2")
+            guest = {**_SMALL, "memory_mb": 256}
+            made = platform.make(here, db_app, group="app", region="iad", guest=guest)
+            made["shown"]["checks"] = [{"name": "role", "status": "passing", "output": "primary"}]
+
+    def _write_programs(self) -> None:
+        folder = self.program.parent
+        folder.mkdir(exist_ok=True)
+        for name in ("fly", "flyctl"):
+            _write_program(folder / f"{name}{self.program.suffix}", self.folder)
+
+    def start(self, app: str) -> None:
+        """Start the edge in front of the app, where it does not run, and any machine whose process died with the system."""
+        with world.changing(self.folder) as here:
+            edge = here.data["edge"]
+            if edge["pid"] and portable.runs(edge["pid"], "python", str(self.folder)):
+                return
+            with socket.create_server((machines.HOST, edge["port"])) as listener:
+                edge["port"] = int(listener.getsockname()[1])
+            argv = [
+                sys.executable,
+                "-m",
+                "polyladder_ops.sandbox.fly.edge",
+                str(self.folder),
+                app,
+                str(edge["port"]),
+            ]
+            nowhere = subprocess.DEVNULL
+            process = portable.start(
+                argv, env=portable.clean_environment(), stdin=nowhere, stdout=nowhere, stderr=nowhere
+            )
+            edge["pid"] = process.pid
+            process.returncode = 0
+        _wait_for(lambda: _listens(edge["port"]), "the edge of the stand-in does not answer")
+
+    def remove(self) -> None:
+        """End its processes and delete it."""
+        if self.exists():
+            with world.changing(self.folder) as here:
+                for app in here.apps:
+                    for machine in here.machines(app):
+                        machines.force_to_end(machine)
+                edge = here.data["edge"]
+                if edge["pid"] and portable.runs(edge["pid"], "python", str(self.folder)):
+                    os.kill(edge["pid"], signal.SIGTERM)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def is_running(self) -> bool:
+        """Whether the edge answers."""
+        return self.exists() and _listens(int(world.seen(self.folder).data["edge"]["port"]))
+
+    def switch(self, name: str, *, times: int | None = None, off: bool = False) -> None:
+        """Switch a fault on, for so many times if said, or off; `all` with off means every one. Raise UsageError if unknown."""
+        if name not in FAULTS and not (off and name == "all"):
+            raise UsageError(f"there is no fault {name}", hint="`invoke sandbox.fault` lists them.")
+        with world.changing(self.folder) as here:
+            if off:
+                here.data["faults"] = {
+                    key: value for key, value in here.data["faults"].items() if name not in (key, "all")
+                }
+            else:
+                here.data["faults"][name] = times
+            self._release_fault(here, name, off=off)
+
+    @staticmethod
+    def _release_fault(here: world.World, name: str, *, off: bool) -> None:
+        web = next(iter(here.apps.values()))
+        if name == "failed-release" and not off:
+            platform.release(
+                here, web, status="failed", image="registry.fly.io/polyladder:deployment-01JFAILED"
+            )
+        if name == "no-release" and not off:
+            web["releases"] = []
+        elif off and not web["releases"]:
+            platform.release(here, web)
+
+    def faults(self) -> dict[str, int | None]:
+        """Return the faults that are on, with how often they still come, None for always."""
+        return dict(world.seen(self.folder).data["faults"])
+
+    def calls(self) -> list[list[str]]:
+        """Return the words of each call so far."""
+        return world.read_calls(self.folder)
+
+
+def _app(
+    program: Sequence[str],
+    groups: dict[str, Any],
+    env: dict[str, str],
+    secrets: dict[str, str],
+    vm: dict[str, Any] | None,
+) -> world.App:
+    return {
+        "program": list(program), "region": "iad", "env": env, "groups": groups, "vm": vm, "machines": {}, "releases": [],
+        "secrets": secrets, "secrets_version": 1, "volumes": [],
+    }  # fmt: skip
+
+
+_MOUNT = {"volume": "vol_4y6k1l2m3n", "path": "/data", "name": "pg_data", "size_gb": 1, "encrypted": True}
+_CHECKS = {"pg": {"type": "http", "port": 5500, "path": "/flycheck/pg", "interval": "15s", "timeout": "10s"}}
+_VOLUME = {
+    "id": "vol_4y6k1l2m3n", "name": "pg_data", "state": "created", "size_gb": 1, "region": "iad", "zone": "b1",
+    "encrypted": True, "attached_machine_id": None, "created_at": "2025-12-01T10:00:00Z", "snapshot_retention": 5,
+    "auto_backup_enabled": True,
+}  # fmt: skip
+
+
+def _write_program(path: Path, folder: Path) -> None:
+    """Write the executable; its first line would be cut where the path of Python is long, so a shell starts that."""
+    module = "polyladder_ops.sandbox.fly.program"
+    if path.suffix:
+        path.write_text(f'@"{sys.executable}" -m {module} "{folder}" %*\n', encoding="utf-8")
+        return
+    line = f'exec {shlex.quote(sys.executable)} -m {module} {shlex.quote(str(folder))} "$@"'
+    path.write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+    path.chmod(0o700)
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection((machines.HOST, port), timeout=1).close()
+        return True
+    return False
+
+
+def _wait_for(is_so: Any, said: str) -> None:
+    deadline = time.monotonic() + 30
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise OpsError(said)
+        time.sleep(0.05)
