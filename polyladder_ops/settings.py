@@ -43,7 +43,9 @@ __all__ = ["SANDBOX", "VARIABLES", "Row", "Settings", "Variable", "describe", "l
 SANDBOX = "sandbox"
 _SANDBOX_CHECKS = Path(__file__).parent / SANDBOX / "checks.sql"
 # What site sandbox does not read: all that could lead to production.
-_CLOSED = re.compile(r"DATABASE_URL|POLYLADDER_SCRATCH_URL|FLY_.+|AWS_(?!CA_BUNDLE$|PAGER$).+")
+_CLOSED = re.compile(
+    r"DATABASE_URL|POLYLADDER_(?:SCRATCH_URL|HEALTH_URL|APP_DIR|MIGRATE_COMMAND)|FLY_.+|AWS_(?!CA_BUNDLE$|PAGER$).+"
+)
 # Not settings of ours, but the programs and libraries below us read them and may quote them.
 _OTHER_SECRETS = (
     "AWS_SECRET_ACCESS_KEY",
@@ -125,6 +127,17 @@ class Settings(BaseModel):
         WebUrl | None,
         Variable(
             "POLYLADDER_HEALTH_URL", "Web address that answers when the app is well.", needed_by="health"
+        ),
+    ] = None
+    app_dir: Annotated[
+        AbsolutePath | None,
+        Variable("POLYLADDER_APP_DIR", "Checkout of the app, with its migrations.", needed_by="migrate"),
+    ] = None
+    migrate_command: Annotated[
+        str | None,
+        Variable(
+            "POLYLADDER_MIGRATE_COMMAND",
+            "What migrates in place of pnpm, run in the migrations' package; `up` or `down` is put behind it.",
         ),
     ] = None
     scratch_url: Annotated[

@@ -2,7 +2,7 @@
 
 from invoke.collection import Collection
 
-from polyladder_ops.tasks import backup, dev, doctor, restore, retention, sandbox, verify
+from polyladder_ops.tasks import backup, dev, doctor, health, restore, retention, sandbox, verify
 
 __all__ = ["ns"]
 
@@ -13,6 +13,7 @@ ns.add_collection(backup.collection)
 ns.add_task(verify.verify)
 ns.add_collection(restore.collection)
 ns.add_task(doctor.doctor)
+ns.add_task(health.health)
 ns.add_collection(sandbox.collection)
 ns.add_collection(dev.collection)
 # Equal calls on one command line are meant: `invoke backup backup` is two backups.

@@ -1,0 +1,1 @@
+"""The app that lives on the database: whether it is well, and its migrations."""

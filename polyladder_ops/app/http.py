@@ -1,0 +1,133 @@
+"""One GET, by urllib3, and how far it came if there was no answer; the only place that speaks HTTP to the app.
+
+It is made in a thread: whoever waits for a name server hears no signal, and none of urllib3's time limits counts there.
+"""
+
+from __future__ import annotations
+
+import queue
+import re
+import socket
+import threading
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+__all__ = ["Reply", "Stage", "Unanswered", "get"]
+
+_MOST_BYTES = 1 << 16
+_TICK_S = 0.2  # Windows: a wait hears a Ctrl-C only when it ends
+
+
+class Stage(StrEnum):
+    """What was waited for when it failed."""
+
+    NAME = "the name"
+    CONNECTION = "a connection"
+    TLS = "TLS"
+    REPLY = "the reply"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A status, where it sends us (empty: nowhere), seconds after which to come again, the first 64 KiB of the body."""
+
+    status: int
+    body: bytes = b""
+    location: str = ""
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """Nothing came back: at which stage, and what the system says of it; `timed_out` if it was still going on."""
+
+    stage: Stage
+    detail: str
+    timed_out: bool = False
+
+
+def get(url: str, *, timeout_s: float) -> Reply | Unanswered:
+    """Return what a web address answers, redirects not followed, or at which stage nothing came within these seconds."""
+    call = _Call(url, timeout_s)
+    threading.Thread(target=call.run, daemon=True, name="GET").start()
+    return call.result(timeout_s)
+
+
+class _Call:
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._url = url
+        self._timeout_s = timeout_s
+        self._stage = Stage.NAME
+        self._done: queue.SimpleQueue[Reply | Unanswered] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        try:
+            self._done.put(self._ask())
+        except Exception as error:  # a thread's error reaches nobody else
+            self._done.put(Unanswered(_stage_of(error, self._stage), _said(error), _is_timeout(error)))
+
+    def result(self, timeout_s: float) -> Reply | Unanswered:
+        for _ in range(max(1, round(timeout_s / _TICK_S))):
+            try:
+                return self._done.get(timeout=_TICK_S)
+            except queue.Empty:
+                continue
+        return Unanswered(self._stage, f"nothing came within {timeout_s:g} s", timed_out=True)
+
+    def _ask(self) -> Reply:
+        import urllib3
+
+        parts = urlsplit(self._url)
+        socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
+        self._stage = Stage.CONNECTION
+        timeout = urllib3.Timeout(connect=self._timeout_s, read=self._timeout_s)
+        with urllib3.PoolManager(retries=False, timeout=timeout) as pool:
+            answer = pool.request(
+                "GET",
+                self._url,
+                headers={"Accept": "application/json", "Cache-Control": "no-cache"},
+                redirect=False,
+                preload_content=False,
+            )
+            self._stage = Stage.REPLY
+            try:
+                body = answer.read(_MOST_BYTES)
+            finally:
+                answer.close()
+        return Reply(
+            answer.status,
+            body,
+            answer.headers.get("Location", ""),
+            _seconds(answer.headers.get("Retry-After")),
+        )
+
+
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text and re.fullmatch(r"[0-9]{1,6}", text) else None
+
+
+def _stage_of(error: Exception, reached: Stage) -> Stage:
+    from urllib3 import exceptions
+
+    if isinstance(error, (socket.gaierror, exceptions.NameResolutionError, UnicodeError)):
+        return Stage.NAME
+    if isinstance(error, exceptions.SSLError):
+        return Stage.TLS
+    if isinstance(error, (exceptions.ReadTimeoutError, exceptions.ProtocolError)):
+        return Stage.REPLY
+    return reached
+
+
+def _is_timeout(error: Exception) -> bool:
+    from urllib3 import exceptions
+
+    is_one = isinstance(error, exceptions.TimeoutError)
+    return is_one and not isinstance(error, exceptions.NewConnectionError)
+
+
+def _said(error: Exception) -> str:
+    """Return what the system said, without the objects that urllib3 prints before it."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^[^<>]*<[^<>]*>[^:]*: ", "", text)
+    return re.sub(r"^\w+\(.*?\): ", "", text) or type(error).__name__

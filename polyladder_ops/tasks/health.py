@@ -1,0 +1,131 @@
+"""The task that looks whether the app is well: its answer, the link to this database, the questions on live data."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from polyladder_ops.errors import Mismatch, OpsError
+from polyladder_ops.tasks.backup import JSON, SITE, open_site, print_json
+from polyladder_ops.tasks.boundary import is_dry, number_of, task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from invoke.context import Context
+
+    from polyladder_ops.app.health import Part
+    from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.site import Site
+
+__all__ = ["health"]
+
+_WAIT_S = 30
+_MOST_S = 3600
+
+
+@task(
+    help={
+        "wait": f"Seconds that the app may take to become well (default: {_WAIT_S}).",
+        "site": SITE,
+        "json": JSON,
+    }
+)
+def health(c: Context, wait: str = "", site: str = "", json: bool = False) -> None:
+    """Look whether the app is well, on this very database.
+
+    Asks POLYLADDER_HEALTH_URL until it answers that all is well; looks whether a session on the database of DATABASE_URL was
+    asked something at each of three requests, by the server's clock; and asks POLYLADDER_CHECKS of the live database: the
+    app's own answer stays good over a dropped table. A request wakes a machine that Fly has stopped. Exits 3 if one
+    of these is not as it must be, with the reason in the first line.
+
+    Examples:
+        invoke health
+        invoke health --wait=120 --json
+    """
+    place = open_site(c, site)
+    url = place.settings.needed("POLYLADDER_HEALTH_URL")
+    seconds = number_of(wait, "wait", most=_MOST_S) or _WAIT_S
+    target = place.target()
+    if is_dry(c):
+        print(f"would ask {url}, and {target} whether it is what the app asks")
+        return
+    parts = list(_looked(place, url, target, seconds))
+    _tell(parts, json=json)
+    wrong = [part for part in parts if not part.ok]
+    if wrong:
+        raise Mismatch(
+            f"the app is not well: {wrong[0].name}: {wrong[0].seen}",
+            detail=" ".join(f"{part.name}: {part.seen}." for part in wrong[1:]),
+            hint=next((part.hint for part in wrong if part.hint), ""),
+        )
+
+
+def _looked(place: Site, url: str, target: Target, seconds: float) -> Iterator[Part]:
+    from polyladder_ops.app import health as app
+
+    answer = app.wait(url, seconds=seconds, say=_say)
+    yield app.of_answer(answer)
+    try:
+        if answer.is_well:
+            yield _link(url, target)
+        yield from _answers(place, target)
+    except OpsError as error:
+        yield app.Part("database", False, f"{error.message}: {error.detail}".rstrip(".: "), error.hint)
+
+
+def _link(url: str, target: Target) -> Part:
+    from contextlib import closing
+
+    from polyladder_ops.app import health as app
+    from polyladder_ops.app import http
+    from polyladder_ops.postgres import link, session
+
+    with closing(session.connect(target)) as connection:
+        where = session.identify(connection)
+        windows = []
+        for _ in range(link.REQUESTS):
+            window, heard = link.during(
+                connection, where.database_oid, lambda: http.get(url, timeout_s=app.TRY_S)
+            )
+            if not (answer := app.judge(heard)).is_well:
+                return app.Part("link", False, f"the app was well, and then: {answer.seen}", answer.hint)
+            windows.append(window)
+        quiet, _ = link.during(connection, where.database_oid, lambda: None)
+    found = link.decide(windows, quiet, where)
+    return app.Part("link", found.ok, found.seen, found.hint)
+
+
+def _answers(place: Site, target: Target) -> Iterator[Part]:
+    from polyladder_ops import checks
+    from polyladder_ops.app.health import Part
+
+    if place.settings.checks is None:
+        _say("note: no question was asked of the data: POLYLADDER_CHECKS is not set")
+        return
+    answers = checks.run(target, checks.read(place.settings.checks))
+    for answer in answers:
+        if not answer.ok:
+            yield Part(
+                f"check {answer.check.name}",
+                False,
+                answer.said,
+                "Look at what changed: `invoke backup.list --changes`.",
+            )
+    if all(answer.ok for answer in answers):
+        yield Part("checks", True, f"{len(answers)} answers as expected")
+
+
+def _tell(parts: list[Part], *, json: bool) -> None:
+    from polyladder_ops import terminal
+
+    if json:
+        rows: list[dict[str, Any]] = [asdict(part) for part in parts]
+        print_json({"ok": all(part.ok for part in parts), "parts": rows})
+    else:
+        print(terminal.table([(part.name, part.ok, part.seen) for part in parts], ("what", "ok", "seen")))
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
