@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import catalog, encryption, expressions, storage
+from polyladder_ops import catalog, encryption, expressions, publishing
 from polyladder_ops.errors import OpsError, Refused, UsageError
 from polyladder_ops.manifest import Manifest, Source
-from polyladder_ops.portable import sync_directory, write_private
 from polyladder_ops.postgres import clients, dump, public, session, snapshot, survey
 from polyladder_ops.postgres.contents import ALGORITHM, Contents, Ledger
 from polyladder_ops.postgres.lexer import DumpError, Lexer
 from polyladder_ops.postgres.session import Connection, Identity, translated
 from polyladder_ops.postgres.snapshot import Changed, LocksExhausted, Snapshot
 from polyladder_ops.storage import Stored, StoredWriter
-from polyladder_ops.workspace import folder_lock, workspace
+from polyladder_ops.workspace import workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -114,7 +112,7 @@ def take(
 
         dumped, data = _until_quiet(attempt, work)
         manifest = _manifest(dumped, site, identity, client, previous, keys=keys)
-        return _publish(folder, work, data, manifest, dumped.stored)
+        return publishing.publish(folder, work, data, manifest, dumped.stored, recipients=keys)
 
 
 @contextmanager
@@ -340,7 +338,7 @@ def _manifest(
         not_included=facts.not_included,
         lost=facts.lost,
         warnings=(*facts.warnings, *moved, *public.lost(facts.inventory.entries, client_major=client.major)),
-        expressions=expressions.packed(facts.inventory.expressions, keys),
+        expressions=expressions.packed(facts.inventory.expressions),
     )
     latest = previous.latest
     before = latest.manifest if latest else None
@@ -360,60 +358,3 @@ def shrinkage(before: Manifest | None, now: Manifest) -> tuple[str, ...]:
     if now.rows * 2 <= before.rows:
         lost.append(f"the total fell from {before.rows:,} rows to {now.rows:,}")
     return tuple(f"{sentence} since {before.id}" for sentence in lost)
-
-
-def _publish(folder: Path, work: Path, data: Path, manifest: Manifest, stored: Stored) -> Backup:
-    """Give data and manifest their final names, the manifest last, and look at what stands there then."""
-    suffix = ".sql.gz.age" if manifest.encrypted else ".sql.gz"
-    with folder_lock(folder, doing="publishing a backup"):
-        named = _free_id(folder, manifest.id)
-        manifest = manifest.model_copy(update={"id": named, "file": named + suffix})
-        described = work / "manifest.json"
-        write_private(described, manifest.to_json())
-        final, final_manifest = folder / manifest.file, folder / f"{manifest.file}.json"
-        try:
-            _link(data, final)
-            sync_directory(folder)
-            _link(described, final_manifest)
-            sync_directory(folder)
-            _read_back(final, manifest, stored)
-            return catalog.open_backup(final)
-        except BaseException:
-            # Nobody may meet the data without its manifest, or a false one.
-            for name in (final_manifest, final):
-                with suppress(OSError):
-                    name.unlink(missing_ok=True)
-            raise
-
-
-def _read_back(final: Path, manifest: Manifest, stored: Stored) -> None:
-    if not storage.holds(final, stored):
-        raise OpsError(
-            f"backup {manifest.id} reads back otherwise than it was written",
-            detail=f"Its {stored.size_bytes:,} bytes have become others, or are not all there.",
-            hint=f"Check the disk under {final.parent}; then run `invoke backup` again.",
-        )
-
-
-def _free_id(folder: Path, wanted: str) -> str:
-    """Return the id, or the first of its twins `_2`, `_3`, … that no file has, encrypted or not."""
-    names = {path.name.split(".", 1)[0] for path in folder.iterdir()}
-    number, named = 1, wanted
-    while named in names:
-        number += 1
-        named = f"{wanted}_{number}"
-    return named
-
-
-def _link(source: Path, final: Path) -> None:
-    """Publish under a name that must be free: a link refuses to overwrite where a rename would do it in silence."""
-    with source.open("rb") as file:
-        os.fsync(file.fileno())
-    try:
-        os.link(source, final)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links (exFAT, some network drives); the folder is locked
-        if final.exists():
-            raise
-        source.rename(final)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Altered",
+    "NoKey",
     "PrivateKey",
     "Reader",
     "Writer",
@@ -29,6 +30,10 @@ __all__ = [
 
 class Altered(OpsError):  # noqa: N818 - a finding, not an accident
     """The encrypted bytes are not those that were written: changed, cut, or never age's."""
+
+
+class NoKey(OpsError):  # noqa: N818 - a finding, not an accident
+    """None of the private keys belongs to one of the recipients."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ def encrypt(reader: Reader, writer: Writer, keys: Sequence[Any]) -> None:
 def decrypt(reader: Reader, writer: Writer, keys: Sequence[Any]) -> None:
     """Decrypt everything that the reader gives; the writer may get plain bytes before damage is noticed.
 
-    Raise Altered if the bytes were changed or cut, or if anything stands behind them; OpsError if no key fits.
+    Raise Altered if the bytes were changed or cut, or if anything stands behind them; NoKey if no key fits.
     """
     pyrage = _pyrage()
     parsed = [_parsed(key) for key in keys]
@@ -165,7 +170,7 @@ def decrypt(reader: Reader, writer: Writer, keys: Sequence[Any]) -> None:
     except (pyrage.DecryptError, OSError) as error:
         text = str(error)
         if "matching" in text.lower():
-            raise OpsError(
+            raise NoKey(
                 "none of our keys opens the backup",
                 hint="Set BACKUP_AGE_IDENTITY_FILE to a key that belongs to one of its recipients.",
             ) from error

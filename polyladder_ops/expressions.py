@@ -1,6 +1,7 @@
-"""The source's own texts of its expressions, as a manifest keeps them: packed, and sealed beside an encrypted backup.
+"""The source's own texts of its expressions, as a manifest keeps them: packed.
 
-They are definitions, and in them may stand what nobody else is to read; whoever can read the dump can read them.
+They are definitions, and in them may stand what nobody else is to read; whoever can read the dump can read them: beside an
+encrypted backup they are sealed with the rest of the manifest, or, before that was, by themselves.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["packed", "unpacked"]
 
+_AGE = b"age-encryption.org/"  # how its bytes begin
 
-def packed(expressions: Expressions, recipients: Sequence[Any]) -> str:
+
+def packed(expressions: Expressions, recipients: Sequence[Any] = ()) -> str:
     """Return the texts as one line of base64: gzip of JSON, encrypted with age if there are recipients; never empty."""
     rows = [[*key, text] for key, text in sorted(expressions.items())]
     data = gzip.compress(json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode(), mtime=0)
@@ -44,7 +47,7 @@ def unpacked(manifest: Manifest, keys: Sequence[Any]) -> Expressions | None:
         return None
     try:
         data = base64.b64decode(manifest.expressions, validate=True)
-        if manifest.encrypted:
+        if data.startswith(_AGE):
             opened = io.BytesIO()
             encryption.decrypt(io.BytesIO(data), opened, keys)
             data = opened.getvalue()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import expressions, storage
+from polyladder_ops import expressions, seal, storage
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import capacity, databases, inventory, public, session, team
 from polyladder_ops.postgres.conninfo import Target
@@ -121,6 +121,7 @@ def begun(
     statements (`statement:12`) that the server may refuse; what that costs is the proof's to tell. Raise OpsError if it
     refuses anything else or the bytes are others: the database is to be dropped then.
     """
+    backup = seal.known(backup, keys)
     target, settings = circumstances(target, backup.manifest)
     with (
         session.translated("the server failed while it loaded the backup"),

@@ -1,8 +1,9 @@
 """The description of a backup: what was dumped from where and when, how it is stored, and what it must restore to.
 
 It is written last; a dump without one is litter. It holds names, counts and digests, never a row or a password, and of
-definitions only what a server may word otherwise (views, checks, defaults …), packed by `expressions.py` and, beside an
-encrypted dump, sealed to the same keys. `format` says how to read it: fields are only added within one format.
+definitions only what a server may word otherwise (views, checks, defaults …), packed by `expressions.py`. Beside an
+encrypted dump all but names, counts, sizes and times is sealed to the same keys (`seal.py`) and blank in the clear.
+`format` says how to read it: fields are only added within one format.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ from polyladder_ops.postgres.described import (  # noqa: TC001 - pydantic asks f
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["FORMAT", "Manifest", "Source", "load", "read_head"]
+__all__ = ["FORMAT", "SEALED_FORMAT", "Manifest", "Source", "load", "read_head"]
 
 FORMAT = 1
+SEALED_FORMAT = 2  # of one whose blank parts are sealed: an older version must not take them for the truth
+
+_FORMATS = (FORMAT, SEALED_FORMAT)
 
 # The first lines as `Manifest.to_json` writes them, up to the instant; without escapes, of which we write none there.
 _HEAD = re.compile(
-    rb'\{\r?\n "format": 1,\r?\n "id": "[^"\\]*",\r?\n "file": "(?P<file>[^"\\]*)",\r?\n "site": "(?P<site>[^"\\]*)",\r?\n'
+    rb'\{\r?\n "format": [12],\r?\n "id": "[^"\\]*",\r?\n "file": "(?P<file>[^"\\]*)",\r?\n "site": "(?P<site>[^"\\]*)",\r?\n'
     rb' "source": \{\r?\n(?:  "\w+": [^\r\n{}]*\r?\n)+ \},\r?\n "taken_at": "(?P<taken_at>[^"\\]*)",\r?\n'
 )
 _HEAD_BYTES = 2048
@@ -105,7 +109,13 @@ class Manifest(_Frozen):
     lost: tuple[str, ...] = ()  # of what is not included that which a person must hear of
     knows_objects: bool = True  # False for an old file, of which only what stands in it is known
     changes_roles: bool = False  # of an old file: it says SET SESSION AUTHORIZATION, or is one transaction
-    expressions: str = ""  # the last and longest; empty in backups from before there was one
+    expressions: str = ""  # long, so near the end; empty in backups from before there was one
+    sealed: str = ""  # the whole manifest for whoever has a key; then much of what stands above is blank
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether only names, counts, sizes and times are known: `seal.opened` tells the rest."""
+        return bool(self.sealed)
 
     @property
     def contents(self) -> Contents:
@@ -135,8 +145,10 @@ def load(path: Path) -> Manifest:
         manifest = Manifest.model_validate_json(text)
     except pydantic.ValidationError as error:
         raise _why(path, text, error) from None
-    if manifest.format != FORMAT or "format" not in manifest.model_fields_set:
-        raise _unreadable(path, manifest.format if manifest.format > FORMAT else None)
+    if manifest.format not in _FORMATS or "format" not in manifest.model_fields_set:
+        raise _unreadable(path, manifest.format if manifest.format > SEALED_FORMAT else None)
+    if manifest.is_sealed != (manifest.format == SEALED_FORMAT) or manifest.is_sealed > manifest.encrypted:
+        raise _unusable(path, "Its format and what is sealed in it contradict each other.")
     _check_names(path, manifest)
     return manifest
 
@@ -162,7 +174,7 @@ def _why(path: Path, text: str, error: pydantic.ValidationError) -> OpsError:
     """Return what is wrong with a text that is no manifest: a newer format, rather than what that changes."""
     with contextlib.suppress(pydantic.ValidationError):
         seen = pydantic.TypeAdapter(dict[str, object]).validate_json(text).get("format")
-        if seen != FORMAT or isinstance(seen, bool):
+        if seen not in _FORMATS or isinstance(seen, bool):
             return _unreadable(path, seen)
     problems = [
         f"{'.'.join(map(str, p['loc'])) or 'the text'}: {p['msg']}" for p in error.errors(include_input=False)
@@ -182,8 +194,8 @@ def _check_names(path: Path, manifest: Manifest) -> None:
 
 
 def _unreadable(path: Path, seen: object) -> OpsError:
-    if isinstance(seen, int) and seen > FORMAT:
-        why = f"It has format {seen}; this version reads format {FORMAT}."
+    if isinstance(seen, int) and seen > SEALED_FORMAT:
+        why = f"It has format {seen}; this version reads formats up to {SEALED_FORMAT}."
         return _unusable(path, why, "Upgrade polyladder-ops, then try again.")
     return _unusable(path, "It does not say its format.")
 

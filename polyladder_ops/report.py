@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from polyladder_ops.catalog import Backup, Entry
+    from polyladder_ops.manifest import Manifest
     from polyladder_ops.records import Record
     from polyladder_ops.retention import Decision
     from polyladder_ops.verification import Verdict
@@ -78,7 +79,11 @@ def changed(oldest_first: Iterable[Backup]) -> str:
 def _changed(backup: Backup, found: Sequence[history.Change] | None) -> list[str]:
     lines = [line(backup), *(f"  {plain(str(change))}" for change in found or ())]
     lines += ["  the first one"] if found is None else []
-    return [*lines, *(["  nothing changed"] if found == () else [])]
+    lines += (
+        ["  the rest is sealed: set BACKUP_AGE_IDENTITY_FILE to see it"] if backup.manifest.is_sealed else []
+    )
+    is_same = found == () and not backup.manifest.is_sealed
+    return [*lines, *(["  nothing changed"] if is_same else [])]
 
 
 def decided(decisions: Sequence[Decision[Entry]], now: datetime) -> str:
@@ -134,10 +139,11 @@ def as_row(backup: Backup) -> dict[str, Any]:
         "rows": manifest.rows,
         "plain_bytes": manifest.plain_bytes,
         "server_version": manifest.source.server_version,
+        "sealed": manifest.is_sealed,
         "migration_head": manifest.migration_head,
         "damaged_records": list(backup.damaged),
-        "warnings": list(manifest.warnings),
-        "lost": list(manifest.lost),
+        "warnings": None if manifest.is_sealed else list(manifest.warnings),
+        "lost": None if manifest.is_sealed else list(manifest.lost),
     }
 
 
@@ -158,7 +164,6 @@ def described(backup: Backup) -> str:
     """Return everything a person may ask of one backup, biggest tables first."""
     manifest = backup.manifest
     source = manifest.source
-    owners = {entry.owner for entry in manifest.objects} - {""}
     facts = [
         ("file", backup.path.name + (f" (not complete: {backup.flaw})" if backup.flaw else "")),
         (
@@ -169,23 +174,33 @@ def described(backup: Backup) -> str:
             "taken at",
             f"{_time(manifest.taken_at)} by the server's clock, with pg_dump {source.client_version}",
         ),
-        ("snapshot", f"{manifest.snapshot} at {manifest.wal_position}"),
+        *([] if manifest.is_sealed else [("snapshot", f"{manifest.snapshot} at {manifest.wal_position}")]),
         ("size", f"{size(manifest.size_bytes)} stored, {size(manifest.plain_bytes)} of SQL"),
         ("sha256", manifest.sha256),
         ("encrypted", "yes" if manifest.encrypted else "no"),
-        ("migration", manifest.migration_head or "none noted"),
-        ("objects", f"{len(manifest.objects)}, owned by {len(owners)} roles"),
         ("large objects", str(len(manifest.large_objects))),
-        ("extensions", ", ".join(f"{e.name} {e.version}" for e in manifest.extensions) or "none"),
-        ("roles", ", ".join(role.name for role in manifest.roles)),
-        *(("not included", sentence) for sentence in manifest.not_included),
-        *(("warning", sentence) for sentence in manifest.warnings),
+        *([("sealed", _SEALED)] if manifest.is_sealed else _definitions(manifest)),
         *((record.kind, _recorded(record)) for record in backup.records),
     ]
     lines = [f"{name + ':':<14} {plain(text)}" for name, text in facts]
     biggest = sorted(manifest.tables, key=lambda entry: entry.size_bytes, reverse=True)
     rows = [(entry.name, f"{entry.rows:,}", size(entry.size_bytes), entry.digest) for entry in biggest]
     return "\n".join([plain(backup.id), *lines, "", table(rows, ("table", "rows", "size", "digest"))])
+
+
+_SEALED = "all but names, rows and bytes: set BACKUP_AGE_IDENTITY_FILE to see objects, roles, warnings and what is not included"
+
+
+def _definitions(manifest: Manifest) -> list[tuple[str, str]]:
+    owners = {entry.owner for entry in manifest.objects} - {""}
+    return [
+        ("migration", manifest.migration_head or "none noted"),
+        ("objects", f"{len(manifest.objects)}, owned by {len(owners)} roles"),
+        ("extensions", ", ".join(f"{e.name} {e.version}" for e in manifest.extensions) or "none"),
+        ("roles", ", ".join(role.name for role in manifest.roles)),
+        *(("not included", sentence) for sentence in manifest.not_included),
+        *(("warning", sentence) for sentence in manifest.warnings),
+    ]
 
 
 def _recorded(record: Record) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+from polyladder_ops import seal
 from polyladder_ops.errors import OpsError
 from polyladder_ops.loading import Loaded, circumstances, money, replay
 from polyladder_ops.postgres import (
@@ -252,7 +253,7 @@ def prove(
     """
     if loaded and loaded.changed:
         return list(loaded.changed)
-    manifest = backup.manifest
+    manifest = seal.opened(backup.manifest, keys)
     quiet, settings = circumstances(server, manifest)
     target = quiet.with_database(database)
 

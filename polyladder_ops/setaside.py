@@ -210,7 +210,7 @@ def _writes(live: Target, aside: Marked, site: Site) -> tuple[Difference, ...] |
     wanted = next((entry for entry in entries if entry.id == aside.mark.backup and entry.facts), None)
     if wanted is None:
         return None
-    manifest = wanted.open().manifest
+    manifest = site.known(wanted.open()).manifest
     with (
         suppress(OpsError),
         closing(session.connect(live)) as connection,

@@ -17,8 +17,9 @@ from polyladder_ops.sandbox import place, server
 from polyladder_ops.undoing import at_work, standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from polyladder_ops.catalog import Backup
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.settings import Settings
 
@@ -78,6 +79,31 @@ class Site:
         from polyladder_ops import encryption
 
         return encryption.identities(self.settings.backup_age_identity_file)
+
+    def known(self, backup: Backup) -> Backup:
+        """Return the backup with its whole manifest; as it is if that is sealed and no key for it is here.
+
+        Raise OpsError if what is sealed is damaged, SettingsError if the key's file is unusable.
+        """
+        from polyladder_ops import encryption, seal
+
+        if not backup.manifest.is_sealed or self.settings.backup_age_identity_file is None:
+            return backup
+        with contextlib.suppress(encryption.NoKey):
+            return seal.known(backup, self.keys(encrypted=True))
+        return backup
+
+    def each_known(
+        self, backups: Iterable[Backup], damaged: list[OpsError] | None = None
+    ) -> Iterator[Backup]:
+        """Yield the backups as `known` does; what is wrong with a sealed part is added to `damaged`, if that is wanted."""
+        for backup in backups:
+            try:
+                yield self.known(backup)
+            except OpsError as error:
+                if damaged is not None:
+                    damaged.append(error)
+                yield backup
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Scratch]:

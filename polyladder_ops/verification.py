@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from polyladder_ops import expressions, portable, records, storage
+from polyladder_ops import encryption, expressions, portable, records, seal, storage
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.contents import ALGORITHM, Ledger
 from polyladder_ops.postgres.lexer import DumpError, Lexer
@@ -57,8 +57,25 @@ def verify_stored(backup: Backup, keys: Sequence[Any], *, progress: Progress = N
     Raise OpsError if it could not be looked at (no key fits, an unreadable folder): that is no verdict.
     """
     began = time.monotonic()
-    reasons = _flaws(backup, keys, progress)
+    backup, reasons = _looked_at(backup, keys, progress)
     return _recorded(backup, "stored", "failed" if reasons else "passed", reasons, began)
+
+
+def _looked_at(backup: Backup, keys: Sequence[Any], progress: Progress) -> tuple[Backup, list[str]]:
+    """Return the backup with its whole manifest, and what is wrong with the two."""
+    try:
+        backup = seal.known(backup, keys)
+    except OpsError as error:
+        # No key fits: no verdict, unless the bytes are others anyway.
+        other = (
+            _other_file(backup.manifest, *storage.fingerprint(backup.path))
+            if backup.complete
+            else [backup.flaw]
+        )
+        if not other and isinstance(error, encryption.NoKey):
+            raise
+        return backup, [*other, f"{error.message}. {error.detail}".rstrip(". ")]
+    return backup, _flaws(backup, keys, progress)
 
 
 def _flaws(backup: Backup, keys: Sequence[Any], progress: Progress) -> list[str]:
@@ -145,7 +162,8 @@ def verify_by_restore(
     from polyladder_ops import restoring
 
     began = time.monotonic()
-    if reasons := _flaws(backup, keys, None):
+    backup, reasons = _looked_at(backup, keys, None)
+    if reasons:
         return _recorded(backup, "restore", "failed", reasons, began)
     obstacles = restoring.obstacles(server, backup.manifest)
     if obstacles.fatal:

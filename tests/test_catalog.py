@@ -347,7 +347,7 @@ def test_the_first_lines_are_read_as_the_whole_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("was", "now"),
     [
-        ('"format": 1', '"format": 2'),
+        ('"format": 1', '"format": 3'),
         ('"file": "polyladder_', '"file": "../polyladder_'),
         ('"taken_at": "2026-01-05T02:00:00Z"', '"taken_at": "2026-01-05T02:00:00"'),
         ('"taken_at": "2026-01-05T02:00:00Z"', '"taken_at": "soon"'),

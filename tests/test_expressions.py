@@ -50,7 +50,10 @@ def test_texts_come_back_as_they_were(tmp_path: Path) -> None:
         made = put(tmp_path, expressions=packed, encrypted=encrypted)
         found = load(tmp_path / f"{made.file}.json")
         assert expressions.unpacked(found, [KEY]) == TEXTS
-        assert json.loads((tmp_path / f"{made.file}.json").read_text()).popitem()[0] == "expressions"
+        assert list(json.loads((tmp_path / f"{made.file}.json").read_text()))[-2:] == [
+            "expressions",
+            "sealed",
+        ]
         assert read_head(tmp_path, f"{made.file}.json") == (made.site, made.taken_at)
 
 

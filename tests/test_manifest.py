@@ -119,8 +119,8 @@ def test_a_manifest_is_refused_that_holds(case: tuple[str | bytes, str], tmp_pat
 
 def test_a_newer_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(OpsError, match="is unusable") as caught:
-        load(write(tmp_path, changed(format=2, tables=None, new={"x": 1})))
-    assert "format 2" in caught.value.detail
+        load(write(tmp_path, changed(format=3, tables=None, new={"x": 1})))
+    assert "format 3" in caught.value.detail
     assert "Upgrade" in caught.value.hint
 
 

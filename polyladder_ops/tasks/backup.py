@@ -171,12 +171,12 @@ def list_(c: Context, site: str = "", changes: bool = False, json: bool = False)
             yield backup
 
     if json:
-        print_json(_rows(found, unusable, changes=changes))
+        print_json(_rows(place, found, unusable, changes=changes))
     else:
         text = (
-            report.changed(noticed(found.opened(unusable, oldest_first=True)))
+            report.changed(noticed(place.each_known(found.opened(unusable, oldest_first=True), unusable)))
             if changes
-            else report.listed(noticed(found.opened(unusable)), datetime.now(UTC))
+            else report.listed(noticed(place.each_known(found.opened(unusable), unusable)), datetime.now(UTC))
         )
         print(text or f"no backup of site {place.name} in {place.folder}", file=None if text else sys.stderr)
     if others := list(catalog.usable(found.others, unusable)):
@@ -191,12 +191,12 @@ def list_(c: Context, site: str = "", changes: bool = False, json: bool = False)
         raise Mismatch(f"unreadable manifests in {place.folder}: {len(unusable)}")
 
 
-def _rows(found: Catalog, unusable: list[OpsError], *, changes: bool) -> list[dict[str, Any]]:
+def _rows(place: Any, found: Catalog, unusable: list[OpsError], *, changes: bool) -> list[dict[str, Any]]:
     from polyladder_ops import history, report
 
     if not changes:
-        return [report.as_row(backup) for backup in found.opened(unusable)]
-    each = history.one_by_one(found.opened(unusable, oldest_first=True))
+        return [report.as_row(backup) for backup in place.each_known(found.opened(unusable), unusable)]
+    each = history.one_by_one(place.each_known(found.opened(unusable, oldest_first=True), unusable))
     return [{**report.as_row(backup), "changes": _changes(since)} for backup, since in each][::-1]
 
 
@@ -223,7 +223,7 @@ def show(c: Context, backup: str = "", site: str = "", json: bool = False) -> No
         print_json(
             {
                 **report.as_row(chosen),
-                "manifest": chosen.manifest.model_dump(mode="json", exclude={"expressions"}),
+                "manifest": chosen.manifest.model_dump(mode="json", exclude={"expressions", "sealed"}),
             }
         )
     else:
@@ -258,7 +258,12 @@ def choose(place: Any, wanted: str, *, task: str) -> Backup:
             detail=f"Newest first: {newest}." if newest else f"There is none in {place.folder}.",
             hint=f"Write `invoke {task} --backup=latest`, an id, a path or a time such as 2026-01-05.",
         )
-    return choosing.find(found, wanted, now=datetime.now(UTC))
+    damaged: list[OpsError] = []
+    (backup,) = place.each_known([choosing.find(found, wanted, now=datetime.now(UTC))], damaged)
+    for error in damaged:
+        print(str(error).replace("error:", "warning:", 1), file=sys.stderr)
+    chosen: Backup = backup
+    return chosen
 
 
 def _changes(found: Any) -> Any:

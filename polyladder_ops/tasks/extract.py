@@ -52,7 +52,7 @@ def extract(
         invoke restore.extract --backup=2026-01-05 --table=public.users --table=learning.deck --into=rescue
         invoke restore.extract --backup=latest --table=users --to-file=users.sql.gz
     """
-    from polyladder_ops import extraction, picking, terminal, textfile
+    from polyladder_ops import extraction, picking, seal, terminal, textfile
     from polyladder_ops.postgres import locks
 
     if bool(into) == bool(to_file):
@@ -62,6 +62,8 @@ def extract(
         )
     place = open_site(c, site)
     chosen = choose(place, backup, task="restore.extract")
+    keys = [] if is_dry(c) else place.keys(encrypted=chosen.manifest.encrypted)
+    chosen = chosen if is_dry(c) else seal.known(chosen, keys)
     wanted = picking.wanted(chosen.manifest, table or ())
     path = Path(to_file)
     server = None if to_file else locks.maintenance(place.target())
@@ -73,7 +75,6 @@ def extract(
     if is_dry(c):
         print(f"would extract {', '.join(map(terminal.plain, wanted.names))} of {chosen.id} into {where}")
         return
-    keys = place.keys(encrypted=chosen.manifest.encrypted)
     finish = f"Run `{abort_of(site)}`: it drops what is half made."
     with (
         terminal.Progress(f"extracting from {chosen.id}", total=chosen.manifest.plain_bytes) as bar,

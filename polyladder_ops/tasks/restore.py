@@ -156,7 +156,7 @@ def _list(place: Site, *, as_json: bool) -> None:
         from polyladder_ops import catalog, report
 
         found = catalog.scan(place.folder, place.name)
-        print_json([report.as_row(backup) for backup in islice(found.opened(), _SHOWN)])
+        print_json([report.as_row(backup) for backup in place.each_known(islice(found.opened(), _SHOWN))])
     else:
         print(_choices(place, None) or f"no backup of site {place.name} in {place.folder}")
 
@@ -184,7 +184,7 @@ def chosen_file(place: Site, wanted: str, target: Any) -> tuple[Backup, Any]:
     """Return the backup that is meant and the keys for it; a bare file of the old scripts is described first."""
     from pathlib import Path
 
-    from polyladder_ops import oldfiles
+    from polyladder_ops import oldfiles, seal
 
     if wanted and oldfiles.is_old(Path(wanted)):
         keys = place.keys(encrypted=wanted.endswith(".age"))
@@ -193,7 +193,8 @@ def chosen_file(place: Site, wanted: str, target: Any) -> tuple[Backup, Any]:
             print(f"can't be proved of this file: {sentence}", file=sys.stderr)
         return found, keys
     chosen = choose(place, wanted, task="restore")
-    return chosen, place.keys(encrypted=chosen.manifest.encrypted)
+    keys = place.keys(encrypted=chosen.manifest.encrypted)
+    return seal.known(chosen, keys), keys
 
 
 def _described(place: Site, path: Path, keys: Any, target: Any) -> Backup:
@@ -280,7 +281,9 @@ def _choices(place: Site, chosen: Backup | None) -> str:
     from polyladder_ops import catalog, restore_report
 
     found = catalog.scan(place.folder, place.name)
-    return restore_report.choices(list(islice(found.opened(), _SHOWN)), chosen, datetime.now(UTC))
+    return restore_report.choices(
+        list(place.each_known(islice(found.opened(), _SHOWN))), chosen, datetime.now(UTC)
+    )
 
 
 def _tell(plan: Plan, result: Result, options: Options, *, as_json: bool, is_live: bool) -> None:
