@@ -26,7 +26,11 @@ _SHAPES = (
     # Up to the last @ of the run: an unencoded password may hold @, /, quotes, or a second URL may follow a comma.
     # Our own hints show an example, which is nobody's.
     (re.compile(r"([A-Za-z][\w+.-]*://[^\s:@]*):(?!password@host\b)\S*@"), rf"\1:{MASK}@"),
-    (re.compile(rf"((?:ssl|PG)?password\s*=\s*)(?:{_QUOTED}|[^\s&'\"]+)", re.IGNORECASE), rf"\1{MASK}"),
+    # Where a shell reads it from a file (`PGPASSWORD=$(cat …)`) none stands there.
+    (
+        re.compile(rf"((?:ssl|PG)?password\s*=\s*)(?!\$\()(?:{_QUOTED}|[^\s&'\"]+)", re.IGNORECASE),
+        rf"\1{MASK}",
+    ),
     (re.compile(rf"(\bpassword\s+){_QUOTED}", re.IGNORECASE), rf"\1{MASK}"),
     (re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?\w+\s+)[^\s'\"]+", re.IGNORECASE), rf"\1{MASK}"),
     (re.compile(r"AGE-SECRET-KEY-[A-Z0-9-]*", re.IGNORECASE), MASK),

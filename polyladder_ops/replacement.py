@@ -345,10 +345,9 @@ class _Run:
             return ()
         self.aside = marks.name_aside(self.name, datetime.now(UTC), switch.names(self.connection))
         lines = switch.by_hand(self.name, self.aside, switch.comment_of(self.connection, self.name))
-        self.say(
-            f"if it must be undone without this program, run in psql -d {self.server.database}:\n  "
-            + "\n  ".join(lines)
-        )
+        self.say(f"if it must be undone without this program, run in psql -d {self.server.database}:")
+        for line in lines:
+            self.say(f"  {line}")
         return lines
 
     def _switch(self, ready: str) -> tuple[Switched, int | None]:

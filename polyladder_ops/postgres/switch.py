@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError, Refused
-from polyladder_ops.postgres import locks, marks
+from polyladder_ops.postgres import locks, marks, printable
 from polyladder_ops.postgres.ending import Ender
 from polyladder_ops.postgres.session import connect, given_up_after, translated
 
@@ -146,19 +146,14 @@ def _state(connection: Connection, name: str) -> _State | None:
 
 def by_hand(live: str, aside: str, comment: str) -> tuple[str, ...]:
     """Return the SQL lines that take a switch back by hand, for psql in the maintenance database."""
-    old, new, other = (_quoted(name) for name in (aside, live, aside.replace("_aside_", "_other_")))
-    name = sql.Literal(live).as_string(None)
+    old, new, other = map(printable.identifier, (aside, live, aside.replace("_aside_", "_other_")))
     return (
         f"ALTER DATABASE {new} ALLOW_CONNECTIONS false;",
-        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {name};",
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {printable.literal(live)};",
         f"BEGIN; ALTER DATABASE {new} RENAME TO {other}; ALTER DATABASE {old} RENAME TO {new}; COMMIT;",
-        marks.comment(live, comment).as_string(None) + ";",
+        f"COMMENT ON DATABASE {new} IS {printable.literal(comment)};",
         f"ALTER DATABASE {new} ALLOW_CONNECTIONS true;",
     )
-
-
-def _quoted(name: str) -> str:
-    return sql.Identifier(name).as_string(None)
 
 
 def publish(connection: Connection, live: str, ready: Ready) -> Switched:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from polyladder_ops import output
 from polyladder_ops.errors import Interrupted, Mismatch, UsageError
 from polyladder_ops.tasks.backup import JSON, SITE, open_site, print_json
 from polyladder_ops.tasks.boundary import cleaning_in_sight, confirm, is_dry, split_items, task
@@ -77,7 +77,7 @@ def undo(
 
     def ask(shown: setaside.Undoing) -> None:
         live = shown.live
-        print(restore_report.undoing(shown, datetime.now(UTC)), file=sys.stderr)
+        output.notes(restore_report.undoing(shown, datetime.now(UTC)))
         if is_dry(c):
             raise _DryRun
         confirm(
@@ -96,7 +96,7 @@ def undo(
                 look_only=is_dry(c),
             )
     except _DryRun:
-        print("would do so")
+        output.line("would do so")
         return
     if json:
         print_json(
@@ -114,7 +114,7 @@ def undo(
             if switched.aside
             else "there was no live one"
         )
-        print(f"{plain(switched.live)} is what it was; {kept}")
+        output.line(f"{plain(switched.live)} is what it was; {kept}")
     if accepted:
         raise Mismatch(f"{switched.live} is back, with what was accepted", detail=" ".join(accepted))
 
@@ -138,13 +138,15 @@ def abort(c: Context, site: str = "") -> None:
     target = open_site(c, site).target()
     if is_dry(c):
         found = setaside.status(target).leftovers
-        print(
-            "\n".join(f"would settle {one.database}: {one.detail}" for one in found) or "nothing is left over"
-        )
+        for one in found:
+            output.line(f"would settle {one.database}: {one.detail}")
+        if not found:
+            output.line("nothing is left over")
         return
     with _stoppable(site, "it goes on."):
         done = setaside.abort(target, say=_to_stderr)
-    print("\n".join(done) or "nothing was left over")
+    for sentence in done or ("nothing was left over",):
+        output.line(sentence)
 
 
 @task(
@@ -167,7 +169,6 @@ def discard(
         invoke restore.discard --database=polyladder_aside_20260105_020311 --without-backup --force
     """
     from polyladder_ops import backups, setaside
-    from polyladder_ops.terminal import plain
 
     place = open_site(c, site)
 
@@ -176,7 +177,7 @@ def discard(
             "without a backup" if without_backup else f"after backup {kept.id}" if kept else "after a backup"
         )
         if is_dry(c):
-            print(f"would drop {aside.name} {backed}")
+            output.line(f"would drop {aside.name} {backed}")
             raise _DryRun
         confirm(f"This drops {aside.name} for good, {backed}.", aside.name, force=force)
 
@@ -198,7 +199,7 @@ def discard(
     backed = (
         f"it is kept as backup {kept.id} of site {kept.manifest.site}" if kept else "there is no backup of it"
     )
-    print(plain(f"{dropped.name} is dropped; {backed}"))
+    output.line(f"{dropped.name} is dropped; {backed}")
 
 
 @task(help={"site": SITE, "json": JSON})
@@ -216,10 +217,10 @@ def status(c: Context, site: str = "", json: bool = False) -> None:
     if json:
         print_json(restore_report.status_as_json(found))
     else:
-        print(restore_report.status(found, datetime.now(UTC)))
+        output.lines(restore_report.status(found, datetime.now(UTC)))
     if found.leftovers:
         raise Mismatch("a run that died left something", hint="Run `invoke restore.abort`.")
 
 
 def _to_stderr(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
+    output.note(sentence)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
 
+from polyladder_ops import output
 from polyladder_ops.errors import OpsError, UsageError
 from polyladder_ops.tasks.boundary import cleaning_in_sight, is_dry, open_settings, task
 
@@ -58,7 +57,7 @@ def take(
     place = open_site(c, site)
     target = place.target()
     if is_dry(c):
-        print(f"would dump {target} into {place.folder}")
+        output.line(f"would dump {target} into {place.folder}")
         return
     previous = catalog.scan(place.folder, place.name)
     latest = previous.latest
@@ -81,17 +80,17 @@ def take(
                 progress=bar.advance,
             ),
         )
-    print(bar.summary(), file=sys.stderr)
+    output.note(bar.summary())
     if session.relayed(target):
-        print(f"note: {poolers.SAID}", file=sys.stderr)
+        output.note(f"note: {poolers.SAID}")
     _say_aloud(done)
     if not json:
-        print(report.line(done))
+        output.line(report.line(done))
     pruned = _prune_after(done, place)
     if pruned.ids:
-        print(f"pruned: {', '.join(pruned.ids)}", file=sys.stderr)
+        output.note(f"pruned: {', '.join(pruned.ids)}")
     for damage in pruned.damages:
-        print(f"WARNING: {terminal.plain(str(damage))}", file=sys.stderr)
+        output.note(f"WARNING: {terminal.plain(str(damage))}")
     if json:
         print_json({**report.as_row(done), "pruned": list(pruned.ids)})
     if pruned.failure:
@@ -117,14 +116,12 @@ def _prune_after(done: Backup, place: Any) -> Outcome:
 
 def _say_aloud(done: Backup) -> None:
     for sentence in (*done.manifest.warnings, *_lost(done)):
-        print(f"WARNING: {sentence}", file=sys.stderr)
+        output.note(f"WARNING: {sentence}")
     for gid in done.manifest.prepared_transactions:
-        print(
-            f"WARNING: the prepared transaction {gid} is in no dump; commit or roll it back", file=sys.stderr
-        )
+        output.note(f"WARNING: the prepared transaction {gid} is in no dump; commit or roll it back")
     if done.manifest.materialized_views:
         names = ", ".join(done.manifest.materialized_views)
-        print(f"note: rebuilt at a restore, not compared: {names}", file=sys.stderr)
+        output.note(f"note: rebuilt at a restore, not compared: {names}")
 
 
 def _lost(done: Backup) -> list[str]:
@@ -178,15 +175,18 @@ def list_(c: Context, site: str = "", changes: bool = False, json: bool = False)
             if changes
             else report.listed(noticed(place.each_known(found.opened(unusable), unusable)), datetime.now(UTC))
         )
-        print(text or f"no backup of site {place.name} in {place.folder}", file=None if text else sys.stderr)
+        if text:
+            output.lines(text)
+        else:
+            output.note(f"no backup of site {place.name} in {place.folder}")
     if others := list(catalog.usable(found.others, unusable)):
-        print(f"note: {_of_other_sites(others)}", file=sys.stderr)
+        output.note(f"note: {_of_other_sites(others)}")
     for name in found.litter:
-        print(f"note: {name} has no manifest and is no backup", file=sys.stderr)
+        output.note(f"note: {name} has no manifest and is no backup")
     for sentence in damaged:
-        print(f"warning: {plain(sentence)}", file=sys.stderr)
+        output.note(f"warning: {plain(sentence)}")
     for error in unusable:
-        print(str(error).replace("error:", "warning:", 1), file=sys.stderr)
+        output.notes(output.told(error).replace("error:", "warning:", 1))
     if unusable:
         raise Mismatch(f"unreadable manifests in {place.folder}: {len(unusable)}")
 
@@ -227,7 +227,7 @@ def show(c: Context, backup: str = "", site: str = "", json: bool = False) -> No
             }
         )
     else:
-        print(report.described(chosen))
+        output.lines(report.described(chosen))
 
 
 def open_site(c: Context, site: str) -> Any:
@@ -261,7 +261,7 @@ def choose(place: Any, wanted: str, *, task: str) -> Backup:
     damaged: list[OpsError] = []
     (backup,) = place.each_known([choosing.find(found, wanted, now=datetime.now(UTC))], damaged)
     for error in damaged:
-        print(str(error).replace("error:", "warning:", 1), file=sys.stderr)
+        output.note(str(error).replace("error:", "warning:", 1))
     chosen: Backup = backup
     return chosen
 
@@ -274,7 +274,7 @@ def _changes(found: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """Print one JSON document on stdout."""
-    print(json.dumps(value, indent=1))
+    output.document(value)
 
 
 collection = Collection("backup")

@@ -12,10 +12,8 @@ import errno
 import functools
 import gc
 import inspect
-import io
 import os
 import re
-import sys
 import threading
 import traceback
 from pathlib import Path
@@ -25,10 +23,9 @@ from invoke.exceptions import Exit, UnexpectedExit
 from invoke.tasks import Task
 from invoke.tasks import task as invoke_task
 
-from polyladder_ops import undoing
+from polyladder_ops import output, undoing
 from polyladder_ops.errors import Interrupted, OpsError, Refused, UsageError
 from polyladder_ops.interrupts import stop_on_signals
-from polyladder_ops.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -76,11 +73,12 @@ class OpsTask(Task[Any]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the body; raise Exit with the code and the text that a person reads."""
-        _write_out_what_has_no_code()
+        output.prepare()
         with _ending_as_exit(inspect.getfile(self.body)), _interruptible():
             refuse_flags_as_values(kwargs)
             result = super().__call__(*args, **kwargs)
-            sys.stdout.flush()  # here a lost reader can still be told apart; at Python's end it is noise and code 120
+            output.flush()  # here a lost reader can still be told apart; at Python's end it is noise and code 120
+            _refuse_lost()
             return result
 
 
@@ -92,14 +90,10 @@ task = functools.partial(invoke_task, klass=OpsTask, auto_shortflags=False)
 def _interruptible() -> Iterator[None]:
     """Like `stop_on_signals`, which only the main thread may do."""
     if threading.current_thread() is threading.main_thread():
-        with stop_on_signals(_leave), undoing.in_sight(_to_stderr):
+        with stop_on_signals(_leave), undoing.in_sight(output.note):
             yield
     else:
         yield
-
-
-def _to_stderr(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
 
 
 def cleaning_in_sight(
@@ -112,7 +106,7 @@ def cleaning_in_sight(
 
     def say(sentence: str) -> None:
         before()
-        _to_stderr(sentence)
+        output.note(sentence)
 
     return undoing.in_sight(say, finish=finish)
 
@@ -123,10 +117,17 @@ def _leave(signal: str) -> None:
     try:
         error = undoing.left(signal)
         code = error.exit_code
-        with contextlib.suppress(OSError):
-            os.write(2, f"{_clean(str(error))}\n".encode(errors="backslashreplace"))
+        output.last_words(output.told(error))
     finally:
         os._exit(code)
+
+
+class Told(Exit):
+    """The end of a task of which everything was told; Invoke, which prints an Exit's message, has nothing to add."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(None, code)
+        self.told = text
 
 
 @contextlib.contextmanager
@@ -136,65 +137,49 @@ def _ending_as_exit(tasks_file: str) -> Iterator[None]:
     except (Exit, UnexpectedExit):
         raise
     except OpsError as error:
-        _flush()
-        raise Exit(_clean(str(error)), error.exit_code) from error
+        raise _told(error) from error
     except KeyboardInterrupt as error:
-        _flush()
-        raise Exit(
-            str(Interrupted(f"interrupted by {str(error) or 'Ctrl-C'}")), Interrupted.exit_code
-        ) from error
+        raise _told(Interrupted(f"interrupted by {str(error) or 'Ctrl-C'}")) from error
     except Exception as error:
-        unwritten = isinstance(error, OSError) and _was_printing(error, tasks_file)
-        _flush()
-        raise (_unwritten(error) if unwritten else _bug(error)) from error
+        if isinstance(error, OSError) and _was_printing(error, tasks_file):
+            raise _unwritten(error) from error
+        raise _bug(error) from error
 
 
-def _unwritten(error: Exception) -> Exit:
-    assert isinstance(error, OSError)
+def _told(error: OpsError) -> Told:
+    """Tell an error, after what was printed before it."""
+    output.flush()
+    output.fault(error)
+    return Told(output.told(error), error.exit_code)
+
+
+def _refuse_lost() -> None:
+    """Raise the end of a task whose result did not get out."""
+    if error := output.lost():
+        raise _unwritten(error)
+
+
+def _unwritten(error: OSError) -> Told:
+    """Tell that stdout can't be written, unless nobody is left to tell: `invoke backup.list | head -1`."""
+    output.flush()
     if error.errno in _READER_GONE:
-        return Exit(code=1)  # `invoke backup.list | head -1`: nobody is left to tell
-    return Exit(str(OpsError("could not write the output", detail=f"{error.strerror}.")), 1)
+        return Told("", 1)
+    return _told(OpsError("could not write the output", detail=f"{error.strerror}."))
 
 
-def _bug(error: Exception) -> Exit:
-    told = "".join(traceback.format_exception(error))
-    return Exit(
-        _clean(f"{told}error: this is a bug in polyladder-ops; please report it with the lines above"), 1
-    )
+def _bug(error: Exception) -> Told:
+    output.flush()
+    text = "".join(traceback.format_exception(error))
+    text += "error: this is a bug in polyladder-ops; please report it with the lines above"
+    output.notes(text)
+    return Told(output.clean(text), 1)
 
 
 def _was_printing(error: OSError, tasks_file: str) -> bool:
-    """Whether it was stdout that could not be written, and not a pipe or file of the library's.
-
-    Only the tasks print, here or in another repository, and they do nothing else with streams.
-    """
+    """Whether a task of another repository could not write stdout, and it was no pipe or file of the library's."""
     *_, innermost = traceback.extract_tb(error.__traceback__)
-    is_a_tasks = innermost.filename == tasks_file or Path(innermost.filename).parent == Path(__file__).parent
+    is_a_tasks = innermost.filename == tasks_file
     return is_a_tasks and error.filename is None and error.errno in _READER_GONE | _UNWRITABLE
-
-
-def _flush() -> None:
-    """Send out what was printed before an error; what can't be sent is dropped, or Python complains at its end."""
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
-
-
-def _write_out_what_has_no_code() -> None:
-    """Let a name that the terminal's encoding does not have come out as its number; stderr does so by itself."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def _clean(text: str) -> str:
-    """Return the text without secrets and without what could steer a terminal."""
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in redact(text)
-    )
 
 
 def refuse_flags_as_values(values: Mapping[str, object]) -> None:
@@ -253,10 +238,7 @@ def open_settings(c: Context, **flags: str) -> Settings:
     section = c.config.get("polyladder")
     loaded = settings.load(flags, environ=os.environ, root=project_root(Path.cwd()), config=section)
     if loaded.ignored:
-        print(
-            f"note: site {loaded.site} is closed, so these are ignored: {', '.join(loaded.ignored)}",
-            file=sys.stderr,
-        )
+        output.note(f"note: site {loaded.site} is closed, so these are ignored: {', '.join(loaded.ignored)}")
     return loaded
 
 
@@ -278,14 +260,12 @@ def confirm(question: str, expected: str, *, force: bool) -> None:
     """Return if a person typed the expected word, or gave ``--force``. Raise Refused otherwise, never wait in vain."""
     if force:
         return
-    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+    if not output.can_ask():
         raise Refused(
             "this needs a yes, and there is no terminal to ask at",
             detail=question,
             hint="Add --force if you mean it.",
         )
-    print(f"{question}\nType {expected} to go on: ", end="", file=sys.stderr, flush=True)
-    with contextlib.suppress(EOFError):
-        if input().strip() == expected:
-            return
+    if output.question(question, expected) == expected:
+        return
     raise Refused("not confirmed, so nothing was done", detail=f"The answer was not {expected}.", hint="")

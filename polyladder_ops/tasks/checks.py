@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
+from polyladder_ops import output
 from polyladder_ops.errors import Mismatch
 from polyladder_ops.tasks.backup import JSON, SITE, print_json
 from polyladder_ops.tasks.boundary import is_dry, open_settings, task
@@ -44,10 +44,10 @@ def check(c: Context, database: str = "", checks: str = "", site: str = "", json
     target = place.target()
     target = target.with_database(database) if database else target
     if is_dry(c):
-        print(f"would ask {target} {len(wanted)} questions")
+        output.line(f"would ask {target} {len(wanted)} questions")
         return
     for sentence in checks_.who_asks(target):
-        print(f"note: {sentence}", file=sys.stderr)
+        output.note(f"note: {sentence}")
     answers = checks_.run(target, wanted)
     if json:
         print_json(
@@ -67,7 +67,7 @@ def check(c: Context, database: str = "", checks: str = "", site: str = "", json
             (a.check.name, a.ok, a.check.expect, a.seen.removeprefix("got "), terminal.duration(a.seconds))
             for a in answers
         ]
-        print(terminal.table(rows, ("check", "ok", "expected", "seen", "time")))
+        output.lines(terminal.table(rows, ("check", "ok", "expected", "seen", "time")))
     if wrong := [answer for answer in answers if not answer.ok]:
         raise Mismatch(
             f"{len(wrong)} of {len(answers)} answers are not as expected",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from invoke.collection import Collection
 
+from polyladder_ops import output
 from polyladder_ops.errors import Mismatch, UsageError
 from polyladder_ops.tasks.backup import JSON
 from polyladder_ops.tasks.boundary import project_root, refuse_dry, task
@@ -59,7 +60,7 @@ def look_twice(root: Path, *arguments: str) -> tuple[str, ...]:
     if red and _run_in(root, "pytest", "-n", "0", *red):
         raise Mismatch("pytest is not content, on a second look either", hint="Its words are above.")
     for name in red:
-        print(f"CHANCE: {name} was red and is green alone. Mend it.", file=sys.stderr, flush=True)
+        output.note(f"CHANCE: {name} was red and is green alone. Mend it.")
     return red
 
 
@@ -117,7 +118,10 @@ def bench(
         )
     else:
         report = measuring.run(plan.parse(scale=scale or "12", pairs=pairs or "5", only=only), say=_say)
-    print(json_.dumps(report.as_json(), indent=1) if json else report.as_text())
+    if json:
+        output.document(report.as_json())
+    else:
+        output.lines(report.as_text())
     if isinstance(report, outage.Report):
         _judge_outage(report)
     else:
@@ -125,7 +129,7 @@ def bench(
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    output.note(text)
 
 
 def _judge(report: Report) -> None:
@@ -187,7 +191,7 @@ def _run(*argv: str, **variables: str) -> None:
 
 def _run_in(root: Path, *argv: str, **variables: str) -> int:
     """Run a tool of this environment in this folder, its output as it comes; return its exit code."""
-    print("+", *argv, file=sys.stderr, flush=True)
+    output.note(" ".join(("+", *argv)))
     return subprocess.run(
         [sys.executable, "-m", *argv], check=False, cwd=root, env={**os.environ, **variables}
     ).returncode

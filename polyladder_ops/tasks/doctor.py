@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from json import dumps
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from polyladder_ops import output
 from polyladder_ops.errors import Mismatch
 from polyladder_ops.tasks.boundary import open_settings, task
 
@@ -41,7 +41,10 @@ def doctor(c: Context, site: str = "", json: bool = False) -> None:
     settings = open_settings(c, site=site)
     checks = examine(settings)
     stops = stopping(checks)
-    print(_document(settings, checks, is_fine=not stops) if json else _tables(settings, checks))
+    if json:
+        output.document(_document(settings, checks, is_fine=not stops))
+    else:
+        output.lines(_tables(settings, checks))
     if stops:
         raise Mismatch(
             f"{stops[0].blocks} would not work here",
@@ -50,17 +53,16 @@ def doctor(c: Context, site: str = "", json: bool = False) -> None:
         )
 
 
-def _document(settings: Settings, checks: Sequence[Check], *, is_fine: bool) -> str:
+def _document(settings: Settings, checks: Sequence[Check], *, is_fine: bool) -> dict[str, Any]:
     from polyladder_ops.settings import describe
 
-    document = {
+    return {
         "site": settings.site,
         "ok": is_fine,
         "settings": [asdict(row) for row in describe(settings)],
         "ignored": settings.ignored,
         "checks": [asdict(check) for check in checks],
     }
-    return dumps(document, indent=2)
 
 
 def _tables(settings: Settings, checks: Sequence[Check]) -> str:

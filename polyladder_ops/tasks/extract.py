@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polyladder_ops import output
 from polyladder_ops.errors import Mismatch, UsageError
 from polyladder_ops.tasks.aside import abort_of
 from polyladder_ops.tasks.backup import JSON, SITE, choose, open_site, print_json
@@ -73,7 +73,7 @@ def extract(
         extraction.refuse_taken(server, into)
     where = str(path) if to_file else f"the new database {into}"
     if is_dry(c):
-        print(f"would extract {', '.join(map(terminal.plain, wanted.names))} of {chosen.id} into {where}")
+        output.line(f"would extract {', '.join(wanted.names)} of {chosen.id} into {where}")
         return
     finish = f"Run `{abort_of(site)}`: it drops what is half made."
     with (
@@ -89,7 +89,7 @@ def extract(
         print_json(_as_json(done, {"file": str(path)} if to_file else {"database": into}))
     else:
         for entry in done.contents.tables:
-            print(
+            output.line(
                 f"{terminal.plain(entry.name)}  {terminal.many(entry.rows, 'row')}, {terminal.size(entry.size_bytes)}"
             )
     if done.flaw:
@@ -114,7 +114,7 @@ def _say(done: Extracted, where: str, *, is_file: bool) -> None:
     if is_file:
         notes.append("it holds people's data: delete it when it has done its work")
     for note in notes:
-        print(f"note: {terminal.plain(note)}", file=sys.stderr)
+        output.note(f"note: {note}")
 
 
 def _as_json(done: Extracted, where: dict[str, str]) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from polyladder_ops import output
 from polyladder_ops.errors import Mismatch, OpsError
 from polyladder_ops.tasks.backup import JSON, SITE, open_site, print_json
 from polyladder_ops.tasks.boundary import is_dry, number_of, task
@@ -49,7 +49,7 @@ def health(c: Context, wait: str = "", site: str = "", json: bool = False) -> No
     seconds = number_of(wait, "wait", most=_MOST_S) or _WAIT_S
     target = place.target()
     if is_dry(c):
-        print(f"would ask {url}, and {target} whether it is what the app asks")
+        output.line(f"would ask {url}, and {target} whether it is what the app asks")
         return
     parts = list(_looked(place, url, target, seconds))
     _tell(parts, json=json)
@@ -124,8 +124,10 @@ def _tell(parts: list[Part], *, json: bool) -> None:
         rows: list[dict[str, Any]] = [asdict(part) for part in parts]
         print_json({"ok": all(part.ok for part in parts), "parts": rows})
     else:
-        print(terminal.table([(part.name, part.ok, part.seen) for part in parts], ("what", "ok", "seen")))
+        output.lines(
+            terminal.table([(part.name, part.ok, part.seen) for part in parts], ("what", "ok", "seen"))
+        )
 
 
 def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
+    output.note(sentence)

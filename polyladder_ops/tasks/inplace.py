@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
+from polyladder_ops import output
 from polyladder_ops.errors import Mismatch
 from polyladder_ops.tasks.backup import print_json
 from polyladder_ops.tasks.boundary import confirm, is_dry
@@ -51,11 +51,10 @@ def run_in_place(
             "with no backup of what is there now" if without_backup else "after a backup of what is there now"
         )
         show(replacement.preview(target, chosen, options))
-        print(
-            f"In place: the app will wait about {duration(seconds)} for its tables, and no undo brings this back.",
-            file=sys.stderr,
+        output.note(
+            f"In place: the app will wait about {duration(seconds)} for its tables, and no undo brings this back."
         )
-        print(f"WARNING: {inplace.lends(target, chosen.manifest)}", file=sys.stderr)
+        output.note(f"WARNING: {inplace.lends(target, chosen.manifest)}")
         confirm(f"This overwrites {target} by {chosen.id}, {kept}.", target.database, force=force)
 
     result = overwriting.overwrite(
@@ -83,9 +82,9 @@ def _preview(target: Any, chosen: Backup, options: Options, *, backs_up: bool) -
     from polyladder_ops.terminal import duration
 
     seconds = overwriting.estimate_s(target, chosen.manifest, backs_up=backs_up)
-    print(f"would overwrite {target} by {chosen.id}; the app would wait about {duration(seconds)}")
+    output.line(f"would overwrite {target} by {chosen.id}; the app would wait about {duration(seconds)}")
     lending = inplace.lends(target, chosen.manifest)
-    print(f"WARNING: {lending}", file=sys.stderr)
+    output.note(f"WARNING: {lending}")
     if reasons := inplace.obstacles(target, chosen.manifest):
         raise Mismatch("it can't be done in place", detail="; ".join(reasons))
     inplace.refuse_to_lend(lending, options.accept)
@@ -108,6 +107,8 @@ def _tell(target: Any, chosen: Backup, result: Overwritten, *, as_json: bool) ->
         return
     held = "proved equal" if chosen.manifest.knows_objects else "proved to hold what the file says"
     how = "but for what was accepted" if result.accepted else held
-    print(f"{plain(target.database)} is {plain(chosen.id)} now, {how}, in {duration(result.seconds)}")
+    output.line(f"{plain(target.database)} is {plain(chosen.id)} now, {how}, in {duration(result.seconds)}")
     if result.kept:
-        print(f"what it was is the backup {plain(result.kept.id)} of site {plain(result.kept.manifest.site)}")
+        output.line(
+            f"what it was is the backup {plain(result.kept.id)} of site {plain(result.kept.manifest.site)}"
+        )

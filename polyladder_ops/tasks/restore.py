@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from invoke.collection import Collection
 
+from polyladder_ops import output
 from polyladder_ops.errors import Interrupted, Mismatch, Refused, UsageError
 from polyladder_ops.tasks import aside, extract
 from polyladder_ops.tasks.backup import JOBS, JSON, SITE, choose, open_site, print_json
@@ -118,9 +119,9 @@ def restore(
 
         def show(plan: Plan) -> None:
             bars.end()
-            print(restore_report.plan(plan, datetime.now(UTC)), file=sys.stderr)
-            if not force and sys.stderr.isatty() and (found := _choices(place, chosen)):
-                print(f"the newest backups (* is the one; another: --backup=ID)\n{found}", file=sys.stderr)
+            output.notes(restore_report.plan(plan, datetime.now(UTC)))
+            if not force and output.is_watched() and (found := _choices(place, chosen)):
+                output.notes(f"the newest backups (* is the one; another: --backup=ID)\n{found}")
 
         if in_place:
             run_in_place(
@@ -158,7 +159,7 @@ def _list(place: Site, *, as_json: bool) -> None:
         found = catalog.scan(place.folder, place.name)
         print_json([report.as_row(backup) for backup in place.each_known(islice(found.opened(), _SHOWN))])
     else:
-        print(_choices(place, None) or f"no backup of site {place.name} in {place.folder}")
+        output.lines(_choices(place, None) or f"no backup of site {place.name} in {place.folder}")
 
 
 def _refuse_contradictions(two: object, replace: object, both: object, without: object, many: object) -> None:
@@ -190,7 +191,7 @@ def chosen_file(place: Site, wanted: str, target: Any) -> tuple[Backup, Any]:
         keys = place.keys(encrypted=wanted.endswith(".age"))
         found = _described(place, Path(wanted), keys, target)
         for sentence in oldfiles.limits(found):
-            print(f"can't be proved of this file: {sentence}", file=sys.stderr)
+            output.note(f"can't be proved of this file: {sentence}")
         return found, keys
     chosen = choose(place, wanted, task="restore")
     keys = place.keys(encrypted=chosen.manifest.encrypted)
@@ -244,7 +245,7 @@ def _interrupted(error: KeyboardInterrupt, name: str, bars: _Bars) -> Interrupte
 
 
 def _verify(chosen: Backup, keys: Any, bars: _Bars) -> None:
-    from polyladder_ops import oldfiles, report, verification
+    from polyladder_ops import oldfiles, verification
 
     if oldfiles.is_old(chosen.path):
         return  # it was read to its end to be described
@@ -254,7 +255,7 @@ def _verify(chosen: Backup, keys: Any, bars: _Bars) -> None:
     if not result.passed:
         raise Mismatch(
             f"backup {chosen.id} is {result.verdict}, so nothing was touched",
-            detail=report.verdict(result),
+            detail="\n        ".join(result.reasons[:10]),
             hint="Choose another backup: `invoke restore --list`.",
         )
 
@@ -263,10 +264,10 @@ def _preview(target: Any, chosen: Backup, options: Options) -> None:
     from polyladder_ops import replacement, restore_report
 
     plan = replacement.preview(target, chosen, options)
-    print(f"would make {options.name} what {chosen.id} holds")
-    print(restore_report.plan(plan, datetime.now(UTC)))
+    output.line(f"would make {options.name} what {chosen.id} holds")
+    output.lines(restore_report.plan(plan, datetime.now(UTC)))
     for obstacle in plan.obstacles:
-        print(f"in the way: {obstacle}. {obstacle.cure}")
+        output.line(f"in the way: {obstacle}. {obstacle.cure}")
     if plan.obstacles:
         raise Mismatch(f"{len(plan.obstacles)} things stand in the way")
 
@@ -294,7 +295,7 @@ def _tell(plan: Plan, result: Result, options: Options, *, as_json: bool, is_liv
     if as_json:
         print_json({**restore_report.as_json(plan, result), "accept_unused": unused})
     else:
-        print(restore_report.done(plan, result, unused, is_live=is_live))
+        output.lines(restore_report.done(plan, result, unused, is_live=is_live))
     if result.accepted:
         raise Mismatch(
             f"{result.switched.live} was restored, but not all of it is proved",
@@ -344,7 +345,7 @@ class _Bars:
         if self._bar is not None:
             self._bar.__exit__()
             if not quietly or self._bar.done:
-                print(f"{self._bar.summary()}{', stopped' if stopped else ''}", file=sys.stderr)
+                output.note(f"{self._bar.summary()}{', stopped' if stopped else ''}")
             self._bar = None
 
 
@@ -354,7 +355,7 @@ _WITH_BYTES = ("verify", "load", "proof")
 def _say(bars: _Bars) -> Callable[[str], None]:
     def say(sentence: str) -> None:
         bars.end()
-        print(sentence, file=sys.stderr)
+        output.note(sentence)
 
     return say
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
+from polyladder_ops import output
 from polyladder_ops.errors import Mismatch
 from polyladder_ops.tasks.backup import JSON, SITE, choose, open_site, print_json, rule_of
 from polyladder_ops.tasks.boundary import is_dry, task
@@ -57,7 +57,7 @@ def prune(c: Context, apply: bool = False, site: str = "", json: bool = False) -
             }
         )
     else:
-        print(report.decided(done.decisions, now))
+        output.lines(report.decided(done.decisions, now))
     _say(done, applied=apply)
     if done.failure:
         raise done.failure
@@ -85,23 +85,22 @@ def _say(done: Outcome, *, applied: bool) -> None:
 
     going = [decision.backup for decision in done.decisions if decision.goes]
     if any(decision.why.startswith("nothing goes while") for decision in done.decisions):
-        print("note: a backup counts as verified after `invoke verify --backup=ID`", file=sys.stderr)
+        output.note("note: a backup counts as verified after `invoke verify --backup=ID`")
     for facts in (decision.backup.facts for decision in done.decisions if not decision.goes):
         for sentence in facts.damaged if facts else ():
-            print(f"warning: {plain(sentence)}", file=sys.stderr)
+            output.note(f"warning: {plain(sentence)}")
     if applied:
         for backup in done.gone:
-            print(f"deleted: {backup.id}", file=sys.stderr)
+            output.note(f"deleted: {backup.id}")
     elif going or done.ended:
-        print("note: nothing was changed; `invoke backup.prune --apply` deletes them", file=sys.stderr)
+        output.note("note: nothing was changed; `invoke backup.prune --apply` deletes them")
     for name in done.ended:
         does = "ended" if applied else "would end"
-        print(f"note: {does} the deletion of {name}, which a killed run had begun", file=sys.stderr)
+        output.note(f"note: {does} the deletion of {name}, which a killed run had begun")
     for name in done.back:
         does = "took back" if applied else "would take back"
-        print(
-            f"warning: {does} the deletion of {name}, which a killed run had begun: too few good ones stand",
-            file=sys.stderr,
+        output.note(
+            f"warning: {does} the deletion of {name}, which a killed run had begun: too few good ones stand"
         )
 
 
@@ -124,7 +123,7 @@ def pin(c: Context, backup: str = "", reason: str = "", site: str = "", json: bo
 
     chosen = choose(open_site(c, site), backup, task="backup.pin")
     if is_dry(c):
-        print(f"would pin {chosen.id}")
+        output.line(f"would pin {chosen.id}")
         return
     _tell(pruning.pin(chosen, reason=reason), "is pinned", json=json)
 
@@ -140,7 +139,7 @@ def unpin(c: Context, backup: str = "", site: str = "", json: bool = False) -> N
 
     chosen = choose(open_site(c, site), backup, task="backup.unpin")
     if is_dry(c):
-        print(f"would take the pin of {chosen.id} away")
+        output.line(f"would take the pin of {chosen.id} away")
         return
     _tell(pruning.unpin(chosen), "is not pinned", json=json)
 
@@ -151,6 +150,6 @@ def _tell(backup: Backup, now: str, *, json: bool) -> None:
     if json:
         print_json(report.as_row(backup))
     else:
-        print(f"{backup.id} {now}")
+        output.line(f"{backup.id} {now}")
     if backup.flaw:
-        print(f"WARNING: it is not complete: {backup.flaw}", file=sys.stderr)
+        output.note(f"WARNING: it is not complete: {backup.flaw}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json as json_
 import shlex
-import sys
 from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
 
+from polyladder_ops import output
 from polyladder_ops.errors import Mismatch, OpsError, Refused, UsageError
 from polyladder_ops.tasks.backup import JSON
 from polyladder_ops.tasks.boundary import cleaning_in_sight, confirm, open_settings, refuse_dry, task
@@ -37,7 +36,7 @@ def up(c: Context, scale: str = "1") -> None:
     refuse_dry(c)
     settings = open_settings(c, site="sandbox")
     started = bring_up(settings, _number(scale))
-    print(f"the sandbox runs on {started.target('polyladder')}; use it with POLYLADDER_SITE=sandbox")
+    output.line(f"the sandbox runs on {started.target('polyladder')}; use it with POLYLADDER_SITE=sandbox")
 
 
 @task(help={"force": "Do not ask."})
@@ -54,14 +53,14 @@ def down(c: Context, force: bool = False) -> None:
 
     settings = open_settings(c, site="sandbox")
     if not server.exists(settings.sandbox_server):
-        print("there is no sandbox")
+        output.line("there is no sandbox")
         return
     found = server.open_server(settings.sandbox_server)
     if found.is_running():
         _refuse_another(found, silence_is_fine=True)  # what is broken must be possible to delete
     confirm("This deletes the sandbox's databases.", "sandbox", force=force)
     found.remove()
-    print("the sandbox is gone")
+    output.line("the sandbox is gone")
 
 
 @task(help={"json": JSON})
@@ -95,11 +94,11 @@ def status(c: Context, json: bool = False) -> None:
             "databases": sizes,
         }
     if json:
-        print(json_.dumps(facts, indent=1))
+        output.document(facts)
     else:
         texts = {k: v for k, v in facts.items() if k != "databases"}
         sizes = facts.get("databases", {})
-        print(
+        output.lines(
             terminal.table(
                 [*texts.items(), *((f"database {n}", terminal.size(b)) for n, b in sizes.items())], ("", "")
             )
@@ -133,7 +132,7 @@ def break_(c: Context, force: bool = False) -> None:
     opened = own_server(open_settings(c, site="sandbox"))
     confirm("This damages the sandbox's database.", "break", force=force)
     for sentence in damage.break_database(opened.target(seed.DATABASE)):
-        print(sentence)
+        output.line(sentence)
 
 
 @task(
@@ -187,18 +186,14 @@ def drill(c: Context, scale: str = "1", spoil: str = "", json: bool = False) -> 
             {"step": s.name, "ok": s.ok, "seconds": round(s.seconds, 3), "seen": s.seen} for s in result.steps
         ]
         backup = result.backup.id if result.backup else None
-        print(
-            json_.dumps(
-                {"passed": result.passed, "backup": backup, "steps": said, "peak_bytes": peak}, indent=1
-            )
-        )
+        output.document({"passed": result.passed, "backup": backup, "steps": said, "peak_bytes": peak})
     else:
-        print(terminal.table(steps, ("step", "ok", "time", "seen")))
+        output.lines(terminal.table(steps, ("step", "ok", "time", "seen")))
     if not result.passed:
         details = [f"{step.name}: {step.seen}" for step in result.steps if not step.ok]
         raise Mismatch("the drill failed", detail=" ".join(details), hint=_SPOILED if spoil else _UNSPOILED)
     if result.backup and not json:
-        print(f"proved: {result.backup.id} restores to exactly what was dumped")
+        output.line(f"proved: {result.backup.id} restores to exactly what was dumped")
 
 
 _SPOILED = "The copy was spoiled on purpose, so this is how it must end."
@@ -253,7 +248,7 @@ def _refuse_another(opened: Server, *, silence_is_fine: bool = False) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    output.note(text)
 
 
 def _number(text: str) -> float:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json as json_
-import sys
 from typing import TYPE_CHECKING
 
+from polyladder_ops import output
 from polyladder_ops.errors import Mismatch, UsageError
 from polyladder_ops.tasks.backup import JOBS, JSON, SITE, choose, open_site
 from polyladder_ops.tasks.boundary import cleaning_in_sight, is_dry, number_of, task
@@ -48,7 +47,7 @@ def verify(
     place = open_site(c, site)
     chosen = choose(place, backup, task="verify")
     if is_dry(c):
-        print(f"would verify {chosen.id} at level {level}")
+        output.line(f"would verify {chosen.id} at level {level}")
         return
     keys = place.keys(encrypted=chosen.manifest.encrypted)
     with (
@@ -63,7 +62,7 @@ def verify(
                     chosen, keys, scratch.target, trusted=scratch.trusted, jobs=wanted, progress=bar.advance
                 )
     for sentence in result.said:
-        print(f"WARNING: {terminal.plain(sentence)}", file=sys.stderr)
+        output.note(f"WARNING: {sentence}")
     if json:
         said = {
             "backup": chosen.id,
@@ -71,9 +70,9 @@ def verify(
             "verdict": result.verdict,
             "reasons": list(result.reasons),
         }
-        print(json_.dumps({**said, "seconds": round(result.seconds, 3)}, indent=1))
+        output.document({**said, "seconds": round(result.seconds, 3)})
     else:
-        print(report.verdict(result))
+        output.lines(report.verdict(result))
     if not result.passed:
         is_old = all(
             reason.startswith("definitions compared with the dump only") for reason in result.reasons

@@ -1,0 +1,216 @@
+"""The one door for everything that people and programs read of us: results on stdout, the rest on stderr.
+
+Whatever goes through it has lost its secrets and what could steer a terminal: a name out of a database, a file, a
+message of a server may hold escape sequences, marks that turn the direction of writing, line breaks that forge a line of
+ours. A sentence (`line`, `note`) has no line breaks at all; a text of several lines (`lines`, `notes`) was put together
+of `terminal.plain` names by who made it.
+
+Nothing raises when a stream can't be written. A run does not end half way because nobody reads it: what stdout could
+not take is kept as `lost`, and the boundary tells it at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from polyladder_ops.redaction import redact
+from polyladder_ops.terminal import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TextIO
+
+    from polyladder_ops.errors import OpsError
+
+__all__ = [
+    "can_ask",
+    "clean",
+    "document",
+    "fault",
+    "flush",
+    "is_watched",
+    "last_words",
+    "line",
+    "lines",
+    "lost",
+    "note",
+    "notes",
+    "prepare",
+    "question",
+    "told",
+]
+
+# Details of several lines are told below each other, under the word "detail: "; any other break is somebody else's.
+_BELOW = "\n        "
+_STREAMS = ("stdin", "stdout", "stderr")
+_lost: list[OSError] = []
+
+
+def prepare() -> None:
+    """Make the three standard streams such that every write has a place to go, and forget what was lost before.
+
+    One that was closed (``>&-``) leads to nowhere from now on. Left closed, its number would be given to the next file
+    or socket that is opened, and whoever writes an error to 2 would write it into a backup.
+    """
+    _lost.clear()
+    for number, name in enumerate(_STREAMS):
+        if getattr(sys, name) is None:
+            _lead_to_nowhere(number, only_if_closed=True)
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115, PTH123
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a name that the terminal's encoding lacks comes out as its number
+            stream.reconfigure(errors="backslashreplace")
+
+
+def line(sentence: str) -> None:
+    """Print a result of one line on stdout."""
+    _write("stdout", plain(redact(sentence)))
+
+
+def lines(text: str) -> None:
+    """Print a result of several lines on stdout."""
+    _write("stdout", clean(text))
+
+
+def document(value: Any) -> None:
+    """Print one JSON document on stdout; control characters stay in it, escaped."""
+    text = _as_json(value)
+    if redact(text) != text:  # text by text, since a mask could swallow a quote of the document
+        text = _as_json(_each_text(value, redact))
+    _write("stdout", text)
+
+
+def note(sentence: str) -> None:
+    """Tell people a sentence on stderr."""
+    _write("stderr", plain(redact(sentence)))
+
+
+def notes(text: str) -> None:
+    """Tell people a text of several lines on stderr."""
+    _write("stderr", clean(text))
+
+
+def fault(error: OpsError) -> None:
+    """Tell people an error on stderr: its message, its detail, its hint."""
+    _write("stderr", told(error))
+
+
+def told(error: OpsError) -> str:
+    """Return an error as it is told: three lines, and further ones of a detail indented below it."""
+    message, hint = plain(redact(error.message)), plain(redact(error.hint))
+    detail = _BELOW.join(plain(piece) for piece in redact(error.detail).split(_BELOW))
+    texts = [
+        f"error: {message}",
+        *([f"detail: {detail}"] if detail else []),
+        *([f"hint: {hint}"] if hint else []),
+    ]
+    return "\n".join(texts)
+
+
+def question(text: str, expected: str) -> str:
+    """Return what a person typed at the terminal, asked to type `expected`; empty if the input ended."""
+    _write("stderr", f"{clean(text)}\nType {plain(redact(expected))} to go on: ", end="")
+    with contextlib.suppress(EOFError, OSError):
+        return input().strip()
+    return ""
+
+
+def can_ask() -> bool:
+    """Whether a person can read a question and answer it."""
+    return _is_terminal(sys.stdin) and is_watched()
+
+
+def is_watched() -> bool:
+    """Whether stderr is a terminal."""
+    return _is_terminal(sys.stderr)
+
+
+def last_words(text: str) -> None:
+    """Tell people a text on stderr although the process is being left and its streams may be held by another thread."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{clean(text)}\n".encode(errors="backslashreplace"))
+
+
+def flush() -> None:
+    """Send out what was printed, by us or by a task of another repository."""
+    for name in ("stdout", "stderr"):
+        _guarded(name, lambda stream: stream.flush())
+
+
+def lost() -> OSError | None:
+    """Return what kept stdout from being written; None if all of it got out."""
+    return _lost[0] if _lost else None
+
+
+def clean(text: str) -> str:
+    """Return the text without secrets, and with all that could steer a terminal written out but its line breaks."""
+    return "\n".join(map(plain, redact(text).split("\n")))
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=1).replace(
+        "\x7f", "\\u007f"
+    )  # the one control character that JSON leaves
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {_each_text(key, change): _each_text(item, change) for key, item in value.items()}
+    return [_each_text(item, change) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _write(name: str, text: str, *, end: str = "\n") -> None:
+    def writing(stream: TextIO) -> None:
+        stream.write(text + end)
+        stream.flush()
+
+    _guarded(name, writing)
+
+
+def _guarded(name: str, act: Callable[[TextIO], object]) -> None:
+    """Act on a stream. If it can't be written it leads to nowhere from then on, or Python complains at its end."""
+    stream: TextIO | None = getattr(sys, name)
+    if stream is None:
+        return
+    try:
+        act(stream)
+    except (OSError, ValueError) as error:
+        if name == "stdout":
+            _lost.append(error if isinstance(error, OSError) else OSError(errno.EBADF, str(error)))
+        _lead_to_nowhere(_STREAMS.index(name))
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+
+
+def _lead_to_nowhere(number: int, *, only_if_closed: bool = False) -> None:
+    with contextlib.suppress(OSError):
+        if only_if_closed and _is_open(number):
+            return
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        if nowhere != number:
+            os.dup2(nowhere, number)
+            os.close(nowhere)
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    with contextlib.suppress(ValueError):
+        return stream is not None and stream.isatty()
+    return False
