@@ -169,9 +169,28 @@ def status(found: Status, now: datetime) -> str:
     """Return the table of set-aside databases, and what else is there."""
     headers = ("set aside", "was", "when", "size", "replaced by", "migration", "by")
     lines = [table([_aside(marked, now) for marked in found.asides], headers)] if found.asides else []
+    if found.looking:
+        enter, allow, connect, close = map(plain, found.looking)
+        lines.append(
+            f"to look into the newest: `{enter}`, there\n  {allow}\n  {connect}\nand when done\n  {close}"
+        )
+    lines += [f"IN USE {_used(marked)}" for marked in found.used]
+    lines += [f"NOTED {_claimed(marked)}" for marked in found.claimed]
     lines += [f"a run is at work: {plain(found.holder)}"] if found.holder else []
     lines += [f"LEFTOVER {plain(one.database)}: {one.detail}" for one in found.leftovers]
     return "\n".join(lines) or "nothing is set aside, no run is at work, nothing is left over"
+
+
+def _used(marked: Marked) -> str:
+    was = f" as {plain(marked.mark.name)}" if marked.use == "renamed" else ""
+    return f"{plain(marked.name)}: set aside from {plain(marked.mark.live)}{was}, {marked.use} since; it is left alone"
+
+
+def _claimed(marked: Marked) -> str:
+    return (
+        f"{plain(marked.name)}: its comment says that it was set aside from {plain(marked.mark.live)}. An older version of this"
+        f" program wrote so, or its owner ({plain(marked.owner)}) did: it is touched only by name"
+    )
 
 
 def _aside(marked: Marked, now: datetime) -> tuple[object, ...]:
@@ -202,6 +221,8 @@ def status_as_json(found: Status) -> dict[str, Any]:
             }
             for m in found.asides
         ],
+        "in_use": [{"name": m.name, "was": m.mark.live, "since": m.use} for m in found.used],
+        "noted": [{"name": m.name, "was": m.mark.live, "owner": m.owner} for m in found.claimed],
         "leftovers": [asdict(one) for one in found.leftovers],
         "holder": found.holder or None,
     }

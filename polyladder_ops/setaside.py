@@ -1,6 +1,7 @@
 """The databases that restores have set aside: the way back, until they are dropped, which takes a verified backup of them.
 
-A set-aside database is closed. To be dumped it is opened for that time; what is dumped from it belongs to a site of its own
+A set-aside database is closed, and marked (`postgres/marks.py`). What somebody has renamed, opened or entered since is in use,
+and left alone; what only an older version's note says is acted on if a person has named it. To be dumped it is opened for that time; what is dumped from it belongs to a site of its own
 (`production-aside`), so that it can never be somebody's `latest`.
 """
 
@@ -51,25 +52,39 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Status:
-    """What restores have left on a server: set-aside databases newest first, leftovers of dead runs, who works now."""
+    """What restores have left on a server: set-aside databases newest first, leftovers of dead runs, who works now.
+
+    `used` was set aside and taken into use since; of `claimed` only a note says so, which its owner can write, too.
+    """
 
     asides: tuple[Marked, ...]
     leftovers: tuple[Leftover, ...]
     holder: str
+    used: tuple[Marked, ...] = ()
+    claimed: tuple[Marked, ...] = ()
+    looking: tuple[str, ...] = ()  # the SQL lines that open the newest to be looked into, and close it again
 
 
 def status(target: Target) -> Status:
     """Return what the server shows; whose databases they were is in their notes. Raise OpsError if it can't be asked."""
     server = locks.maintenance(target)
     with closing(session.connect(server)) as connection:
+        found = _asides(connection)
+        ours = tuple(m for m in found if not m.is_claim and not m.use)
         return Status(
-            _asides(connection), leftovers.find(connection), locks.holder(connection, target.database)
+            ours,
+            leftovers.find(connection, target.database),
+            locks.holder(connection, target.database),
+            tuple(m for m in found if m.use),
+            tuple(m for m in found if m.is_claim),
+            switch.to_look_into(server.database, ours[0].name) if ours else (),
         )
 
 
 def _asides(connection: Connection) -> tuple[Marked, ...]:
-    found = [m for m in marks.find(connection) if m.mark.kind == "aside" and m.name != m.mark.live]
-    return tuple(sorted(found, key=lambda m: m.mark.at, reverse=True))
+    found = (*marks.find(connection), *marks.claims(connection))
+    asides = [m for m in found if m.mark.kind == "aside" and m.name != m.mark.live]
+    return tuple(sorted(asides, key=lambda m: m.mark.at, reverse=True))
 
 
 @contextmanager
@@ -85,6 +100,7 @@ def _locked(target: Target, name: str, doing: str, say: Say, *, look_only: bool 
         for sentence in () if look_only else leftovers.settle(connection, server, live):
             say(sentence)
         aside = pick([m for m in _asides(connection) if m.mark.live == live], name, live)
+        _expect_rights(connection, aside)
         yield _Chosen(connection, server, server.with_database(live), aside)
 
 
@@ -106,7 +122,7 @@ def abort(target: Target, *, say: Say = lambda _sentence: None) -> tuple[str, ..
     server = locks.maintenance(target)
     with locks.exclusive(server, target.database, doing="abort", say=say) as connection:
         done = leftovers.settle(connection, server, target.database)
-        if left := leftovers.find(connection):
+        if left := leftovers.find(connection, target.database):
             raise OpsError(
                 f"{len(left)} leftovers are still there",
                 detail="; ".join((*done, *(f"{one.database}: {one.detail}" for one in left))),
@@ -168,7 +184,8 @@ def _bring_back(chosen: _Chosen, migration_head: str | None) -> Switched:
     connection, live, aside = chosen.connection, chosen.live.database, chosen.aside
 
     def take_note_off(connection: Connection, name: str) -> None:
-        connection.execute(marks.comment(name, aside.mark.comment))
+        expect_unused(connection, aside)
+        connection.execute(marks.take_off(aside, name))
 
     ready = Ready(aside.name, aside.oid, take_note_off)
     if switch.oid_of(connection, live) is None:  # somebody dropped it
@@ -179,11 +196,15 @@ def _bring_back(chosen: _Chosen, migration_head: str | None) -> Switched:
 
 
 def pick(found: Sequence[Marked], name: str, live: str) -> Marked:
-    """Return the set-aside database of this name; without one the newest that `live` was. Raise OpsError if there is none."""
-    fitting = [m for m in found if (m.name == name if name else m.mark.live == live)]
+    """Return the set-aside database of this name; without one the newest that `live` was, and is known to have been.
+
+    Raise Refused if somebody has taken it into use, OpsError if there is none.
+    """
+    ours = [m for m in found if not m.is_claim and not m.use]
+    fitting = [m for m in found if m.name == name] if name else [m for m in ours if m.mark.live == live]
     if fitting:
-        return fitting[0]
-    there = ", ".join(m.name for m in found)
+        return _unused(fitting[0])
+    there = ", ".join(m.name for m in ours)
     raise OpsError(
         f"there is no set-aside database {name}" if name else f"there is no set-aside database of {live}",
         detail=f"Set aside: {there}." if there else "None was kept, or it was discarded.",
@@ -191,6 +212,49 @@ def pick(found: Sequence[Marked], name: str, live: str) -> Marked:
         if there
         else "What was discarded after a backup is one of another site: `invoke backup.list` names them.",
     )
+
+
+def _unused(aside: Marked) -> Marked:
+    """Return it if it is as we left it. Raise Refused if not."""
+    if not aside.use:
+        return aside
+    was = aside.mark.name
+    said = f"it was {aside.use} since" + (f" (we had named it {was})" if was != aside.name else "")
+    raise Refused(
+        f"{aside.name} has been taken into use",
+        detail=f"It was set aside from {aside.mark.live}, and {said}.",
+        hint="If nobody needs it so, close it (`ALTER DATABASE … ALLOW_CONNECTIONS false`), end its sessions and give it the name"
+        f" {was} again, in psql in another database; then try again.",
+    )
+
+
+def _expect_rights(connection: Connection, aside: Marked) -> None:
+    """Return if we may take its mark off. Raise Refused if not: what goes live must not carry it."""
+    row = connection.execute(
+        "SELECT rolname::text, rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"
+    ).fetchone()
+    if row and not row[1] and aside.role not in ("", row[0]):
+        raise Refused(
+            f"{aside.name} was set aside by the role {aside.role}",
+            detail=f"We are {row[0]}, who may not change that role's mark on it.",
+            hint=f"Do it as {aside.role}: set DATABASE_URL so.",
+        )
+
+
+def expect_unused(connection: Connection, aside: Marked) -> None:
+    """Return if a set-aside database is as it was chosen. Raise Refused if somebody has taken it into use since."""
+    now = [m for m in (*marks.find(connection), *marks.claims(connection)) if m.oid == aside.oid]
+    if (
+        not now
+        or now[0].name != aside.name
+        or (now[0].is_open and not (aside.is_open or now[0].mark.is_dumped))
+    ):
+        raise Refused(
+            f"{aside.name} has been taken into use meanwhile",
+            detail="It was renamed or opened after it was looked at. It was left as it is.",
+            hint="Look with `invoke restore.status`.",
+        )
+    _unused(now[0])
 
 
 def _older_release(aside: Marked, head: str | None) -> str:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 COMMENT = "what it is for"
 
 
-def found(server: Server) -> set[Leftover]:
+def found(server: Server, live: str = "shop") -> set[Leftover]:
     with closing(session.connect(server.target())) as connection:
-        return set(leftovers.find(connection))
+        return set(leftovers.find(connection, live))
 
 
 def settle(server: Server, live: str) -> tuple[str, ...]:
@@ -42,12 +42,15 @@ def looks(server: Server, name: str) -> tuple[str, bool] | None:
 
 
 def note(server: Server, database: Target, kind: str, live: str, *, is_open: bool) -> None:
-    """Do to a database what a run does to it before it dies."""
+    """Do to a database what a run does to it before it dies; a fence is an older version's, a note in the comment."""
     name = database.database
     run(server.target(), "COMMENT ON DATABASE %I IS %L", name, COMMENT)
     with closing(session.connect(server.target())) as connection:
         mark = switch.note_of(connection, name, "tests", "polyladder_20260105_020000", None)
-        connection.execute(marks.comment(name, mark.model_copy(update={"kind": kind, "live": live}).text))
+        update = {"kind": kind, "live": live, "comment": COMMENT, "name": name, "is_dumped": is_open}
+        mark = mark.model_copy(update=update)
+        fenced = kind == "fenced"
+        connection.execute(marks.comment(name, mark.text) if fenced else marks.put(name, mark))
         (switch.let_in if is_open else switch.close)(connection, name)
 
 
@@ -63,7 +66,8 @@ def test_a_database_that_an_older_version_closed_for_a_switch_is_opened_again_wi
 ) -> None:
     name = database.database
     note(server, database, "fenced", name, is_open=False)
-    assert found(server) == {Leftover(name, "closed by a switch that did not come to its end")}
+    assert found(server) == set()  # it is the site's that it belongs to
+    assert found(server, name) == {Leftover(name, "closed by a switch that did not come to its end")}
     assert settle(server, name) == (f"opened {name} again",)
     assert looks(server, name) == (COMMENT, True)
     assert settle(server, name) == ()
@@ -118,9 +122,11 @@ def test_what_was_renamed_back_by_hand_is_opened_and_its_note_taken_off(
 ) -> None:
     name = database.database
     note(server, database, "aside", name, is_open=is_open)
-    assert {one.database for one in found(server)} == {name}
+    assert found(server) == {Leftover(name, "renamed back by hand, and still marked")}
     assert settle(server, name) == (f"opened {name} again",)
     assert looks(server, name) == (COMMENT, True)
+    with closing(session.connect(server.target())) as connection:
+        assert marks.find(connection) == ()
 
 
 def test_a_database_that_was_closed_before_the_switch_stays_closed(server: Server, database: Target) -> None:
@@ -128,7 +134,7 @@ def test_a_database_that_was_closed_before_the_switch_stays_closed(server: Serve
     run(server.target(), "ALTER DATABASE %I ALLOW_CONNECTIONS false", name)
     note(server, database, "fenced", name, is_open=False)
     with closing(session.connect(server.target())) as connection:
-        (mark,) = [m.mark for m in marks.find(connection) if m.name == name]
+        (mark,) = [m.mark for m in marks.claims(connection) if m.name == name]
     assert not mark.was_open
     settle(server, name)
     assert looks(server, name) == (COMMENT, False)
@@ -139,9 +145,9 @@ def test_what_a_living_run_has_in_hand_is_no_leftover(server: Server, database: 
     run(server.target(), "CREATE DATABASE %I TEMPLATE template0", copy)
     note(server, database, "fenced", name, is_open=False)
     with locks.exclusive(server.target(), name, doing="restore"), databases.locked(server.target(), copy):
-        assert found(server) == set()
+        assert found(server, name) == set()
         assert settle(server, "another") == ()
-    assert {one.database for one in found(server)} == {name, copy}
+    assert {one.database for one in found(server, name)} == {name, copy}
     settle(server, name)
     assert looks(server, copy) is None
 
@@ -159,5 +165,5 @@ def test_without_the_lock_nothing_is_put_right(server: Server, database: Target)
     note(server, database, "fenced", name, is_open=False)
     with closing(session.connect(server.target())) as connection, pytest.raises(OpsError, match="was lost"):
         leftovers.settle(connection, server.target(), name)
-    assert {one.database for one in found(server)} == {name}
+    assert {one.database for one in found(server, name)} == {name}
     settle(server, name)

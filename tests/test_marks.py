@@ -10,11 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyladder_ops.postgres import marks, session
+from polyladder_ops.postgres import marks, properties, session, switch
 from polyladder_ops.postgres.marks import Mark
+from tests import majors
 from tests.conftest import run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.sandbox.server import Server
 
@@ -108,26 +111,99 @@ def test_a_note_of_a_newer_version_is_still_one() -> None:
     assert marks.parse(MARK.text[:-1] + ', "more": 1}') == MARK
 
 
-def test_a_note_is_found_with_its_database_and_taken_off_again(server: Server, database: Target) -> None:
+SETTINGS = """
+SELECT setconfig FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase
+WHERE d.datname = %s AND s.setrole = (SELECT oid FROM pg_roles WHERE rolname = current_user)
+"""
+
+
+@pytest.mark.parametrize("own", [None, "", "my app's ü"])
+def test_a_mark_is_found_with_its_database_and_taken_off_again(
+    own: str | None, server: Server, database: Target
+) -> None:
+    """What our role had set there itself comes back, and is what a backup of the database keeps meanwhile."""
+    name, mark = database.database, MARK.model_copy(update={"own": own})
+    wanted = () if own is None else (("postgres", "application_name", own),)
     with closing(session.connect(server.target())) as connection:
-        connection.execute(marks.comment(database.database, MARK.text))
-        found = {m.name: m for m in marks.find(connection)}[database.database]
-        assert (found.mark, found.is_open) == (MARK, True)
+        connection.execute(marks.put(name, mark))
+        (found,) = [m for m in marks.find(connection) if m.name == name]
+        assert (found.mark, found.is_open, found.role, found.owner) == (mark, True, "postgres", "postgres")
         assert found.size_bytes is not None
         assert found.size_bytes > 1_000_000
-        connection.execute(marks.comment(database.database, ""))
-        assert database.database not in {m.name for m in marks.find(connection)}
-        row = connection.execute(
-            "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s",
-            [database.database],
-        ).fetchone()
-    assert row == (None,)
+        assert properties.read(connection, name).settings == wanted
+        again = switch.note_of(connection, name, "tests", "b", None)
+        assert again.own == own
+        connection.execute(marks.take_off(found, name))
+        assert name not in {m.name for m in marks.find(connection)}
+        row = connection.execute(SETTINGS, [name]).fetchone()
+    assert row == (None if own is None else ([f"application_name={own}"],))
+
+
+@given(
+    st.text(),
+    st.text(),
+    st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
+)
+def test_a_mark_reads_back_as_it_was_written(live: str, by: str, own: str | None) -> None:
+    mark = MARK.model_copy(update={"live": live, "by": by, "own": own})
+    assert mark.setting.isascii()
+    assert marks.is_mark("application_name", mark.setting)
+    assert not marks.is_mark("search_path", mark.setting)
+    assert marks.own_setting(mark.setting) == own
+
+
+def test_a_note_in_a_comment_is_a_claim_until_it_is_marked(server: Server, database: Target) -> None:
+    name = database.database
+    with closing(session.connect(server.target())) as connection:
+        connection.execute(marks.comment(name, MARK.text))
+        (found,) = [m for m in marks.claims(connection) if m.name == name]
+        assert (found.mark, found.is_claim, found.use) == (MARK, True, "")
+        assert name not in {m.name for m in marks.find(connection)}
+        switch.open_to_dump(connection, found)
+        assert name not in {m.name for m in marks.claims(connection)}
+        (marked,) = [m for m in marks.find(connection) if m.name == name]
+        assert (marked.is_claim, marked.use, marked.mark.is_dumped) == (False, "", True)
+        assert switch.comment_of(connection, name) == MARK.comment
 
 
 def test_a_comment_that_only_looks_like_a_note_is_not_found(server: Server, database: Target) -> None:
     with closing(session.connect(server.target())) as connection:
         connection.execute(marks.comment(database.database, "polyladder-ops {"))
-        assert database.database not in {m.name for m in marks.find(connection)}
+        assert database.database not in {m.name for m in marks.claims(connection)}
+
+
+# Whose it is ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("major", majors.SERVERS)
+def test_a_mark_is_believed_on_our_own_role_and_on_a_superusers_only(
+    major: int, need: Callable[[object, str], None]
+) -> None:
+    """Any role may mark any database for itself; it tells nobody else anything."""
+    need(majors.programs(major), f"PostgreSQL {major} (python -m tests.majors)")
+    with majors.running(major) as target:
+        run(target, "CREATE DATABASE %I", "marked")
+        for name in ("mal", "ops"):
+            run(target, "CREATE ROLE %I LOGIN PASSWORD 'x'", name)
+        as_role = {
+            name: target.of(**{**target.parameters, "user": name, "password": "x"}) for name in ("mal", "ops")
+        }
+        believers: dict[str, list[str]] = {}
+        for writer, who in (("mal", as_role["mal"]), ("ops", as_role["ops"]), ("postgres", target)):
+            with closing(session.connect(who)) as connection:
+                connection.execute(marks.put("marked", MARK))
+            believers[writer] = []
+            for reader, other in (*as_role.items(), ("postgres", target)):
+                with closing(session.connect(other)) as connection:
+                    found = marks.find(connection)
+                    believers[writer] += [reader] if [m for m in found if m.role == writer] else []
+                    if writer == reader:
+                        connection.execute(marks.take_off(found[0], "marked"))
+                        connection.execute(marks.put("marked", MARK))
+            with closing(session.connect(who)) as connection:
+                connection.execute("ALTER ROLE CURRENT_USER IN DATABASE marked RESET ALL")
+        assert believers == {"mal": ["mal"], "ops": ["ops"], "postgres": ["mal", "ops", "postgres"]}
+        run(target, "DROP DATABASE %I", "marked")
 
 
 def test_who_may_not_ask_for_a_size_gets_the_note_without_it(server: Server, database: Target) -> None:
@@ -135,7 +211,7 @@ def test_who_may_not_ask_for_a_size_gets_the_note_without_it(server: Server, dat
     run(server.target(), "REVOKE CONNECT ON DATABASE %I FROM PUBLIC", database.database)
     poor = type(database).of(**{**server.target().parameters, "user": "marks_poor", "password": "x"})
     with closing(session.connect(server.target())) as connection:
-        connection.execute(marks.comment(database.database, MARK.text))
+        connection.execute(marks.put(database.database, MARK))
     with closing(session.connect(poor)) as connection:
         (found,) = [m for m in marks.find(connection) if m.name == database.database]
     run(server.target(), "DROP ROLE %I", "marks_poor")

@@ -264,6 +264,8 @@ def test_a_server_without_anything_says_so() -> None:
     )
     assert restore_report.status_as_json(Status((), (), "")) == {
         "asides": [],
+        "in_use": [],
+        "noted": [],
         "leftovers": [],
         "holder": None,
     }

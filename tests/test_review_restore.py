@@ -72,7 +72,7 @@ def test_what_another_role_left_does_not_block_a_restore(server: Server, poor: T
     try:
         with locks.exclusive(poor, "shop", doing="restore") as connection:
             assert leftovers.settle(connection, poor, "shop") == ()
-            assert [one.database for one in leftovers.find(connection)] == [name]
+            assert [one.database for one in leftovers.find(connection, "shop")] == [name]
     finally:
         _drop(server, name)
 
@@ -110,15 +110,15 @@ def test_a_note_that_came_with_another_databases_dump_is_none(kind: str, restore
 # The way back ---------------------------------------------------------------------------------------------------------
 
 
-def test_who_does_not_own_the_live_database_is_not_told_that_it_is_closed(
+def test_who_may_not_take_the_mark_off_is_told_whose_it_is(
     restored: Place, server: Server, poor: Target
 ) -> None:
-    with pytest.raises(OpsError) as caught:
+    with pytest.raises(Refused) as caught:
         setaside.undo(
             poor.with_database(restored.live.database), "", site=restored.site, accept=frozenset(), say=restored.said.append, confirm=lambda _: None
         )  # fmt: skip
-    assert "was left as it was" in caught.value.message
-    assert "must be owner" in caught.value.detail
+    assert caught.value.message.endswith(" was set aside by the role postgres")
+    assert caught.value.hint == "Do it as postgres: set DATABASE_URL so."
     assert restored.decks() == 500
 
 
@@ -143,7 +143,7 @@ def test_a_backup_of_what_was_live_is_none_of_what_was_set_aside_though_clocks_d
     with closing(session.connect(place.live.with_database("postgres"))) as connection:
         (mark,) = [m.mark for m in marks.find(connection) if m.name == aside]
         early = mark.model_copy(update={"at": mark.at - timedelta(hours=1)})
-        connection.execute(marks.comment(aside, early.text))
+        connection.execute(marks.put(aside, early))
     _, kept = place.discard()
     assert kept is not None
     assert kept.id != before.id

@@ -441,12 +441,16 @@ def test_abort_leaves_a_living_run_alone_and_names_what_another_site_has_to_sett
         with pytest.raises(Busy):
             setaside.abort(place.live)
         assert setaside.status(place.live).holder.startswith("It is restore ")
+    place.restore()
+    (aside,) = place.asides()
     with closing(session.connect(server)) as connection:
-        connection.execute(marks.comment(name, fence_of(connection, name)))
+        (marked,) = [m for m in marks.find(connection) if m.name == aside]
+        switch.open_to_dump(connection, marked)
     with pytest.raises(OpsError, match="1 leftovers are still there") as caught:
         setaside.abort(server.with_database("another"))
-    assert f"{name}: closed by a switch" in caught.value.detail
-    setaside.abort(place.live)
+    assert f"{aside}: set aside, but open" in caught.value.detail
+    assert setaside.abort(place.live) == (f"closed {aside} again",)
+    assert place.opened(aside) is False
 
 
 def test_the_status_lists_newest_first_with_time_and_size(restored: Place) -> None:

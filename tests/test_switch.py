@@ -129,12 +129,11 @@ def test_the_live_name_changes_hands_and_the_old_database_stays_closed_with_a_no
     assert switch.oid_of(holding, pair.ready) is None
     assert pair.says(pair.live) == "new"
     assert pair.looks(pair.live) == ("the new one's", True)
-    looks = pair.looks(pair.aside)
-    assert looks is not None
-    mark, is_open = marks.parse(looks[0]), looks[1]
-    assert mark is not None
-    assert not is_open
-    assert (mark.kind, mark.live, mark.comment, mark.was_open) == ("aside", pair.live, COMMENT, True)
+    assert pair.looks(pair.aside) == (COMMENT, False)
+    (found,) = marks.find(holding)
+    mark = found.mark
+    assert (found.name, found.role, found.is_open) == (pair.aside, "postgres", False)
+    assert (mark.kind, mark.live, mark.name, mark.was_open) == ("aside", pair.live, pair.aside, True)
     assert (mark.backup, mark.migration_head, mark.by) == (
         "polyladder_20260105_020000",
         "0042_decks",
@@ -337,7 +336,9 @@ def test_a_database_that_was_closed_before_is_closed_again(pair: Pair, holding: 
     run(pair.server, "ALTER DATABASE %I ALLOW_CONNECTIONS false", pair.live)
     note = pair.note(holding)
     assert not note.was_open
-    switch.reopen(holding, pair.live, note)
+    holding.execute(marks.put(pair.live, note.model_copy(update={"name": pair.aside})))
+    (found,) = marks.find(holding)
+    switch.reopen(holding, found)
     assert pair.looks(pair.live) == (COMMENT, False)
 
 
@@ -375,7 +376,7 @@ def test_the_lines_that_are_printed_before_take_the_switch_back(
 ) -> None:
     run(pair.server, "COMMENT ON DATABASE %I IS %L", pair.live, comment)
     aside = f"{pair.live}_aside_20260105_020311"
-    lines = switch.by_hand(pair.live, aside, switch.comment_of(holding, pair.live))
+    lines = switch.by_hand(pair.live, aside, "postgres")
     pair.exchange(holding, pair.with_comment(holding, pair.ready, "new"), aside)
     with closing(session.connect(pair.target)), suppress(psycopg.OperationalError):  # an app that came back
         way(pair.server, lines)
@@ -383,4 +384,5 @@ def test_the_lines_that_are_printed_before_take_the_switch_back(
     assert pair.looks(pair.live) == (comment, True)
     assert pair.looks(f"{pair.live}_other_20260105_020311") == ("new", False)
     assert pair.looks(aside) is None
-    assert pair.live not in {one.database for one in leftovers.find(holding)}
+    assert pair.live not in {one.database for one in leftovers.find(holding, pair.live)}
+    assert marks.find(holding) == ()

@@ -375,9 +375,27 @@ def _make_role(connection: Connection, name: str, *, superuser: bool) -> None:
     connection.execute(comment)
 
 
+# Who makes a role, and is no superuser, is a member of it, by the server's own grant (since 16) or by what he has set.
+_AS_MADE = """
+SELECT FROM pg_catalog.pg_roles r
+WHERE r.rolname = %s AND pg_catalog.shobj_description(r.oid, 'pg_authid') = %s
+  AND NOT (r.rolcanlogin OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls)
+  AND r.rolvaliduntil IS NULL AND r.rolconnlimit = -1
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s WHERE s.setrole = r.oid AND s.setdatabase = 0)
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m
+                  WHERE m.member = r.oid OR m.roleid = r.oid AND m.member <> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
+                    AND NOT (m.grantor = 10 AND m.admin_option))
+"""
+
+
 def drop_roles(connection: Connection, names: Iterable[str]) -> None:
-    """Drop the roles that `make_roles` named; one that another proof still uses is left for that to drop."""
+    """Drop the roles that `make_roles` named; one that another proof still uses is left for that to drop.
+
+    One that somebody has taken into use since (a killed proof had left it) is not ours any more.
+    """
     with translated("could not drop the roles that were made for the proof"):
         for name in names:
+            if connection.execute(_AS_MADE, [name, _FOR_A_PROOF]).fetchone() is None:
+                continue
             with contextlib.suppress(errors.DependentObjectsStillExist):
                 connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))

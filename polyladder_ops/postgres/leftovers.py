@@ -1,7 +1,8 @@
 """What a run that died left in the cluster, found by asking the server, and put right.
 
-A copy that was being made has a sealed name whose lock nobody holds (`databases.py`). A set-aside database is closed; an
-open one was being dumped. A live database is never closed by us; older versions noted on it when they did (`marks.py`).
+A copy that was being made has a sealed name whose lock nobody holds (`databases.py`). A set-aside database is closed; if its
+mark says that we have opened it, it was being dumped. One that somebody has renamed, opened or entered since is in use, and
+left alone. A live database is never closed by us; older versions noted on it when they did (`marks.py`).
 """
 
 from __future__ import annotations
@@ -12,13 +13,11 @@ from typing import TYPE_CHECKING
 from polyladder_ops.postgres import databases, locks, marks, switch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.marks import Marked
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["Leftover", "find", "settle"]
+__all__ = ["Leftover", "fences", "find", "settle"]
 
 
 @dataclass(frozen=True)
@@ -29,28 +28,42 @@ class Leftover:
     detail: str
 
 
-def find(connection: Connection) -> tuple[Leftover, ...]:
-    """Return what dead runs left on this server; what a living run holds is none. Raise OpsError if the server fails."""
+def find(connection: Connection, live: str) -> tuple[Leftover, ...]:
+    """Return what dead runs left on this server, and fences of older versions on `live`; what a living run holds is none.
+
+    Raise OpsError if the server fails.
+    """
+    wrong = [
+        (marked, why)
+        for marked in (*marks.find(connection), *fences(connection, live))
+        if (why := _why(marked)) and not locks.holder(connection, marked.mark.live)
+    ]
     return (
         *(Leftover(name, "a half-made copy") for name in databases.abandoned(connection)),
-        *(
-            Leftover(marked.name, "half dropped" if marked.is_half_dropped else _SAID[marked.mark.kind])
-            for marked in _dead(connection, marks.find(connection))
-        ),
+        *(Leftover(marked.name, why) for marked, why in wrong),
     )
 
 
-_SAID = {"fenced": "closed by a switch that did not come to its end", "aside": "set aside, but open"}
+def fences(connection: Connection, live: str) -> tuple[Marked, ...]:
+    """Return the database `live` if a note in its comment says that an older version closed it, or set it aside before.
+
+    Its owner can write that too, and gains nothing by it that an owner can't do.
+    """
+    return tuple(m for m in marks.claims(connection) if m.name == m.mark.live == live)
 
 
-def _dead(connection: Connection, marked: Sequence[Marked]) -> list[Marked]:
-    """Return the databases that a dead run left in the wrong state."""
-    wrong = [
-        m
-        for m in marked
-        if m.mark.kind == "fenced" or m.is_open or m.name == m.mark.live or m.is_half_dropped
-    ]
-    return [m for m in wrong if not locks.holder(connection, m.mark.live)]
+_HALF = "half dropped"
+
+
+def _why(marked: Marked) -> str:
+    """Return how a dead run left a database, empty if it is as it should be or somebody's."""
+    if marked.is_half_dropped and not marked.is_claim:
+        return _HALF
+    if marked.mark.kind == "fenced":
+        return "closed by a switch that did not come to its end"
+    if marked.name == marked.mark.live:
+        return "renamed back by hand, and still marked"
+    return "set aside, but open" if marked.is_open and not marked.use else ""
 
 
 def settle(connection: Connection, server: Target, live: str) -> tuple[str, ...]:
@@ -61,17 +74,17 @@ def settle(connection: Connection, server: Target, live: str) -> tuple[str, ...]
     """
     locks.check(connection, live)
     done = []
-    for marked in marks.find(connection):
-        if marked.mark.live != live:
+    for marked in (*marks.find(connection), *fences(connection, live)):
+        if marked.mark.live != live or not (why := _why(marked)):
             continue
-        if marked.mark.kind == "fenced" or marked.name == live:  # the latter was renamed back by hand
-            switch.reopen(connection, marked.name, marked.mark)
-            done.append(f"opened {marked.name} again")
-        elif marked.is_half_dropped:  # nobody can enter, open or close such a one any more
+        if why == _HALF:  # nobody can enter, open or close such a one any more
             databases.drop(server, marked.name)
             done.append(f"dropped the rest of {marked.name}")
-        elif marked.is_open:
-            switch.close(connection, marked.name)
+        elif marked.name == live:  # closed by an older version, or renamed back by hand
+            switch.reopen(connection, marked)
+            done.append(f"opened {marked.name} again")
+        else:
+            switch.close_again(connection, marked)
             done.append(f"closed {marked.name} again")
     done += [f"dropped the half-made copy {name}" for name in databases.drop_abandoned(server)]
     return tuple(done)

@@ -1,11 +1,16 @@
 """What a restore notes in the cluster itself, so that whoever comes next can ask the server what is true.
 
-A note is the comment of a database, since comments change in the same transaction as names do. The comment that the
-database had is kept inside and comes back when the note goes.
+A mark is a setting of our own role in the database that is set aside. Who owns that database can't write, change or take
+it off; it keeps to the database whatever that is called, changes in the same transaction as names do, and goes with it. So it
+is believed, but only on our own role or on a superuser's: any role may mark any database for itself.
+
+Older versions wrote a note into the database's comment, which its owner can write too. What only such a note says is a
+claim: shown, and acted on only for a database that a person has named.
 """
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -16,11 +21,29 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from polyladder_ops.postgres.session import translated
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["NAME_BYTES", "Mark", "Marked", "comment", "find", "inner", "name_aside", "parse"]
+__all__ = [
+    "NAME_BYTES",
+    "Mark",
+    "Marked",
+    "claims",
+    "comment",
+    "find",
+    "inner",
+    "is_mark",
+    "name_aside",
+    "own_setting",
+    "parse",
+    "put",
+    "take_off",
+]
 
 _PREFIX = "polyladder-ops "
+_SETTING = "application_name"
+_VALUE = "polyladder-ops mark: "
 NAME_BYTES = 63
 """NAMEDATALEN - 1: the server cuts a longer name in silence, perhaps to that of another database."""
 
@@ -28,9 +51,9 @@ NAME_BYTES = 63
 class Mark(BaseModel):
     """Why a database is closed: it is `aside` since a switch; or `fenced` for one, as older versions of this program did.
 
-    `live` is the name that it answers to or answered to; `backup` what took its place; `migration_head` its
-    newest migration then; `comment` the database's own comment, `was_open` whether it took sessions before. `oid` is the
-    database's own: a dump carries comments, and what it is restored to is another database.
+    `live` is the name that it answered to, `name` the one that it was given then; `backup` what took its place; `migration_head`
+    its newest migration then; `was_open` whether it took sessions before; `is_dumped` that we have opened it, to dump it. `own`
+    is what our role had set in its place. `comment` and `oid` are older versions': the database's own comment and itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -44,15 +67,26 @@ class Mark(BaseModel):
     comment: str = ""
     was_open: bool = True
     oid: int | None = None
+    name: str = ""
+    is_dumped: bool = False
+    own: str | None = None
 
     @property
     def text(self) -> str:
-        """The comment that says so."""
+        """The comment in which older versions said so."""
         return _PREFIX + self.model_dump_json()
+
+    @property
+    def setting(self) -> str:
+        """The value of the setting that says so; ASCII alone, as the server keeps no other in it for sure."""
+        return _VALUE + json.dumps(self.model_dump(mode="json"))
 
 
 class Marked(BaseModel):
-    """A database with a note of ours; sizes that we may not ask for are None."""
+    """A database with a mark of ours on this role, or with an older version's note (`role` is empty then).
+
+    Sizes that we may not ask for are None; `others` are those who are in it, our own sessions left out.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -61,15 +95,38 @@ class Marked(BaseModel):
     is_open: bool
     size_bytes: int | None
     mark: Mark
+    role: str = ""
+    owner: str = ""
+    others: int = 0
     is_half_dropped: bool = False
+
+    @property
+    def is_claim(self) -> bool:
+        """Whether only a comment says so, which the database's owner can write."""
+        return not self.role
+
+    @property
+    def use(self) -> str:
+        """What somebody has done to it since, who has taken it into use; empty if it is as we left it, or live again."""
+        if self.is_claim or self.is_half_dropped or self.name == self.mark.live:
+            return ""
+        if self.name != self.mark.name:
+            return "renamed"
+        if self.is_open and not self.mark.is_dumped:
+            return "opened"
+        return "entered" if self.others and self.is_open else ""
 
 
 def parse(text: str) -> Mark | None:
     """Return the note that a comment is, None if it is somebody else's comment."""
-    if not text.startswith(_PREFIX):
+    return _read(text, _PREFIX)
+
+
+def _read(text: str, prefix: str) -> Mark | None:
+    if not text.startswith(prefix):
         return None
     try:
-        return Mark.model_validate_json(text.removeprefix(_PREFIX))
+        return Mark.model_validate_json(text.removeprefix(prefix))
     except pydantic.ValidationError:
         return None
 
@@ -80,11 +137,36 @@ def inner(text: str) -> str:
     return text if mark is None else mark.comment
 
 
-_MARKED = """
-SELECT d.datname, d.oid::int8, d.datallowconn,
+def is_mark(name: str, value: str) -> bool:
+    """Whether a setting of a role in a database is a mark of ours."""
+    return name == _SETTING and _read(value, _VALUE) is not None
+
+
+def own_setting(value: str) -> str | None:
+    """Return what a role had set for itself where it now has a mark."""
+    mark = _read(value, _VALUE)
+    return value if mark is None else mark.own
+
+
+_DATABASE = """
+d.datname, d.oid::int8, d.datallowconn,
        CASE WHEN pg_catalog.has_database_privilege(d.oid, 'CONNECT') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')
             THEN pg_catalog.pg_database_size(d.oid) END,
-       pg_catalog.shobj_description(d.oid, 'pg_database'), d.datconnlimit = -2
+       pg_catalog.pg_get_userbyid(d.datdba)::text,
+       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid AND a.usesysid IS NOT NULL
+        AND NOT (a.usename = current_user AND pg_catalog.starts_with(coalesce(a.application_name, ''), 'polyladder-ops'))),
+       d.datconnlimit = -2"""
+_MARKED = f"""
+SELECT {_DATABASE}, r.rolname::text, pg_catalog.substr(c.item, pg_catalog.length(%s) + 1)
+FROM pg_catalog.pg_db_role_setting s
+JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
+JOIN pg_catalog.pg_roles r ON r.oid = s.setrole AND (r.rolsuper OR r.rolname = current_user)
+CROSS JOIN pg_catalog.unnest(s.setconfig) c (item)
+WHERE pg_catalog.starts_with(c.item, %s)
+ORDER BY d.datname, r.rolname = current_user DESC, r.rolname
+"""
+_CLAIMED = f"""
+SELECT {_DATABASE}, ''::text, pg_catalog.shobj_description(d.oid, 'pg_database')
 FROM pg_catalog.pg_database d
 WHERE pg_catalog.starts_with(pg_catalog.shobj_description(d.oid, 'pg_database'), %s)
 ORDER BY d.datname
@@ -92,14 +174,47 @@ ORDER BY d.datname
 
 
 def find(connection: Connection) -> tuple[Marked, ...]:
-    """Return the databases of this server that carry a note of their own, ordered by name. Raise OpsError if the server fails."""
+    """Return the databases of this server that carry a mark of ours, ordered by name. Raise OpsError if the server fails."""
     with translated("could not look for set-aside databases"):
-        rows = connection.execute(_MARKED, [_PREFIX]).fetchall()
-    return tuple(
-        Marked(name=name, oid=oid, is_open=is_open, size_bytes=size, mark=mark, is_half_dropped=half)
-        for name, oid, is_open, size, text, half in rows
-        if (mark := parse(text)) is not None and mark.oid in (None, oid)
-    )
+        rows = connection.execute(_MARKED.encode(), [f"{_SETTING}=", f"{_SETTING}={_VALUE}"]).fetchall()
+    found: dict[int, Marked] = {}
+    for marked in _marked(rows, _VALUE):
+        found.setdefault(marked.oid, marked)
+    return tuple(found.values())
+
+
+def claims(connection: Connection) -> tuple[Marked, ...]:
+    """Return the databases of which only an older version's note says what they are. Raise OpsError if the server fails."""
+    known = {marked.oid for marked in find(connection)}
+    with translated("could not look for set-aside databases"):
+        rows = connection.execute(_CLAIMED.encode(), [_PREFIX]).fetchall()
+    return tuple(m for m in _marked(rows, _PREFIX) if m.mark.oid in (None, m.oid) and m.oid not in known)
+
+
+def _marked(rows: list[tuple[object, ...]], prefix: str) -> Iterator[Marked]:
+    words = ("name", "oid", "is_open", "size_bytes", "owner", "others", "is_half_dropped", "role")
+    for *fields, text in rows:
+        if mark := _read(str(text), prefix):
+            yield Marked.model_validate({**dict(zip(words, fields, strict=True)), "mark": mark})
+
+
+def put(name: str, mark: Mark, role: str = "") -> sql.Composed:
+    """Return the statement that marks a database, on our own role or the one that has the mark already."""
+    who = sql.Identifier(role) if role else sql.SQL("CURRENT_USER")
+    return _setting(who, name, mark.setting)
+
+
+def take_off(marked: Marked, name: str) -> sql.Composed:
+    """Return the statement that takes mark or note off a database, which has this name by then; what it hid comes back."""
+    if marked.is_claim:
+        return comment(name, marked.mark.comment)
+    return _setting(sql.Identifier(marked.role), name, marked.mark.own)
+
+
+def _setting(who: sql.Composable, name: str, value: str | None) -> sql.Composed:
+    change = sql.SQL("RESET {}") if value is None else sql.SQL("SET {} = {}")
+    what = change.format(*(sql.Identifier(_SETTING), sql.Literal(value))[: 1 if value is None else 2])
+    return sql.SQL("ALTER ROLE {} IN DATABASE {} {}").format(who, sql.Identifier(name), what)
 
 
 def comment(name: str, text: str) -> sql.Composed:

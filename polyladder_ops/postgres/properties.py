@@ -68,9 +68,18 @@ def read(connection: psycopg.Connection[Any], database: str | None = None) -> Da
     for name, is_current, *row in queries.rows(connection, queries.load("properties.sql")):
         if name == database or (database is None and is_current):
             *plain, acl, comment, settings, labels = row
-            fields = [*plain, grants.canonical(acl), marks.inner(comment), _pairs(settings), _pairs(labels)]
+            own = tuple(_without_mark(_pairs(settings)))
+            fields = [*plain, grants.canonical(acl), marks.inner(comment), own, _pairs(labels)]
             return DatabaseProperties(*fields)
     raise OpsError(f"there is no database {database!r} on this server", hint="List them with `psql -l`.")
+
+
+def _without_mark(settings: tuple[Any, ...]) -> Iterator[tuple[str, str, str]]:
+    """Yield the settings (role, name, value) without a mark of ours, which belongs to one database only."""
+    for role, name, value in settings:
+        own = marks.own_setting(value) if marks.is_mark(name, value) else value
+        if own is not None:
+            yield role, name, own
 
 
 def roles(connection: psycopg.Connection[Any]) -> tuple[Role, ...]:

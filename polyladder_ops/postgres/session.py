@@ -340,7 +340,8 @@ def hint_for(error: psycopg.Error) -> str:
         "Connection refused": "Start the server, or the tunnel to it; check host and port.",
         "could not translate host name": "Check the host; in a URL an @ in the password is written %40.",
         "failed to resolve host": "Check the host; in a URL an @ in the password is written %40.",
-        "not currently accepting connections": "If a restore died here, run `invoke restore.abort`: it opens it again.",
+        "not currently accepting connections": "If it was set aside, `invoke restore.status` shows how to look into it; if a restore"
+        " died here, `invoke restore.abort` opens it again.",
         "FATAL:  database": "List the names with `psql -l`, or check the URL.",
         "max_locks_per_transaction": "Raise max_locks_per_transaction on the server and restart it.",
         "No space left": "Free space on the server's disk.",

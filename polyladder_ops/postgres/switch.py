@@ -1,6 +1,6 @@
 """The switch: one name goes from one database to another in a blink, or nothing happens.
 
-All of it stands in one transaction: both renames, the note on the old database and its closing, the new one's properties
+All of it stands in one transaction: both renames, the mark on the old database and its closing, the new one's properties
 and its opening. The first rename is the fence: it takes the lock of the live database, for which every new session waits,
 while another connection ends those that are there (`ending.py`). Nothing of it is committed before the end, so that
 whatever dies when, the server itself takes it back, and one complete database has the live name. A session of ours that
@@ -27,7 +27,7 @@ from polyladder_ops.postgres.session import connect, given_up_after, translated
 
 if TYPE_CHECKING:
     from polyladder_ops.postgres.conninfo import Target
-    from polyladder_ops.postgres.marks import Mark
+    from polyladder_ops.postgres.marks import Mark, Marked
     from polyladder_ops.postgres.session import Connection
 
 __all__ = [
@@ -35,14 +35,17 @@ __all__ = [
     "Switched",
     "by_hand",
     "close",
+    "close_again",
     "comment_of",
     "exchange",
     "let_in",
     "names",
     "note_of",
     "oid_of",
+    "open_to_dump",
     "publish",
     "reopen",
+    "to_look_into",
 ]
 
 _TRIES = 4
@@ -108,7 +111,7 @@ def comment_of(connection: Connection, name: str) -> str:
 
 
 def note_of(connection: Connection, live: str, by: str, backup: str, migration_head: str | None) -> Mark:
-    """Return the note for this database once it is set aside, with what has to come back if it is live again."""
+    """Return the mark for this database once it is set aside, with what has to come back if it is live again."""
     found = _state(connection, live)
     if found is None:
         raise OpsError(f"there is no database {live} any more", hint="Look with `invoke restore.status`.")
@@ -119,40 +122,61 @@ def note_of(connection: Connection, live: str, by: str, backup: str, migration_h
         by=by,
         backup=backup,
         migration_head=migration_head,
-        comment=found.comment,
         was_open=found.is_open,
         oid=found.oid,
+        own=found.own,
     )
 
 
 @dataclass(frozen=True)
 class _State:
-    """A database's own comment, whether it takes sessions, and the server's clock, by which backups are dated too."""
+    """A database's own comment, whether it takes sessions, what our role has set there where a mark goes, the server's clock."""
 
     comment: str
     is_open: bool
     oid: int
     at: datetime
+    own: str | None
 
 
 def _state(connection: Connection, name: str) -> _State | None:
-    row = connection.execute(
-        "SELECT coalesce(pg_catalog.shobj_description(oid, 'pg_database'), ''), datallowconn, oid::int8,"
-        " pg_catalog.clock_timestamp() FROM pg_catalog.pg_database WHERE datname = %s",
-        [name],
-    ).fetchone()
-    return None if row is None else _State(marks.inner(row[0]), *row[1:])
+    row = connection.execute(_STATE, [name]).fetchone()
+    if row is None:
+        return None
+    comment, is_open, oid, at, setting = row
+    own = setting and marks.own_setting(setting.partition("=")[2])
+    return _State(marks.inner(comment), is_open, oid, at, own)
 
 
-def by_hand(live: str, aside: str, comment: str) -> tuple[str, ...]:
-    """Return the SQL lines that take a switch back by hand, for psql in the maintenance database."""
+_STATE = """
+SELECT coalesce(pg_catalog.shobj_description(d.oid, 'pg_database'), ''), d.datallowconn, d.oid::int8, pg_catalog.clock_timestamp(),
+       (SELECT c.item FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+        CROSS JOIN pg_catalog.unnest(s.setconfig) c (item)
+        WHERE s.setdatabase = d.oid AND r.rolname = current_user AND pg_catalog.starts_with(c.item, 'application_name='))
+FROM pg_catalog.pg_database d WHERE d.datname = %s
+"""
+
+
+def by_hand(live: str, aside: str, role: str) -> tuple[str, ...]:
+    """Return the SQL lines that take a switch by this role back by hand, for psql in the maintenance database."""
     old, new, other = map(printable.identifier, (aside, live, aside.replace("_aside_", "_other_")))
     return (
         f"ALTER DATABASE {new} ALLOW_CONNECTIONS false;",
         f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {printable.literal(live)};",
         f"BEGIN; ALTER DATABASE {new} RENAME TO {other}; ALTER DATABASE {old} RENAME TO {new}; COMMIT;",
-        f"COMMENT ON DATABASE {new} IS {printable.literal(comment)};",
+        f"ALTER ROLE {printable.identifier(role)} IN DATABASE {new} RESET application_name;",
         f"ALTER DATABASE {new} ALLOW_CONNECTIONS true;",
+    )
+
+
+def to_look_into(maintenance: str, aside: str) -> tuple[str, ...]:
+    """Return the lines that open a set-aside database to be looked into in psql, and close it again."""
+    name = printable.identifier(aside)
+    return (
+        f"psql -d {maintenance}",
+        f"ALTER DATABASE {name} ALLOW_CONNECTIONS true;",
+        f"\\connect {name}",
+        f"ALTER DATABASE {name} ALLOW_CONNECTIONS false;",
     )
 
 
@@ -174,7 +198,7 @@ def publish(connection: Connection, live: str, ready: Ready) -> Switched:
 
 
 def exchange(connection: Connection, server: Target, ready: Ready, note: Mark, aside: str) -> Switched:
-    """Give the live name to the database `ready`, and the name `aside` to the one that had it, closed and with this note.
+    """Give the live name to the database `ready`, and the name `aside` to the one that had it, closed and with this mark.
 
     Sessions on both are ended, through another connection to the server; who connects meanwhile waits. Raise Refused if
     sessions don't end: then the old one is live and open as before. Raise OpsError or psycopg.Error if the server fails:
@@ -213,7 +237,7 @@ def _exchanged(connection: Connection, other: Connection, ready: Ready, note: Ma
         with connection.pipeline():
             _rename(connection, ready.name, live)
             _allow(connection, aside, yes=False)
-            connection.execute(marks.comment(aside, note.text))
+            connection.execute(marks.put(aside, note.model_copy(update={"name": aside})))
             _allow(connection, live, yes=True)
         _is_still(connection, live, ready.oid)
         ready.after(connection, live)
@@ -270,14 +294,15 @@ def _sessions(connection: Connection, name: str) -> list[str]:
     ]
 
 
-def reopen(connection: Connection, name: str, mark: Mark) -> None:
-    """Take a note of ours off a live database, and open it if it was. Raise OpsError if the server refuses.
+def reopen(connection: Connection, marked: Marked) -> None:
+    """Take mark or note off a live database, and open it if it was. Raise OpsError if the server refuses.
 
     Older versions closed it before a switch, and somebody may have renamed it back by hand.
     """
+    name = marked.name
     with translated(f"could not open {name} again"), connection.transaction():
-        connection.execute(marks.comment(name, mark.comment))
-        _allow(connection, name, yes=mark.was_open)
+        connection.execute(marks.take_off(marked, name))
+        _allow(connection, name, yes=marked.is_open or marked.mark.was_open)
 
 
 def close(connection: Connection, name: str) -> None:
@@ -290,6 +315,28 @@ def let_in(connection: Connection, name: str) -> None:
     """Let sessions into a database again, whatever is noted of it. Raise OpsError if the server refuses."""
     with translated(f"could not open {name}"):
         _allow(connection, name, yes=True)
+
+
+def open_to_dump(connection: Connection, marked: Marked) -> None:
+    """Let sessions into a set-aside database, and note that it was us; so an older version's gets a mark, too.
+
+    Whoever finds it open knows then that nobody has taken it into use. Raise OpsError if the server refuses.
+    """
+    _dumped(connection, marked, yes=True)
+
+
+def close_again(connection: Connection, marked: Marked) -> None:
+    """Let no new session into a set-aside database that was open to be dumped. Raise OpsError if the server refuses."""
+    _dumped(connection, marked, yes=False)
+
+
+def _dumped(connection: Connection, marked: Marked, *, yes: bool) -> None:
+    mark = marked.mark.model_copy(update={"is_dumped": yes, "name": marked.name})
+    with translated(f"could not {'open' if yes else 'close'} {marked.name}"), connection.transaction():
+        connection.execute(marks.put(marked.name, mark, marked.role))
+        if marked.is_claim:
+            connection.execute(marks.comment(marked.name, mark.comment))
+        _allow(connection, marked.name, yes=yes)
 
 
 def _allow(connection: Connection, name: str, *, yes: bool) -> None:

@@ -203,7 +203,7 @@ class Stage:
         self.holds(self.backup.manifest.contents)
         connection = self.asking
         (aside,) = [m for m in self.marked(connection) if m.oid == self.old]
-        assert aside.mark.comment == COMMENT
+        assert switch.comment_of(connection, aside.name) == COMMENT
         switch.let_in(connection, aside.name)
         self.holds(self.before, aside.name)
         switch.close(connection, aside.name)

@@ -223,7 +223,7 @@ class Pair:
             aside.name,
         )
         switch.close(connection, aside.name)
-        assert aside.mark.comment == COMMENT
+        assert switch.comment_of(connection, aside.name) == COMMENT
         return was != self.live
 
 
