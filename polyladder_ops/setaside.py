@@ -336,8 +336,7 @@ def discard(
             say(f"backing up {aside.name} first")
             kept = _keep(connection, chosen.server, aside, site, options)
         locks.check(connection, chosen.live.database)
-        if switch.oid_of(connection, aside.name) != aside.oid:
-            raise OpsError(f"{aside.name} is another database now", hint="Look with `invoke restore.status`.")
+        expect_unused(connection, aside)
         _drop(connection, chosen.server, aside)
     return aside, kept
 
@@ -421,11 +420,11 @@ def _opened(connection: Connection, aside: Marked) -> Iterator[None]:
     def close() -> None:
         with session.translated(f"could not close {aside.name}"):
             if switch.oid_of(connection, aside.name) == aside.oid:
-                switch.close(connection, aside.name)
+                switch.close_again(connection, aside)
 
     with standing(f"If {aside.name} is still there, it may take sessions"):
         try:
-            switch.let_in(connection, aside.name)
+            switch.open_to_dump(connection, aside)
             yield
         except BaseException as error:
             undo_after(error, aside.name, close, words=("closing", "closed", "open"))

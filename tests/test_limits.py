@@ -2,7 +2,7 @@
 
 The others have theirs: `test_inplace_rights` and `test_login` (whose rights rows have where no login loads), `test_alone` (who
 gets into a copy, who asks the checks), `test_strangers` (who holds the lock), `test_calls` (operators without a name),
-`test_not_included` (what pg_dump passes over), `test_whose_code` (sequences).
+`test_not_included` (what pg_dump passes over), `test_whose_code` (sequences), `test_marks` (who can write a mark).
 """
 
 from __future__ import annotations

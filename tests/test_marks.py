@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg import errors
 
 from polyladder_ops.postgres import marks, properties, session, switch
 from polyladder_ops.postgres.marks import Mark
@@ -204,6 +205,26 @@ def test_a_mark_is_believed_on_our_own_role_and_on_a_superusers_only(
                 connection.execute("ALTER ROLE CURRENT_USER IN DATABASE marked RESET ALL")
         assert believers == {"mal": ["mal"], "ops": ["ops"], "postgres": ["mal", "ops", "postgres"]}
         run(target, "DROP DATABASE %I", "marked")
+
+
+@pytest.mark.parametrize("major", majors.SERVERS)
+def test_on_15_and_older_who_has_createrole_writes_the_mark_of_a_role_that_is_no_superuser(
+    major: int, need: Callable[[object, str], None]
+) -> None:
+    """README names that among its limits."""
+    need(majors.programs(major), f"PostgreSQL {major} (python -m tests.majors)")
+    with majors.running(major) as target:
+        for name, rights in (("ours", ""), ("mal", "CREATEROLE")):
+            run(target, f"CREATE ROLE %I LOGIN {rights} PASSWORD 'x'", name)
+        mal = target.of(**{**target.parameters, "user": "mal", "password": "x"})
+        with closing(session.connect(mal)) as connection:
+            with pytest.raises(errors.InsufficientPrivilege):
+                connection.execute(marks.put("postgres", MARK, "postgres"))
+            if major < 16:
+                connection.execute(marks.put("postgres", MARK, "ours"))
+            else:
+                with pytest.raises(errors.InsufficientPrivilege):
+                    connection.execute(marks.put("postgres", MARK, "ours"))
 
 
 def test_who_may_not_ask_for_a_size_gets_the_note_without_it(server: Server, database: Target) -> None:
