@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING
 
 from polyladder_ops import backups, catalog, verification
 from polyladder_ops.errors import Mismatch, OpsError, Refused
-from polyladder_ops.interrupts import cleaning, held
 from polyladder_ops.portable import by_whom
 from polyladder_ops.postgres import (
-    databases,
     facts,
     inventory,
     leftovers,
@@ -31,7 +29,6 @@ from polyladder_ops.postgres.proof import differences, read_back
 from polyladder_ops.postgres.proof.differences import Difference
 from polyladder_ops.postgres.switch import Ready
 from polyladder_ops.settling import after_switch, settled
-from polyladder_ops.undoing import at_work, standing, undo_after
 
 if TYPE_CHECKING:
     from polyladder_ops.backups import Options
@@ -45,7 +42,22 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.switch import Switched
     from polyladder_ops.site import Site
 
-__all__ = ["Status", "Undoing", "abort", "aside_site", "back_up", "discard", "status", "undo"]
+__all__ = [
+    "Chosen",
+    "Status",
+    "Undoing",
+    "abort",
+    "aside_site",
+    "back_up",
+    "expect_unused",
+    "locked",
+    "pick",
+    "refuse_unverifiable",
+    "status",
+    "take",
+    "undo",
+    "verified",
+]
 
 Say = Callable[[str], None]
 
@@ -88,7 +100,7 @@ def _asides(connection: Connection) -> tuple[Marked, ...]:
 
 
 @contextmanager
-def _locked(target: Target, name: str, doing: str, say: Say, *, look_only: bool = False) -> Iterator[_Chosen]:
+def locked(target: Target, name: str, doing: str, say: Say, *, look_only: bool = False) -> Iterator[Chosen]:
     """Within the block the set-aside database that is meant, and the lock of the name that it had.
 
     What a dead run left is put right first, unless we are here to look only.
@@ -101,11 +113,11 @@ def _locked(target: Target, name: str, doing: str, say: Say, *, look_only: bool 
             say(sentence)
         aside = pick([m for m in _asides(connection) if m.mark.live == live], name, live)
         _expect_rights(connection, aside)
-        yield _Chosen(connection, server, server.with_database(live), aside)
+        yield Chosen(connection, server, server.with_database(live), aside)
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class Chosen:
     """A set-aside database, the name that it had, and the session that holds the lock of that name."""
 
     connection: Connection
@@ -159,7 +171,7 @@ def undo(
     Refused if migrations were made since that it has not seen (`--accept=migrations` lets that through), or if sessions
     don't end.
     """
-    with _locked(target, name, "undo", say, look_only=look_only) as chosen:
+    with locked(target, name, "undo", say, look_only=look_only) as chosen:
         connection, live, aside = chosen.connection, chosen.live, chosen.aside
         now = facts.read_live(live)
         behind = _older_release(aside, now.migration_head)
@@ -180,7 +192,7 @@ def undo(
     return switched, (*((f"migrations: {behind}",) if behind else ()), *left)
 
 
-def _bring_back(chosen: _Chosen, migration_head: str | None) -> Switched:
+def _bring_back(chosen: Chosen, migration_head: str | None) -> Switched:
     connection, live, aside = chosen.connection, chosen.live.database, chosen.aside
 
     def take_note_off(connection: Connection, name: str) -> None:
@@ -312,88 +324,25 @@ def aside_site(site: str) -> str:
     return f"{site}-aside"
 
 
-def discard(
-    target: Target,
-    name: str,
-    *,
-    site: Site,
-    options: Options,
-    without_backup: bool,
-    say: Say,
-    confirm: Callable[[Marked, Backup | None], None],
-    look_only: bool = False,
-) -> tuple[Marked, Backup | None]:
-    """Drop a set-aside database for good, after a verified backup of it exists; one is taken if there is none yet.
-
-    Return it and its backup. Raise OpsError if there is no such database or it can't be dumped (a corrupt page): it stays then. Raise Mismatch
-    if its backup does not verify.
-    """
-    with _locked(target, name, "discard", say, look_only=look_only) as chosen:
-        connection, aside = chosen.connection, chosen.aside
-        kept = None if without_backup else _kept(aside, connection, site)
-        confirm(aside, kept)
-        if not without_backup and kept is None:
-            say(f"backing up {aside.name} first")
-            kept = _keep(connection, chosen.server, aside, site, options)
-        locks.check(connection, chosen.live.database)
-        expect_unused(connection, aside)
-        _drop(connection, chosen.server, aside)
-    return aside, kept
-
-
-def _drop(connection: Connection, server: Target, aside: Marked) -> None:
-    # To drop its subscriptions, if any, one must enter it. A DROP DATABASE that is cancelled leaves half a database.
-    with (
-        _opened(connection, aside),
-        cleaning(limited=False),
-        standing(f"The server is dropping {aside.name}"),
-    ):
-        databases.drop(server, aside.name)
-    if switch.oid_of(connection, aside.name) is not None:
-        raise OpsError(f"{aside.name} is still there", hint="Look with `invoke restore.status`.")
-
-
-def _kept(aside: Marked, connection: Connection, site: Site) -> Backup | None:
-    """Return a verified backup of exactly this database, taken since it was set aside."""
-    system = session.identify(connection).system_identifier
-    for backup in catalog.scan(site.folder, aside_site(site.name)).opened():
-        source = backup.manifest.source
-        # By its name too: an overwriting restore leaves a backup of the same database from when it was live.
-        is_it = (source.system_identifier, source.database_oid, source.database) == (
-            system,
-            aside.oid,
-            aside.name,
-        )
-        if is_it and backup.verified and backup.taken_at > aside.mark.at:
-            return backup
-    return None
-
-
-def _keep(connection: Connection, server: Target, aside: Marked, site: Site, options: Options) -> Backup:
-    """Return a verified backup of a set-aside database, which is open only while it is dumped."""
-    _refuse_unverifiable(site, options)
-    with _opened(connection, aside):
-        made = _take(server.with_database(aside.name), site, options)
-    return _verified(made, site)
-
-
 def back_up(live: Target, site: Site, options: Options) -> Backup:
     """Return a verified backup of a database that is about to be overwritten; it belongs to the site `<site>-aside`.
 
     Raise Refused if it would be encrypted and no key is here to verify it, OpsError if it can't be dumped, Mismatch if
     what was dumped does not verify.
     """
-    _refuse_unverifiable(site, options)
-    return _verified(_take(live, site, options), site)
+    refuse_unverifiable(site, options)
+    return verified(take(live, site, options), site)
 
 
-def _take(target: Target, site: Site, options: Options) -> Backup:
+def take(target: Target, site: Site, options: Options) -> Backup:
+    """Return a backup of this database for the site `<site>-aside`. Raise OpsError if it can't be dumped."""
     return backups.take(
         target, site.folder, site=aside_site(site.name), private=site.private, options=options
     )
 
 
-def _refuse_unverifiable(site: Site, options: Options) -> None:
+def refuse_unverifiable(site: Site, options: Options) -> None:
+    """Return if a backup could be verified here. Raise Refused if it would be encrypted and no key is set."""
     if options.recipients and not site.settings.backup_age_identity_file:
         raise Refused(
             "a backup of what is there now could not be verified here",
@@ -402,7 +351,8 @@ def _refuse_unverifiable(site: Site, options: Options) -> None:
         )
 
 
-def _verified(made: Backup, site: Site) -> Backup:
+def verified(made: Backup, site: Site) -> Backup:
+    """Return the backup if its stored bytes are what was dumped. Raise Mismatch if not."""
     verdict = verification.verify_stored(made, site.keys(encrypted=made.manifest.encrypted))
     if not verdict.passed:
         raise Mismatch(
@@ -411,24 +361,3 @@ def _verified(made: Backup, site: Site) -> Backup:
             hint="Check the disk under BACKUP_DIR, then try again.",
         )
     return made
-
-
-@contextmanager
-def _opened(connection: Connection, aside: Marked) -> Iterator[None]:
-    """Within the block the set-aside database takes sessions; if it is still there afterwards, it takes none."""
-
-    def close() -> None:
-        with session.translated(f"could not close {aside.name}"):
-            if switch.oid_of(connection, aside.name) == aside.oid:
-                switch.close_again(connection, aside)
-
-    with standing(f"If {aside.name} is still there, it may take sessions"):
-        try:
-            switch.open_to_dump(connection, aside)
-            yield
-        except BaseException as error:
-            undo_after(error, aside.name, close, words=("closing", "closed", "open"))
-            raise
-        with at_work(f"closing {aside.name}"):
-            close()
-    held()

@@ -17,6 +17,7 @@ from polyladder_ops.errors import Mismatch, OpsError, Refused
 from polyladder_ops.postgres import databases, locks, marks, session, switch
 from polyladder_ops.postgres.locks import Busy
 from polyladder_ops.records import Record, append
+from polyladder_ops.restore import discard
 from polyladder_ops.site import Site
 from tests.conftest import numbers, run
 
@@ -66,7 +67,7 @@ class Place:
     def discard(
         self, name: str = "", *, without_backup: bool = False, confirm: Callable[..., None] | None = None, **options: Any
     ) -> tuple[Marked, Backup | None]:  # fmt: skip
-        return setaside.discard(
+        return discard.discard(
             self.live,
             name,
             site=self.site,

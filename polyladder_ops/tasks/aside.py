@@ -168,7 +168,8 @@ def discard(
         invoke restore.discard
         invoke restore.discard --database=polyladder_aside_20260105_020311 --without-backup --force
     """
-    from polyladder_ops import backups, setaside
+    from polyladder_ops import backups
+    from polyladder_ops.restore import discard as discarding
 
     place = open_site(c, site)
 
@@ -184,7 +185,7 @@ def discard(
     finish = "it closes what is open. A folder is swept by the next `invoke backup`."
     try:
         with _stoppable(site, finish):
-            dropped, kept = setaside.discard(
+            dropped, kept = discarding.discard(
                 place.target(),
                 database,
                 site=place,

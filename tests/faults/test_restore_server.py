@@ -20,6 +20,7 @@ from polyladder_ops.postgres import databases, marks, switch
 from polyladder_ops.postgres.lexer import DumpError
 from polyladder_ops.postgres.refusals import LoadError
 from polyladder_ops.postgres.session import connect
+from polyladder_ops.restore import discard as discarding
 from polyladder_ops.restore import watch
 from polyladder_ops.sandbox import server as servers
 from tests.faults.places import CANARY, Place, ask, login, say, with_other
@@ -277,7 +278,7 @@ def names_of(on_stage: Stage) -> frozenset[str]:
 
 
 def discard(on_stage: Stage, *, without_backup: bool) -> None:
-    setaside.discard(
+    discarding.discard(
         on_stage.target,
         "",
         site=on_stage.site,
