@@ -10,44 +10,40 @@ import getpass
 import os
 import platform
 import re
+import secrets
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from polyladder_ops.errors import OpsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = [
     "Account",
-    "Usage",
     "acting_as",
     "by_whom",
     "clean_environment",
-    "cpu_seconds",
     "end",
     "give_to",
+    "in_use",
     "is_alive",
+    "is_in_use",
     "is_ours",
     "is_reachable",
     "is_readable",
     "is_root",
-    "load_average",
     "make_private_directory",
-    "measured",
+    "name_socket_folder",
     "owner",
-    "peak_bytes",
     "runs",
-    "socket_folder",
     "start",
     "sync_directory",
-    "sync_disks",
     "system_account",
     "widen",
     "write_private",
@@ -137,101 +133,6 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
             os.killpg(process.pid, number)
 
 
-@dataclass(frozen=True)
-class Usage:
-    """What a program and the children that it waited for took; None where the system does not tell (Windows).
-
-    `seconds` by the clock on the wall, `cpu_seconds` of all of them together, `peak_bytes` of memory of the largest one.
-    """
-
-    returncode: int
-    seconds: float
-    cpu_seconds: float | None = None
-    peak_bytes: int | None = None
-
-
-# A small process between us and the program: Linux counts the memory of whoever starts a program as the program's own
-# peak. It outlives SIGTERM, so that `end` waits for the program itself to clean up.
-_LAUNCHER = """
-import os, signal, sys, time
-teller = int(sys.argv[1])
-os.set_inheritable(teller, False)
-begun = time.perf_counter()
-child = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ])
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-_, status, used = os.wait4(child, 0)
-seconds = time.perf_counter() - begun
-numbers = os.waitstatus_to_exitcode(status), seconds, used.ru_utime + used.ru_stime, used.ru_maxrss
-os.write(teller, " ".join(map(str, numbers)).encode())
-"""
-
-
-def measured(argv: Sequence[str], *, env: Mapping[str, str], **pipes: Any) -> Usage:
-    """Run a program to its end, in a group of its own, and return what it took, whatever its exit code.
-
-    Raise OpsError if it can't be started.
-    """
-    if sys.platform == "win32":
-        begun = time.perf_counter()
-        process = start(argv, env=env, **pipes)
-        try:
-            code = process.wait()
-        finally:
-            end(process)
-        return Usage(code, time.perf_counter() - begun)
-    reader, teller = os.pipe()
-    with os.fdopen(reader, encoding="ascii") as told:
-        try:
-            launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(teller), *argv]
-            process = start(launcher, env=env, pass_fds=(teller,), **pipes)
-        finally:
-            os.close(teller)
-        try:
-            numbers = told.read().split()
-            process.wait()
-        finally:
-            end(process)
-    if len(numbers) != 4:
-        raise OpsError(f"could not start {argv[0]}")
-    code, seconds, cpu, peak = numbers
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Usage(int(code), float(seconds), float(cpu), int(peak) * unit)
-
-
-def cpu_seconds() -> float | None:
-    """Return the processor seconds of this process and of the children that it has waited for; None on Windows."""
-    if sys.platform == "win32":
-        return None  # it keeps no count of ended children
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
-
-
-def peak_bytes() -> int | None:
-    """Return the most memory that this process ever held; None on Windows."""
-    if sys.platform == "win32":
-        return None
-    if sys.platform == "linux":  # getrusage would count whoever started us, up to that moment, as ours
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
-        return int(found[1]) << 10 if found else None
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def load_average() -> tuple[float, float, float] | None:
-    """Return how many processes wanted to run in the last 1, 5 and 15 minutes; None on Windows."""
-    if sys.platform == "win32":
-        return None
-    return os.getloadavg()
-
-
-def sync_disks() -> None:
-    """Write out what every program left to be written later, so that the next one does not pay for it."""
-    if sys.platform != "win32":
-        os.sync()
-
-
 def is_alive(pid: int) -> bool:
     """Whether a process with this id runs, ours or not."""
     if sys.platform == "win32":
@@ -271,6 +172,44 @@ def write_private(path: Path, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
+
+
+@contextlib.contextmanager
+def in_use(path: Path) -> Iterator[dict[str, Any]]:
+    """Within the block a file is in use, and after it as long as a program lives that `start` got these arguments for.
+
+    So is whatever that program starts. Windows has no such thing: there it is never in use.
+    """
+    if sys.platform == "win32":
+        yield {}
+        return
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield {"pass_fds": (descriptor,)}
+    finally:
+        os.close(descriptor)
+
+
+def is_in_use(path: Path) -> bool:
+    """Whether a program that was started `in_use`, or a child of one, still lives."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def sync_directory(path: Path) -> None:
@@ -381,8 +320,8 @@ def is_ours(path: Path) -> bool:
     return path.lstat().st_uid == os.geteuid()
 
 
-def socket_folder(account: Account | None) -> Path | None:
-    """Return a new private folder of the account, with a name short and plain enough for a Unix socket's path.
+def name_socket_folder(account: Account | None) -> Path | None:
+    """Return a name, free and not to be guessed, for a private folder of the account; it fits a Unix socket's path.
 
     None on Windows, where TCP does. A socket's path holds about 100 bytes, and a temporary folder may be long.
     """
@@ -390,9 +329,7 @@ def socket_folder(account: Account | None) -> Path | None:
         return None
     usual = tempfile.gettempdir()
     will_do = re.fullmatch(r"[\w/.+-]{1,70}", usual, re.ASCII) and is_reachable(Path(usual), account)
-    folder = Path(tempfile.mkdtemp(prefix="pl-", dir=usual if will_do else "/tmp"))  # noqa: S108 - private in it
-    give_to(folder, account)
-    return folder
+    return Path(usual if will_do else "/tmp", f"pl-{secrets.token_hex(6)}")  # noqa: S108 - made private there
 
 
 def is_reachable(path: Path, account: Account | None) -> bool:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from polyladder_ops import portable
 from polyladder_ops.errors import OpsError
 from polyladder_ops.interrupts import held
-from polyladder_ops.sandbox import place, server
+from polyladder_ops.sandbox import place, scratch, server
 from polyladder_ops.undoing import at_work, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from polyladder_ops.catalog import Backup
     from polyladder_ops.postgres.conninfo import Target
@@ -113,7 +109,7 @@ class Site:
 
             yield Scratch(parse(self.settings.scratch_url, variable="POLYLADDER_SCRATCH_URL"), trusted=False)
             return
-        with _scratch_folder(self.settings.state_dir / "scratch") as folder:
+        with scratch.reserved(self.settings.state_dir / "scratch") as folder:
             with standing(f"Perhaps still there: the scratch server in {folder}"):
                 made = server.create(folder, settings=_SCRATCH)
                 try:
@@ -125,28 +121,3 @@ class Site:
                 with at_work("removing the scratch server"):
                     made.remove()
             held()
-
-
-@contextlib.contextmanager
-def _scratch_folder(parent: Path) -> Iterator[Path]:
-    """Within the block the name of a folder for a scratch server, locked; the servers of killed runs are removed first.
-
-    They would run for ever, and a workspace would delete the folder that says where they are.
-    """
-    portable.make_private_directory(parent)
-    for state in parent.glob(f"*/{place.STATE}"):
-        with contextlib.suppress(Timeout), _alive(state.parent):
-            server.Server(state.parent).remove()
-    folder = parent / secrets.token_hex(6)
-    with _alive(folder):
-        yield folder
-
-
-@contextlib.contextmanager
-def _alive(folder: Path) -> Iterator[None]:
-    """Within the block the folder is in use. Raise Timeout if it is already, by a process that lives."""
-    lock = Path(f"{folder}.lock")
-    with FileLock(lock, timeout=0):
-        yield
-    with contextlib.suppress(OSError):  # Windows: somebody else is just looking
-        lock.unlink(missing_ok=True)

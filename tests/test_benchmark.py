@@ -19,15 +19,15 @@ import pytest
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from polyladder_ops import portable
+from polyladder_ops import portable, usage
 from polyladder_ops.bench import child, ending, measuring, targets
 from polyladder_ops.bench.plan import PARTS, Link, Plan, parse
 from polyladder_ops.bench.report import Report, Way
 from polyladder_ops.bench.targets import COMPARISONS, MEMORY
 from polyladder_ops.errors import OpsError, UsageError
-from polyladder_ops.portable import Usage
 from polyladder_ops.postgres import session
 from polyladder_ops.tasks.dev import bench
+from polyladder_ops.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ def python(code: str) -> list[str]:
 
 
 def measured(code: str) -> Usage:
-    return portable.measured(python(code), env=portable.clean_environment())
+    return usage.measured(python(code), env=portable.clean_environment())
 
 
 # What is asked for ---------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_sleep_takes_time_and_the_exit_code_is_kept() -> None:
 
 def test_a_program_that_is_not_there_is_named() -> None:
     with pytest.raises(OpsError, match="could not start no-such-program"):
-        portable.measured(["no-such-program"], env=portable.clean_environment(), stderr=subprocess.DEVNULL)
+        usage.measured(["no-such-program"], env=portable.clean_environment(), stderr=subprocess.DEVNULL)
 
 
 # The whole of it -----------------------------------------------------------------------------------------------------

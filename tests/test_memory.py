@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from polyladder_ops import portable
+from polyladder_ops import portable, usage
 from polyladder_ops.postgres import session
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def peaks(
     }
     found = {}
     for name, words in tasks.items():
-        took = portable.measured([sys.executable, "-m", "invoke", *words], env=env, cwd=folder)
+        took = usage.measured([sys.executable, "-m", "invoke", *words], env=env, cwd=folder)
         assert took.returncode == 0
         assert took.peak_bytes is not None
         found[name] = took.peak_bytes

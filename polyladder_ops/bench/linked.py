@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from polyladder_ops.bench.plan import Link
     from polyladder_ops.catalog import Backup
-    from polyladder_ops.portable import Usage
+    from polyladder_ops.usage import Usage
 
 __all__ = ["Linked"]
 

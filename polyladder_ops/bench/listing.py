@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from polyladder_ops.bench.stage import Stage
-    from polyladder_ops.portable import Usage
+    from polyladder_ops.usage import Usage
 
 __all__ = ["Listing"]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from polyladder_ops.bench.plan import Plan
-    from polyladder_ops.portable import Usage
+    from polyladder_ops.usage import Usage
 
 __all__ = ["run"]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from polyladder_ops.bench.plan import Plan
-    from polyladder_ops.portable import Usage
+    from polyladder_ops.usage import Usage
 
 __all__ = ["Finding", "Report", "Way"]
 

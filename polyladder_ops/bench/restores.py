@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from polyladder_ops.portable import Usage
     from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.usage import Usage
 
 __all__ = ["CUSTOM", "PG_RESTORE", "Restores", "ours"]
 

@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from polyladder_ops import portable
+from polyladder_ops import portable, usage
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import clients, session
 from polyladder_ops.redaction import redact
 from polyladder_ops.sandbox import place, seed, server
 
 if TYPE_CHECKING:
-    from polyladder_ops.portable import Usage
     from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.usage import Usage
 
 __all__ = ["SITE", "Say", "Stage", "folders", "load", "url"]
 
@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 
 def load() -> str:
     """Return the machine's load averages as a text."""
-    averages = portable.load_average()
+    averages = usage.load_average()
     return "unknown" if averages is None else " ".join(f"{number:.2f}" for number in averages)
 
 
@@ -126,7 +126,7 @@ class Stage:
         if "server" in self.__dict__:
             with contextlib.closing(session.connect(self.server)) as connection:
                 connection.execute("CHECKPOINT")
-        portable.sync_disks()
+        usage.sync_disks()
 
     def script(self, text: str, *words: str, variables: Mapping[str, str] | None = None) -> Usage:
         """Run a line of bash with these words, which finds the programs of our PostgreSQL first."""
@@ -151,7 +151,7 @@ class Stage:
         ):
             told.write(said_to_it.encode())
             told.seek(0)
-            took = portable.measured(
+            took = usage.measured(
                 argv, env=env, cwd=cwd or self.folder, stdin=told, stdout=subprocess.DEVNULL, stderr=said
             )
             if took.returncode == 0:

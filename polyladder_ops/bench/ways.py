@@ -10,10 +10,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from polyladder_ops import backups, encryption, portable
+from polyladder_ops import backups, encryption, portable, usage
 from polyladder_ops.bench import targets
 from polyladder_ops.bench.stage import SITE, Stage, url
-from polyladder_ops.portable import Usage
+from polyladder_ops.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -82,9 +82,9 @@ class Backups:
         return self._stage.measured([sys.executable, "-m", "invoke", *task], settings)
 
     def _library(self) -> Usage:
-        began, cpu = time.perf_counter(), portable.cpu_seconds()
+        began, cpu = time.perf_counter(), usage.cpu_seconds()
         made = take(self._stage, self._scale, self._plain)
-        seconds, cpu_after = time.perf_counter() - began, portable.cpu_seconds()
+        seconds, cpu_after = time.perf_counter() - began, usage.cpu_seconds()
         self.plain_bytes = made.manifest.plain_bytes
         return Usage(0, seconds, None if cpu is None or cpu_after is None else cpu_after - cpu)
 

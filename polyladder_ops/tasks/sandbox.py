@@ -155,7 +155,7 @@ def drill(c: Context, scale: str = "1", spoil: str = "", json: bool = False) -> 
         invoke sandbox.drill --scale=0.1 --json
     """
     refuse_dry(c)
-    from polyladder_ops import checks, portable, terminal
+    from polyladder_ops import checks, terminal, usage
     from polyladder_ops.sandbox import damage, seed
     from polyladder_ops.sandbox import drill as drills
     from polyladder_ops.site import Site
@@ -179,7 +179,7 @@ def drill(c: Context, scale: str = "1", spoil: str = "", json: bool = False) -> 
     steps: list[tuple[object, ...]] = [
         (s.name, s.ok, terminal.duration(s.seconds), s.seen) for s in result.steps
     ]
-    if peak := portable.peak_bytes():
+    if peak := usage.peak_bytes():
         steps.append(("memory", None, None, f"{terminal.size(peak)} at most"))
     if json:
         said = [

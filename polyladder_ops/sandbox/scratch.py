@@ -1,0 +1,91 @@
+"""Scratch servers for proofs: each in a locked folder of its own, and gone at the end, however that comes.
+
+A server outlives whoever started it, and this one holds production's rows. So a guardian (`guardian.py`) ends it when
+we die, and what even that one could not remove is found by its folder, whose lock nobody holds then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from polyladder_ops import portable
+from polyladder_ops.sandbox import place
+from polyladder_ops.sandbox.server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["clear", "folders", "in_use", "reserved"]
+
+_NAME = re.compile(r"[0-9a-f]{12}")
+_GUARDIAN = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from polyladder_ops.sandbox.guardian import main; main()"
+)
+_PATIENCE_S = 10.0  # for the guardian to see that nothing is left
+
+
+@contextlib.contextmanager
+def reserved(parent: Path) -> Iterator[Path]:
+    """Within the block the name of a folder for a scratch server, locked and guarded: it is gone if we die."""
+    portable.make_private_directory(parent)
+    folder = parent.absolute() / secrets.token_hex(6)
+    with _guarded(folder), in_use(folder):
+        yield folder
+
+
+def folders(parent: Path) -> list[Path]:
+    """Return what is named like a scratch server's folder, in use or not; a link is none."""
+    found = parent.iterdir() if parent.is_dir() else ()
+    return sorted(
+        path for path in found if _NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    )
+
+
+@contextlib.contextmanager
+def in_use(folder: Path, *, timeout_s: float = 0) -> Iterator[None]:
+    """Within the block the folder is ours. Raise Timeout if it is a process's that lives, after that many seconds."""
+    lock = Path(f"{folder}.lock")
+    with FileLock(lock, timeout=timeout_s):
+        yield
+    with contextlib.suppress(OSError):  # Windows: somebody else is just looking
+        lock.unlink(missing_ok=True)
+
+
+def clear(folder: Path) -> None:
+    """Make sure that neither server nor folder are there. Raise Timeout if somebody uses them, OpsError if it can't.
+
+    What was not made by us stays: only a server that the folder remembers is removed, or the folder if it is empty.
+    """
+    with in_use(folder, timeout_s=_PATIENCE_S):
+        if (folder / place.STATE).is_file():
+            Server(folder).remove()
+        elif folder.is_dir():
+            (folder / f"{place.STATE}.new").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def _guarded(folder: Path) -> Iterator[None]:
+    """Within the block a process of its own waits for our end, whichever it is, to clear the folder then."""
+    argv = [sys.executable, "-I", "-c", _GUARDIAN, str(Path(__file__).parents[2]), str(folder)]
+    nowhere = subprocess.DEVNULL
+    process = portable.start(
+        argv, env=portable.clean_environment(), stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere
+    )
+    assert process.stdin is not None
+    try:
+        yield
+    finally:
+        process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_PATIENCE_S)
+        portable.end(process, grace_s=0)

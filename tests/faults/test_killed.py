@@ -1,0 +1,159 @@
+"""What `kill -9` leaves: no running scratch server, no row of production's, no password, whenever it comes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import session
+from polyladder_ops.sandbox import place as places
+from polyladder_ops.sandbox import server as servers
+from tests.test_tasks import Project, project, url
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator
+
+    from polyladder_ops.postgres.conninfo import Target
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="looks into /proc, and Windows has no SIGKILL"
+)
+LONG_S = 120.0
+ROW = "production-row-4711"
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    """A state folder that every account may enter: all of a scratch server lies in it then."""
+    with tempfile.TemporaryDirectory(prefix="plt-") as made:
+        Path(made).chmod(0o711)
+        yield Path(made)
+
+
+@pytest.fixture
+def shop(sample_database: Target, state: Path, tmp_path: Path) -> Project:
+    """A project with one backup, of a database that takes a moment to load."""
+    with closing(session.connect(sample_database)) as connection:
+        connection.execute(f"CREATE TABLE public.seen AS SELECT '{ROW}' AS a".encode())
+    made = project(
+        tmp_path / "project",
+        DATABASE_URL=url(sample_database),
+        BACKUP_DIR=str(tmp_path / "backups"),
+        POLYLADDER_STATE_DIR=str(state),
+    )
+    assert made.ask("backup").code == 0
+    return made
+
+
+def wait(until: Callable[[], object], why: str) -> None:
+    deadline = time.monotonic() + LONG_S
+    while not until():
+        assert time.monotonic() < deadline, why
+        time.sleep(0.002)
+
+
+def folder(state: Path) -> Path | None:
+    return next((path for path in state.glob("scratch/*") if path.is_dir()), None)
+
+
+def remembered(state: Path) -> places.State | None:
+    with contextlib.suppress(OpsError):
+        if there := folder(state):
+            return places.read(there)
+    return None
+
+
+def home(state: Path) -> Path | None:
+    return Path(found.home) if (found := remembered(state)) else None
+
+
+def has(state: Path, name: str) -> bool:
+    there = home(state)
+    return there is not None and (there / name).exists()
+
+
+def processes(state: Path) -> list[str]:
+    """Return what runs in this folder or names it: server, initdb, guardian."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if str(state) in command or str(state) in str((path / "cwd").readlink()):
+                found.append(command)
+    return found
+
+
+def is_loading(state: Path) -> bool:
+    """Whether a copy of the backup is being made on the scratch server."""
+    there = remembered(state)
+    if there is None or not there.system_identifier:
+        return False
+    with contextlib.suppress(OpsError, OSError):
+        at = folder(state)
+        assert at is not None
+        with closing(session.connect(servers.Server(at).target())) as connection:
+            question = b"SELECT count(*) FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1')"
+            row = connection.execute(question).fetchone()
+            return row is not None and row[0] > 0
+    return False
+
+
+def killed(process: subprocess.Popen[str], state: Path) -> Path | None:
+    """Kill the run and return where its server's sockets were, if it had any."""
+    there = remembered(state)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -9
+    return Path(there.sockets) if there and there.sockets else None
+
+
+def nothing_is_left(state: Path, sockets: Path | None) -> None:
+    def gone() -> bool:
+        return not processes(state) and folder(state) is None
+
+    wait(gone, f"still there: {processes(state)} {list(state.glob('scratch/**'))}")
+    assert sockets is None or not sockets.exists()
+
+
+def test_a_proof_that_is_killed_leaves_no_server_and_no_rows(shop: Project, state: Path) -> None:
+    process = shop.start("verify", "--backup=latest", "--level=restore")
+    wait(lambda: is_loading(state) or process.poll() is not None, "no proof began")
+    sockets = killed(process, state)
+    nothing_is_left(state, sockets)
+
+
+INSTANTS: dict[str, Callable[[Path], object]] = {
+    "as its folder is locked": lambda state: list(state.glob("scratch/*")),
+    "as its folder is made": folder,
+    "as its home is made": lambda state: (at := home(state)) and at.is_dir(),
+    "while initdb is at work": lambda state: has(state, "data"),
+    "as initdb is done": lambda state: has(state, "data/PG_VERSION"),
+    "as it starts": lambda state: has(state, "data/postmaster.pid"),
+}
+
+
+@pytest.mark.parametrize("instant", INSTANTS.values(), ids=INSTANTS)
+def test_a_proof_that_is_killed_while_its_server_is_made_leaves_nothing(
+    instant: Callable[[Path], object], shop: Project, state: Path
+) -> None:
+    process = shop.start("verify", "--backup=latest", "--level=restore")
+    wait(lambda: instant(state) or process.poll() is not None, "it did not come so far")
+    sockets = killed(process, state)
+    nothing_is_left(state, sockets)
+
+
+def test_a_proof_that_ends_by_itself_leaves_neither_server_nor_guardian(shop: Project, state: Path) -> None:
+    done = shop.run("verify", "--backup=latest", "--level=restore", "--json")
+    assert (done.code, json.loads(done.out)["verdict"]) == (0, "passed"), done.err
+    assert processes(state) == []
+    assert list(state.glob("scratch/*")) == []
