@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from polyladder_ops.fly.flyctl import Flyctl
 from polyladder_ops.sandbox.fly import world
 from polyladder_ops.sandbox.fly.cloud import Cloud
 
@@ -71,3 +72,9 @@ def only(cloud: Cloud) -> str:
     """Return the id of the app's one machine."""
     (machine,) = shown(cloud)
     return str(machine["id"])
+
+
+@pytest.fixture
+def caller(cloud: Cloud, tmp_path: Path) -> Flyctl:
+    """Our caller of flyctl, for the stand-in."""
+    return Flyctl(str(cloud.program), cloud.token, tmp_path / "config")

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from polyladder_ops import portable
 from polyladder_ops.sandbox.fly import machines
+from polyladder_ops.sandbox.fly.arguments import FlyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,11 +124,15 @@ def create(folder: Path, data: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def changing(folder: Path) -> Iterator[World]:
-    """Within the block the world is ours alone; it is written at its end, unless that is an error."""
+    """Within the block the world is ours alone; it is written at its end, and where that is an error of Fly's."""
     with FileLock(folder / "lock", timeout=30):
         world = World(folder, json.loads((folder / STATE).read_text(encoding="utf-8")))
         world.settle()
-        yield world
+        try:
+            yield world
+        except FlyError:
+            _write(folder, world.data)
+            raise
         _write(folder, world.data)
 
 

@@ -1,0 +1,168 @@
+"""The one caller of flyctl: its environment, its deadline, its answers as JSON, its failures explained.
+
+Every call is as contract 10 wants it: LOG_LEVEL=error, no update in mid-procedure, no FLY_APP and FLY_ORG of the person's
+shell, stdin closed, both outputs apart, a process group of its own. What a call prints is never shown: machines' settings
+hold secrets in clear (contract 6.7).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from polyladder_ops import portable
+from polyladder_ops.errors import OpsError, SettingsError
+from polyladder_ops.fly import failures
+
+if TYPE_CHECKING:
+    from io import BufferedReader
+    from pathlib import Path
+
+__all__ = ["OLDEST", "Flyctl", "find"]
+
+OLDEST = (0, 4, 80)
+"""Older ones lose the tail of outputs, and lack commands (contract 1.1)."""
+_QUIET = {"LOG_LEVEL": "error", "FLY_NO_UPDATE_CHECK": "1", "FLY_SEND_METRICS": "0", "NO_COLOR": "1"}
+_MOST = 64 << 20
+_DRAIN_S = 2.0
+_ENDING_S = 8.0  # flyctl needs up to 5 s to give a lease back (contract 1.5)
+
+
+def find(named: Path | None) -> str:
+    """Return the program: the one that is named, else `fly` or `flyctl` on PATH. Raise SettingsError if there is none."""
+    for name in (str(named),) if named else ("fly", "flyctl"):
+        if found := shutil.which(name):
+            return found
+    where = f"POLYLADDER_FLYCTL says {named}." if named else "Neither fly nor flyctl is on PATH."
+    raise SettingsError(
+        "there is no flyctl here",
+        detail=where,
+        hint="Install it (https://fly.io/docs/flyctl/install), or name it in POLYLADDER_FLYCTL.",
+    )
+
+
+@dataclass(frozen=True)
+class Flyctl:
+    """flyctl for one token; without one it uses the login in the person's own ~/.fly."""
+
+    program: str
+    token: str | None
+    config_dir: Path
+    deadline_s: float = 90.0
+
+    def run(self, *words: str, app: str = "") -> str:
+        """Return what the command printed on stdout. Raise FlyError, explained, if it fails or does not end in time."""
+        argv = [self.program, *words, *(("-a", app) if app else ())]
+        code, out, err = self._run(argv)
+        told = " ".join(
+            words[:2] if words[0] in ("machine", "scale", "secrets", "checks", "config") else words[:1]
+        )
+        if code is None:
+            raise failures.FlyError(
+                f"`fly {told}` did not end within {self.deadline_s:g} s",
+                detail="It was ended; what it had begun may be done or not.",
+                hint="Look with `invoke fly.status`, then run it again.",
+                name="silent",
+                passes=True,
+            )
+        if code:
+            raise failures.explain(told, err, code, app=app or "APP")
+        return out
+
+    def json(self, kind: type[Any], *words: str, app: str = "") -> Any:
+        """Return the list or object that the command printed as JSON.
+
+        Raise OpsError if it is none: an English sentence, a half document or another kind is no empty list.
+        """
+        text = self.run(*words, app=app)
+        found = _document(text)
+        if not isinstance(found, kind):
+            told = " ".join(word for word in words if not word.startswith("-"))
+            raise OpsError(
+                f"`fly {told}` gave no {'list' if kind is list else 'object'}",
+                detail=f"It ended with exit code 0, but its {len(text)} characters are not the JSON that they should be.",
+                hint="Run it again; if this stays, run `fly version upgrade` and report it.",
+            )
+        return found
+
+    def version(self) -> tuple[int, ...]:
+        """Return the version, asking nobody. Raise OpsError if it is older than `OLDEST` or can't be told."""
+        told = self.json(dict, "version", "--json").get("Version")
+        found = re.match(r"(\d+)\.(\d+)\.(\d+)", str(told))
+        number = tuple(int(part) for part in found.groups()) if found else ()
+        if number < OLDEST:
+            wanted = ".".join(map(str, OLDEST))
+            raise OpsError(
+                f"flyctl {told} is too old",
+                detail=f"At least {wanted} is needed: older ones lose output and lack commands.",
+                hint="Run `fly version upgrade`.",
+            )
+        return number
+
+    def _environment(self) -> dict[str, str]:
+        """Return the child's: nothing of FLY_* but ours; a folder of its own only with a token, or logins would be lost."""
+        if not self.token:
+            return portable.clean_environment(_QUIET)
+        portable.make_private_directory(self.config_dir)
+        ours = {"FLY_API_TOKEN": self.token, "FLY_CONFIG_DIR": str(self.config_dir)}
+        return portable.clean_environment({**_QUIET, **ours})
+
+    def _run(self, argv: list[str]) -> tuple[int | None, str, str]:
+        """Return exit code (None: it did not end), stdout and stderr. Whoever holds a pipe beyond its end is not waited for."""
+        process = portable.start(
+            argv,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        out, err = (_Reader(cast("BufferedReader", pipe)) for pipe in (process.stdout, process.stderr))
+        code: int | None = None
+        try:
+            code = process.wait(self.deadline_s)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            portable.end(process, grace_s=_ENDING_S)
+        until = time.monotonic() + _DRAIN_S
+        return code, out.text(until), err.text(until)
+
+
+class _Reader:
+    """Reads one pipe to its end, in a thread: a full pipe would stop the program."""
+
+    def __init__(self, pipe: BufferedReader) -> None:
+        self._pipe = pipe
+        self._read = bytearray()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        with self._pipe:
+            while piece := self._pipe.read1(1 << 16):
+                self._read += piece[: max(0, _MOST - len(self._read))]
+
+    def text(self, until: float) -> str:
+        self._thread.join(max(0.0, until - time.monotonic()))
+        return bytes(self._read).decode(errors="replace")
+
+
+def _document(text: str) -> object:
+    """Return the JSON in a text, behind lines of noise (contract 0.4); None if there is none that is whole."""
+    lines = text.splitlines(keepends=True)
+    start = next((number for number, line in enumerate(lines) if line.startswith(("[", "{"))), None)
+    if start is None:
+        return None
+    try:
+        document: object = json.JSONDecoder().raw_decode("".join(lines[start:]))[0]
+    except ValueError:
+        return None
+    return document

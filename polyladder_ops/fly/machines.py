@@ -1,0 +1,141 @@
+"""A machine as a value, read from Fly's JSON; what the contract says may be absent (1.4) may be. No env is kept: it has secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from polyladder_ops.errors import OpsError
+
+__all__ = ["MARK", "Machine", "managed", "others", "read"]
+
+MARK = "polyladder_shape"
+"""The key in a machine's metadata under which it keeps its part of the shape."""
+_SPECIAL = ("fly_app_release_command", "fly_app_console", "fly_app_test_machine_command")
+_OVER = ("destroyed", "destroying")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine: size in MB; `autostart` is None where it has no services, so that nothing wakes it.
+
+    `is_known` is False where Fly gave no config, because it can't reach the host. `check` is the first check that fails.
+    """
+
+    id: str
+    state: str
+    name: str = ""
+    region: str = ""
+    group: str = ""
+    image: str = ""
+    cpu_kind: str = ""
+    cpus: int = 0
+    memory_mb: int = 0
+    autostart: bool | None = None
+    is_managed: bool = True
+    is_known: bool = True
+    is_database: bool = False
+    mark: str = ""
+    check: str = ""
+
+    @property
+    def size(self) -> str:
+        """The size as flyctl takes it, such as shared-cpu-1x."""
+        return f"{self.cpu_kind}-cpu-{self.cpus}x"
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it is stopped and no request wakes it."""
+        return self.state == "stopped" and self.autostart is not True and self.is_known
+
+
+def read(found: object) -> tuple[Machine, ...]:
+    """Return the machines of a list from Fly, but those that are destroyed. Raise OpsError if it is of another shape."""
+    if not isinstance(found, list):
+        raise _another_shape()
+    return tuple(each for each in map(_machine, found) if each.state not in _OVER)
+
+
+def managed(found: tuple[Machine, ...]) -> tuple[Machine, ...]:
+    """Return the machines that Fly deploys and scales: what the app is made of."""
+    return tuple(each for each in found if each.is_managed)
+
+
+def others(found: tuple[Machine, ...]) -> tuple[Machine, ...]:
+    """Return what runs beside them: consoles, release commands, what `fly machine run` made. We stop none of these."""
+    return tuple(each for each in found if not each.is_managed and each.state != "stopped")
+
+
+def _machine(found: object) -> Machine:
+    if not isinstance(found, Mapping) or not all(
+        isinstance(found.get(key), str) and found[key] for key in ("id", "state")
+    ):
+        raise _another_shape()
+    is_known = isinstance(found.get("config"), Mapping) and found.get("host_status", "ok") == "ok"
+    config = _mapping(found.get("config")) or _mapping(found.get("incomplete_config"))
+    metadata, guest, image = (
+        _mapping(config.get("metadata")),
+        _mapping(config.get("guest")),
+        _mapping(found.get("image_ref")),
+    )
+    env = _mapping(config.get("env"))
+    group = (
+        metadata.get("fly_process_group")
+        or metadata.get("process_group")
+        or env.get("FLY_PROCESS_GROUP")
+        or ""
+    )
+    is_v2 = metadata.get("fly_platform_version") == "v2"
+    return Machine(
+        id=found["id"],
+        state=found["state"],
+        name=str(found.get("name", "")),
+        region=str(found.get("region", "")),
+        group=str(group),
+        image=f"{image.get('repository', '')}:{image.get('tag', '')}" if image else "",
+        cpu_kind=str(guest.get("cpu_kind", "")),
+        cpus=_number(guest.get("cpus")),
+        memory_mb=_number(guest.get("memory_mb")),
+        autostart=_autostart(config.get("services")),
+        # Of a machine whose host is lost nothing is known; to take it for ours is the careful case.
+        is_managed=(is_v2 and group not in _SPECIAL) or (not is_known and not metadata),
+        is_known=is_known,
+        is_database=_is_database(found, metadata, image),
+        mark=str(metadata.get(MARK, "")),
+        check=_failing(found.get("checks")),
+    )
+
+
+def _autostart(services: object) -> bool | None:
+    """Return whether a request wakes the machine; unset means yes (contract 5.1), no services means None."""
+    if not isinstance(services, list) or not services:
+        return None
+    return any(_mapping(each).get("autostart", True) is not False for each in services)
+
+
+def _is_database(found: Mapping[str, Any], metadata: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
+    checks = found.get("checks")
+    has_role = isinstance(checks, list) and any(_mapping(each).get("name") == "role" for each in checks)
+    return has_role or "fly-managed-postgres" in metadata or "postgres" in str(image.get("repository", ""))
+
+
+def _failing(checks: object) -> str:
+    rows = [_mapping(each) for each in checks] if isinstance(checks, list) else []
+    return next((str(each.get("name", "?")) for each in rows if each.get("status") != "passing"), "")
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _another_shape() -> OpsError:
+    return OpsError(
+        "Fly's list of machines is of another shape than we know",
+        detail="Each machine must have an id and a state. To read it as none would call the app down without a look.",
+        hint="Run `fly version upgrade`, then again; report it if this stays.",
+    )

@@ -1,0 +1,120 @@
+"""`fly.scale`: the seed's `fly scale count`, with the shape remembered before machines are destroyed, and the end looked at."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from polyladder_ops.errors import Mismatch, OpsError, UsageError
+from polyladder_ops.fly import machines, shape
+from polyladder_ops.fly.starting import scale_words
+
+if TYPE_CHECKING:
+    from polyladder_ops.fly.fleet import Fleet
+    from polyladder_ops.fly.machines import Machine
+    from polyladder_ops.fly.shape import Shape
+
+__all__ = ["Scaled", "scale"]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """The group's machines at the end, and the shape that waits still, None if none does."""
+
+    group: str
+    machines: tuple[Machine, ...]
+    waiting: Shape | None
+
+
+def scale(fleet: Fleet, group: str, count: int) -> Scaled:
+    """Return when the group (the app's only one if none is named) has so many machines, started if it grew.
+
+    Raise Mismatch if they are not as before (size, region, autostart), OpsError if the count is not reached.
+    """
+    with fleet.alone():
+        found = fleet.look()
+        group = _group(fleet, group, found)
+        have = _of(found, group)
+        if any(not each.is_known for each in machines.managed(found)):
+            raise OpsError(
+                "the host of a machine can't be reached",
+                detail="`fly scale` skips such a machine without a word. Nothing was touched.",
+                hint="See https://status.flyio.net, then try again.",
+            )
+        kept = fleet.remembered(found)
+        if count < len(have):
+            fleet.remember(found)
+        before = kept.shape if kept else shape.of(fleet.app, found)
+        if count != len(have):
+            words = scale_words(group, count, before.regions(group) if count > len(have) else ())
+            fleet.say(f"scaling {group} from {len(have)} to {count} …")
+            fleet.trying(fleet.deadline(), lambda: fleet.flyctl.run(*words, app=fleet.app))
+            found = _wait(fleet, group, count, must_run=count > len(have))
+        return _judged(fleet, found, group, count, before)
+
+
+def _of(found: tuple[Machine, ...], group: str) -> tuple[Machine, ...]:
+    return tuple(each for each in machines.managed(found) if each.group == group)
+
+
+def _wait(fleet: Fleet, group: str, count: int, *, must_run: bool) -> tuple[Machine, ...]:
+    """Return the machines when the group has its count, and runs if it must; flyctl waits for neither (contract 1.12)."""
+    until = fleet.deadline()
+    while True:
+        time.sleep(fleet.pace.settle_s)
+        found = fleet.look()
+        members = _of(found, group)
+        runs = not must_run or any(each.state == "started" for each in members)
+        moving = must_run and any(each.state in ("created", "creating", "starting") for each in members)
+        if len(members) == count and runs and not moving:
+            return found
+        if time.monotonic() > until:
+            states = ", ".join(f"{each.id} is {each.state}" for each in members) or "there is none"
+            raise OpsError(
+                f"group {group} of {fleet.app} does not have {count} running machines",
+                detail=f"{states}.",
+                hint=f"Look with {fleet.hint('fly.status')}, then run this again.",
+            )
+
+
+def _judged(fleet: Fleet, found: tuple[Machine, ...], group: str, count: int, before: Shape) -> Scaled:
+    """Return the end. What was asked for is right, so a group that grew is no longer waited for."""
+    waiting = shape.load(fleet.path)
+    problems: tuple[str, ...] = ()
+    if count:
+        if count == before.counts.get(group):
+            problems = shape.differences(before, found, [group])
+        if waiting and not problems:
+            waiting = _without(fleet, waiting, found, group)
+    if problems:
+        raise Mismatch(
+            f"group {group} has {count} machines, but they are not as before",
+            detail="; ".join(problems) + ".",
+            hint=f"`fly scale vm SIZE --vm-memory MB -a {fleet.app}` sets sizes; {fleet.hint('fly.start')} gives autostart back.",
+        )
+    return Scaled(group, _of(found, group), waiting)
+
+
+def _without(fleet: Fleet, waiting: Shape, found: tuple[Machine, ...], group: str) -> Shape | None:
+    """Take the group out of what waits; what is as it should be by now needs no waiting either."""
+    rest = shape.without(waiting, group)
+    if not shape.differences(rest, found, rest.counts) if rest.counts else True:
+        shape.forget(fleet.path)
+        return None
+    shape.save(fleet.path, rest, over=True)
+    return rest
+
+
+def _group(fleet: Fleet, named: str, found: tuple[Machine, ...]) -> str:
+    """Return the group that is meant: the one named, else the only one. Raise UsageError if there are several."""
+    if named:
+        return named
+    waiting = shape.load(fleet.path)
+    groups = {each.group for each in machines.managed(found)} | set(waiting.counts if waiting else ())
+    if len(groups) > 1:
+        raise UsageError(
+            f"{fleet.app} has several groups: {', '.join(sorted(groups))}",
+            hint="Name one with --group=NAME; fly.stop stops all of them.",
+        )
+    return next(iter(groups), "app")

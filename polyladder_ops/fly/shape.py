@@ -1,0 +1,243 @@
+"""The shape of the app's machines that must come back: kept on disk and in the machines' own metadata.
+
+It is written before anything is touched, and never over one that is there: after a crash the machines are no longer as they
+were, and what a second run would write down is the accident.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from polyladder_ops import portable
+from polyladder_ops.errors import OpsError
+from polyladder_ops.fly.machines import Machine, managed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+__all__ = [
+    "Part",
+    "Shape",
+    "differences",
+    "forget",
+    "from_config",
+    "from_marks",
+    "load",
+    "mark_of",
+    "of",
+    "save",
+    "waits",
+    "without",
+]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One machine of the shape; `ran` if it was started, `autostart` as in `Machine`. Empty or 0 where it is not known."""
+
+    id: str
+    group: str
+    region: str
+    size: str
+    memory_mb: int
+    autostart: bool | None
+    ran: bool
+    image: str = ""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What must come back: machines by group, and each one that is known. `source` says where it was found."""
+
+    app: str
+    at: str
+    counts: Mapping[str, int]
+    parts: tuple[Part, ...]
+    source: str = ""
+
+    def part(self, machine: Machine) -> Part | None:
+        """Return the part that a machine has in it, by its id."""
+        return next((part for part in self.parts if part.id == machine.id), None)
+
+    def regions(self, group: str) -> tuple[str, ...]:
+        """Return where the group's machines were, each region once."""
+        return tuple(dict.fromkeys(part.region for part in self.parts if part.group == group and part.region))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{group}: {count}" for group, count in sorted(self.counts.items())) or "no machine"
+
+
+def of(app: str, machines: tuple[Machine, ...]) -> Shape:
+    """Return the shape that the app's machines have now; of what is marked, the one that its mark says."""
+    parts = tuple(_part(each) for each in managed(machines))
+    return Shape(app, _now(), dict(Counter(part.group for part in parts)), parts, "now")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _part(machine: Machine) -> Part:
+    said = _read_mark(machine.mark)
+    autostart = said["autostart"] if said else machine.autostart
+    ran = said["ran"] if said else machine.state not in ("stopped", "suspended")
+    return Part(
+        machine.id,
+        machine.group,
+        machine.region,
+        machine.size,
+        machine.memory_mb,
+        autostart,
+        ran,
+        machine.image,
+    )
+
+
+# --- in the machines ---
+
+
+def mark_of(shape: Shape, machine: Machine) -> str:
+    """Return what the machine keeps: `of=app:1/worker:2;autostart=true;ran=true`, without commas, which flyctl may part."""
+    part = shape.part(machine) or _part(machine)
+    groups = "/".join(f"{group}:{count}" for group, count in sorted(shape.counts.items()))
+    autostart = "none" if part.autostart is None else str(part.autostart).lower()
+    return f"of={groups};autostart={autostart};ran={str(part.ran).lower()}"
+
+
+def _read_mark(mark: str) -> dict[str, Any] | None:
+    found = re.fullmatch(r"of=((?:[\w-]+:\d+/?)+);autostart=(true|false|none);ran=(true|false)", mark)
+    if not found:
+        return None
+    counts = {group: int(count) for group, count in re.findall(r"([\w-]+):(\d+)", found[1])}
+    return {
+        "counts": counts,
+        "autostart": {"true": True, "false": False, "none": None}[found[2]],
+        "ran": found[3] == "true",
+    }
+
+
+def from_marks(app: str, machines: tuple[Machine, ...]) -> Shape | None:
+    """Return the shape that the machines themselves tell, None if none of them tells one."""
+    said = next((read for each in managed(machines) if (read := _read_mark(each.mark))), None)
+    if said is None:
+        return None
+    return Shape(app, "", said["counts"], of(app, machines).parts, "the machines' metadata")
+
+
+# --- from Fly's own settings of the app ---
+
+
+def from_config(app: str, config: Mapping[str, Any], machines: tuple[Machine, ...]) -> Shape:
+    """Return what the deployed fly.toml says of groups and autostart, over the machines that are there; one a group at least."""
+    processes = config.get("processes")
+    groups = sorted(processes) if isinstance(processes, Mapping) and processes else ["app"]
+    service = config.get("http_service")
+    served = service.get("processes") or groups if isinstance(service, Mapping) else []
+    wakes = service.get("auto_start_machines", True) is not False if isinstance(service, Mapping) else None
+    there = [
+        replace(part, autostart=wakes if part.group in served else None, ran=True)
+        for part in of(app, machines).parts
+    ]
+    region = str(config.get("primary_region", ""))
+    missing = [group for group in groups if group not in {part.group for part in there}]
+    made = [Part("", group, region, "", 0, wakes if group in served else None, ran=True) for group in missing]
+    parts = (*there, *made)
+    return Shape(app, "", dict(Counter(part.group for part in parts)), parts, "fly config show")
+
+
+# --- on disk ---
+
+
+def waits(path: Path) -> bool:
+    """Whether a shape waits to come back."""
+    return path.exists() or path.is_symlink()
+
+
+def save(path: Path, shape: Shape, *, over: bool = False) -> None:
+    """Write the shape, durably, whole or not at all. Raise FileExistsError if one waits already, unless `over` is meant."""
+    portable.make_private_directory(path.parent)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    portable.write_private(fresh, json.dumps(asdict(shape), indent=2) + "\n")
+    with fresh.open("rb+") as file:
+        os.fsync(file.fileno())
+    try:
+        if over:
+            fresh.replace(path)
+        else:
+            os.link(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    portable.sync_directory(path.parent)
+
+
+def load(path: Path) -> Shape | None:
+    """Return the shape that waits, None if there is none. Raise OpsError if it can't be read."""
+    if not waits(path):
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        parts = tuple(Part(**part) for part in found["parts"])
+        counts = {str(group): int(count) for group, count in found["counts"].items()}
+        return Shape(str(found["app"]), str(found["at"]), counts, parts, str(path))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise OpsError(
+            f"the shape of the app's machines in {path} can't be read",
+            detail=f"{type(error).__name__}. It says what must come back after fly.stop or fly.scale.",
+            hint="Look into the file; move it away if the machines are as they should be.",
+        ) from error
+
+
+def forget(path: Path) -> None:
+    """Remove the shape: it has come back."""
+    path.unlink(missing_ok=True)
+    if path.parent.is_dir():
+        portable.sync_directory(path.parent)
+
+
+# --- looking whether it came back ---
+
+
+def differences(shape: Shape, machines: tuple[Machine, ...], groups: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return in what the machines differ from the shape: count, regions, sizes, autostart, state, by group; only `groups` if said."""
+    found: list[str] = []
+    chosen = set(groups) or {*shape.counts, *(each.group for each in managed(machines))}
+    for group in sorted(chosen):
+        have = [each for each in managed(machines) if each.group == group]
+        had = [part for part in shape.parts if part.group == group]
+        found += _of_group(group, shape.counts.get(group, 0), had, have)
+    return tuple(found)
+
+
+def _of_group(group: str, count: int, had: list[Part], have: list[Machine]) -> Iterable[str]:
+    if len(have) != count:
+        yield f"group {group} has {len(have)} of {count} machines"
+    if len(had) == count == len(have):
+        for what, before, now in (
+            ("regions", [part.region for part in had], [each.region for each in have]),
+            ("sizes", _sizes(had), _sizes(have)),
+        ):
+            if all(before) and sorted(before) != sorted(now):
+                yield f"group {group} had {what} {' '.join(sorted(before))}, has {' '.join(sorted(now))}"
+    wanted = {part.autostart for part in had}
+    for each in have:
+        if each.autostart is False and wanted != {False}:
+            yield f"machine {each.id} of group {group} still has autostart off"
+
+
+def _sizes(parts: Iterable[Part | Machine]) -> list[str]:
+    return [f"{each.size} {each.memory_mb} MB" if each.memory_mb else "" for each in parts]
+
+
+def without(shape: Shape, group: str) -> Shape:
+    """Return the shape without one group: it came back, or somebody decided otherwise."""
+    counts = {name: count for name, count in shape.counts.items() if name != group}
+    return replace(shape, counts=counts, parts=tuple(part for part in shape.parts if part.group != group))

@@ -1,0 +1,177 @@
+"""`fly.start`: autostart is given back first and always; then machines are made and started until the shape is there again.
+
+An autostart that stays off is an outage of its own: the next time the app sleeps nothing wakes it (contract 5.1).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from polyladder_ops import interrupts
+from polyladder_ops.errors import Mismatch
+from polyladder_ops.fly import machines, shape
+from polyladder_ops.fly.failures import FlyError
+from polyladder_ops.fly.machines import MARK
+
+if TYPE_CHECKING:
+    from polyladder_ops.fly.fleet import Fleet, Remembered
+    from polyladder_ops.fly.machines import Machine
+    from polyladder_ops.fly.shape import Shape
+
+__all__ = ["Started", "start"]
+
+
+@dataclass(frozen=True)
+class Started:
+    """The machines as they are now; `said` is worth knowing, though all is as it should be."""
+
+    machines: tuple[Machine, ...]
+    said: tuple[str, ...]
+
+
+def start(fleet: Fleet) -> Started:
+    """Return when every group is as the shape says, its autostart given back, and what ran before runs.
+
+    Raise Mismatch if it is not after all was tried; the shape stays remembered then.
+    """
+    with fleet.alone():
+        found = fleet.look()
+        known = fleet.remembered(found)
+        is_lost = known is None and (
+            not machines.managed(found) or any(each.autostart is False for each in machines.managed(found))
+        )
+        known = fleet.from_config(found) if is_lost else known
+        with interrupts.cleaning(limited=False):  # a Ctrl-C must not leave an app that nothing wakes
+            failed = _give_autostart_back(fleet, machines.managed(found), known)
+        interrupts.held()
+        wanted = known.shape if known else shape.of(fleet.app, found)
+        failed += _scale_up(fleet, machines.managed(found), wanted)
+        found, unstarted = _bring_up(fleet, wanted)
+        return _judged(fleet, found, wanted, known, (*failed, *unstarted))
+
+
+def _give_autostart_back(
+    fleet: Fleet, ours: tuple[Machine, ...], known: Remembered | None
+) -> tuple[str, ...]:
+    """Give each machine the autostart that it had, and take its mark away; return what failed, after all were tried."""
+    failed: list[str] = []
+    for each in ours:
+        wanted = _autostart(each, known.shape if known else None)
+        if not each.is_known or (not each.mark and (wanted is None or wanted == each.autostart)):
+            continue
+        flag = () if wanted is None else (f"--autostart={str(wanted).lower()}",)
+        words = ("machine", "update", each.id, *flag, "--metadata", f"{MARK}=", "--skip-start", "-y")
+        fleet.say(f"giving {each.id} ({each.group}) its autostart back …")
+        try:
+            fleet.trying(fleet.deadline(), partial(fleet.flyctl.run, *words, app=fleet.app))
+        except FlyError as error:
+            failed.append(f"{each.id}: {error.message}. {error.detail}")
+    return tuple(failed)
+
+
+def _autostart(machine: Machine, kept: Shape | None) -> bool | None:
+    """Return what the machine's autostart was: by its part, by its group's, else on, where requests can wake it at all."""
+    if machine.autostart is None:
+        return None
+    if kept is None:
+        return machine.autostart
+    part = kept.part(machine) or next((each for each in kept.parts if each.group == machine.group), None)
+    return True if part is None or part.autostart is None else part.autostart
+
+
+def _scale_up(fleet: Fleet, ours: tuple[Machine, ...], wanted: Shape) -> tuple[str, ...]:
+    """Make the machines that are missing, where they were; return what failed."""
+    failed: list[str] = []
+    for group, count in sorted(wanted.counts.items()):
+        if sum(each.group == group for each in ours) >= count:
+            continue
+        fleet.say(f"scaling {group} to {count} …")
+        words = scale_words(group, count, wanted.regions(group))
+        try:
+            fleet.trying(fleet.deadline(), partial(fleet.flyctl.run, *words, app=fleet.app))
+        except FlyError as error:
+            failed.append(f"{group}: {error.message}. {error.detail}")
+    return tuple(failed)
+
+
+def scale_words(group: str, count: int, regions: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the call that gives a group its count, in these regions if any are known."""
+    where = ("-r", ",".join(regions)) if regions and count else ()
+    return ("scale", "count", f"{group}={count}", *where, "-y")
+
+
+def _bring_up(fleet: Fleet, wanted: Shape) -> tuple[tuple[Machine, ...], tuple[str, ...]]:
+    """Start what ran before, each until Fly says `started`; return the machines at the end, and what did not start and why."""
+    until, failed = fleet.deadline(), dict[str, str]()
+    found = fleet.look()
+    while True:
+        missing = [each for each in _to_run(machines.managed(found), wanted) if each.state != "started"]
+        ready = [each for each in missing if each.state in ("stopped", "suspended") and each.id not in failed]
+        for each in ready:
+            if problem := _start_one(fleet, each):
+                failed[each.id] = problem
+        waiting = [each for each in missing if each.id not in failed]
+        if not waiting or time.monotonic() > until:
+            late = [f"{each.id} is {each.state}" for each in waiting]
+            return found, (*failed.values(), *late)
+        time.sleep(fleet.pace.settle_s)
+        found = fleet.look()
+
+
+def _start_one(fleet: Fleet, machine: Machine) -> str:
+    """Start a machine; return why it can't be, empty if it was started or only time is missing."""
+    fleet.say(f"starting {machine.id} ({machine.group}) …")
+    try:
+        fleet.flyctl.run("machine", "start", machine.id, app=fleet.app)
+    except FlyError as error:
+        return "" if error.passes else f"{machine.id}: {error.message}. {error.detail} {error.hint}"
+    return ""
+
+
+def _to_run(ours: tuple[Machine, ...], wanted: Shape) -> list[Machine]:
+    """Return what must run: what ran before, what is new, and one at least of each group that answers requests."""
+    parts = {each.id: wanted.part(each) for each in ours}
+    chosen = [each for each in ours if (part := parts[each.id]) is None or part.ran]
+    for group in {each.group for each in ours}:
+        members = [each for each in ours if each.group == group and each.autostart is not None]
+        if members and not any(each in chosen for each in members):
+            chosen.append(min(members, key=lambda each: (each.state != "started", each.id)))
+    return chosen
+
+
+def _judged(
+    fleet: Fleet, found: tuple[Machine, ...], wanted: Shape, known: Remembered | None, failed: tuple[str, ...]
+) -> Started:
+    """Return the end if it is the shape, which is forgotten then. Raise Mismatch with all that is not."""
+    problems = (*failed, *shape.differences(wanted, found))
+    if not machines.managed(found):
+        problems = (*problems, "the app has no machine")
+    if problems:
+        raise Mismatch(
+            f"{fleet.app} is not as it was",
+            detail="; ".join(problems) + ".",
+            hint=f"Look with {fleet.hint('fly.status')}, then {fleet.hint('fly.start')} again; it goes on where it stands.",
+        )
+    shape.forget(fleet.path)
+    return Started(
+        machines.managed(found), (*([known.said] if known and known.said else []), *_told(found, wanted))
+    )
+
+
+def _told(found: tuple[Machine, ...], wanted: Shape) -> tuple[str, ...]:
+    """Return what differs without being wrong: a deploy meanwhile, a group of which nothing ran before either."""
+    before = {part.image for part in wanted.parts if part.image}
+    now = {each.image for each in machines.managed(found) if each.image}
+    said = (
+        [f"The image is {' '.join(sorted(now))} now; it was {' '.join(sorted(before))}."]
+        if before and now - before
+        else []
+    )
+    asleep = sorted(
+        {each.group for each in machines.managed(found)}
+        - {each.group for each in found if each.state == "started"}
+    )
+    return (*said, *(f"Group {group} has no started machine, and had none before." for group in asleep))
