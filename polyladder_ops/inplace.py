@@ -1,7 +1,9 @@
 """Putting a backup in the place of what a database holds, in one transaction: for a role that may not make databases.
 
 On one connection: our BEGIN, everything dropped, the dump loaded, all of it read back and proved, and only then COMMIT.
-Until that nobody sees anything of it, and whatever goes wrong leaves the database as it was. The price: everybody who
+Until that nobody sees anything of it, and whatever goes wrong leaves the database as it was. What others make or change
+meanwhile, beside the rows that our locks hold still, would be in no backup: it is looked for from outside, under the
+locks and once more before the COMMIT, and then nothing is done. The price: everybody who
 wants a table waits from the beginning to the end, the server must have room for the locks of all old and new objects,
 and for a second copy too, since it keeps the old rows until the transaction ends (tried).
 
@@ -23,6 +25,7 @@ from polyladder_ops.postgres import (
     clearing,
     clearing_facts,
     inventory,
+    meanwhile,
     properties,
     questions,
     session,
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.clearing_facts import Facts
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.inventory import CatalogEntry
+    from polyladder_ops.postgres.meanwhile import Kept, Seen
     from polyladder_ops.postgres.proof.differences import Difference
     from polyladder_ops.postgres.properties import NotApplied
     from polyladder_ops.postgres.session import Connection
@@ -245,16 +249,16 @@ def restore(
     accept: Collection[str] = (),
     lock_wait_s: float = takeover.LOCK_WAIT_S,
     progress: Callable[[int], None] | None = None,
-    keep: Callable[[], None] | None = None,
+    keep: Callable[[], Kept] | None = None,
     committing: Callable[[], None] = lambda: None,
     prove: bool = True,
 ) -> Restored:
     """Replace what the database holds by a backup, all or nothing, and return what `accept` had to let through.
 
-    `keep` is called when nobody can write any more and all can still be read: what it saves is all there is;
+    `keep` is called when nobody can write to a table any more and all can still be read, and returns what it has saved;
     `committing` before the COMMIT is sent: a KeyboardInterrupt that comes before changes nothing. `accept`
     names statements (`statement:12`) and differences (`table:public.film`). Nobody is ended for it. Raise
-    Refused if it can't be done in one transaction, LoadError if the server refuses a statement, Differs if something
+    Refused if it can't be done in one transaction, or if somebody changed anything since `keep` saved it, LoadError if the server refuses a statement, Differs if something
     came out otherwise than it was dumped, OpsError if a lock is not to be had within `lock_wait_s` seconds or anything
     else fails: after each of these the database is as it was.
     """
@@ -268,21 +272,55 @@ def restore(
     settings = {**loading.LOADING, **settings}
     with (
         session.translated("the server failed during the restore; the database is as it was"),
+        closing(session.connect(quiet)) as outside,  # before there are locks that a new session could meet
         closing(session.connect(quiet, settings=settings)) as connection,
     ):
         began = time.monotonic()
         with takeover.transaction(connection, quiet):
-            if keep:
-                takeover.stop_writers(connection, quiet, wait_s=lock_wait_s)
-                keep()
+            kept = _kept(connection, quiet, keep, lock_wait_s) if keep else None
             with takeover.lock_out(connection, quiet, wait_s=lock_wait_s):
+                before = kept.seen if kept else meanwhile.read(outside) | meanwhile.positions(connection)
+                standing = _expect_unchanged(connection, outside, before)
                 clearing.clear(connection)
             work = _Work(connection, target.database, backup, keys, frozenset(accept), settings, progress)
             accepted, not_given = work.load()
             differences = work.differences() if prove else []
+            _expect_same(outside, standing, meanwhile.read(outside))  # also what else would be a difference
             _expect_accepted(backup, differences, accept)
             committing()
         return Restored(accepted, tuple(differences), time.monotonic() - began, not_given)
+
+
+def _kept(connection: Connection, target: Target, keep: Callable[[], Kept], lock_wait_s: float) -> Kept:
+    """Return what is saved. Raise Refused if a table came between our locks and what was saved: its rows can still change."""
+    locked = takeover.stop_writers(connection, target, wait_s=lock_wait_s)
+    kept = keep()
+    if newcomers := kept.tables - locked:
+        raise _others(f"{len(newcomers)} new {'table' if len(newcomers) == 1 else 'tables'}")
+    return kept
+
+
+def _expect_unchanged(connection: Connection, outside: Connection, before: Seen) -> Seen:
+    """Return what others can still change, as it is now, under the locks. Raise Refused if anything is not as it was.
+
+    Where sequences stand nobody else can read while we hold them.
+    """
+    standing = meanwhile.read(outside)
+    _expect_same(outside, before, standing | meanwhile.positions(connection))
+    return standing
+
+
+def _expect_same(outside: Connection, before: Seen, now: Seen) -> None:
+    if changes := meanwhile.changed(outside, before, now):
+        raise _others(_several(changes))
+
+
+def _others(what: str) -> Refused:
+    return Refused(
+        "somebody changed the database meanwhile; it is as they left it",
+        detail=f"Made, changed or dropped since it was saved: {what}. Restored in place, that would be lost.",
+        hint="Nothing was touched. Stop the app and whatever else writes there, then try again.",
+    )
 
 
 def _expect_accepted(backup: Backup, differences: Sequence[Difference], accept: Collection[str]) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import checks, inplace, restoring, setaside
 from polyladder_ops.errors import Interrupted, Mismatch, OpsError, Refused
-from polyladder_ops.postgres import leftovers, locks, poolers, session
+from polyladder_ops.postgres import leftovers, locks, meanwhile, poolers, session
 from polyladder_ops.terminal import plain
 from polyladder_ops.undoing import standing
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from polyladder_ops.catalog import Backup
     from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.meanwhile import Kept
     from polyladder_ops.replacement import Options
     from polyladder_ops.site import Site
 
@@ -74,11 +75,15 @@ def overwrite(
         confirm(estimate_s(target, backup.manifest, backs_up=before is not None))
         kept: list[Backup] = []
 
-        def keep() -> None:
-            if before:
-                kept.append(setaside.back_up(target, site, before))
-                say(f"kept what is there now as {kept[0].id} (site {kept[0].manifest.site})")
+        def keep(options: BackupOptions) -> Kept:
+            seen: list[Kept] = []
+            looking = replace(
+                options, exported=lambda held: seen.append(meanwhile.read_at(target, held.name))
+            )
+            kept.append(setaside.back_up(target, site, looking))
+            say(f"kept what is there now as {kept[0].id} (site {kept[0].manifest.site})")
             locks.check(connection, target.database)
+            return seen[-1]
 
         @cache
         def report() -> Callable[[int], None]:  # begun after what `keep` has to say
@@ -95,7 +100,7 @@ def overwrite(
                 keys,
                 accept=options.accept,
                 progress=progress,
-                keep=keep,
+                keep=partial(keep, before) if before else None,
                 committing=committing,
             )
         for not_applied in done.not_given:

@@ -1,7 +1,7 @@
 """Empties a database in the caller's transaction until it is what template0 would give: what a dump is loaded into.
 
-Whatever the inventory knows goes: what it still finds afterwards is an error, so nothing is forgotten in silence. The
-schema public stays and is emptied, because in majors before 15 only a superuser owns it; its owner, grants and comment
+Whatever the inventory knows goes, object by object: what it still finds afterwards is an error, so nothing is forgotten
+in silence, and a schema goes only when it is empty: what somebody has put there since then keeps it. The schema public stays and is emptied, because in majors before 15 only a superuser owns it; its owner, grants and comment
 become template0's. Objects that somebody put into the server's own schemas stay, as they are in no dump either.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.grants import Grant
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["clear"]
+__all__ = ["clear", "hush"]
 
 _TOGETHER = 200
 _NAME = "(pg_catalog.pg_identify_object('{0}'::regclass, x.oid, 0)).identity"
@@ -32,12 +32,14 @@ def _drop(word: str, catalog: str, condition: str = "true") -> str:
         f"SELECT pg_catalog.format('DROP {word} IF EXISTS %s CASCADE', {_NAME.format(catalog)})"
         f" FROM pg_catalog.{catalog} x WHERE {condition} AND $own({catalog}, x.oid)"
         f" AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d"
-        f" WHERE d.classid = '{catalog}'::regclass AND d.objid = x.oid AND d.deptype = 'i')"
+        f" WHERE d.classid = '{catalog}'::regclass AND d.objid = x.oid AND d.deptype = 'i'"
+        # A partitioned table is a part of itself: of the columns by which it is divided.
+        " AND (d.refclassid, d.refobjid) <> (d.classid, d.objid))"
     )
 
 
-def _in_public(column: str) -> str:
-    return f"x.{column} = (SELECT s.oid FROM pg_catalog.pg_namespace s WHERE s.nspname = 'public')"
+def _in_ours(column: str) -> str:
+    return f"x.{column} IN (SELECT s.oid FROM pg_catalog.pg_namespace s WHERE $users(s.nspname))"
 
 
 _MADE = "x.oid >= 16384"
@@ -55,7 +57,7 @@ SELECT pg_catalog.format('DROP EXTENSION IF EXISTS %I CASCADE', x.extname)
 FROM pg_catalog.pg_extension x WHERE x.extname <> 'plpgsql'
 """
 _SCHEMAS = """
-SELECT pg_catalog.format('DROP SCHEMA IF EXISTS %I CASCADE', x.nspname)
+SELECT pg_catalog.format('DROP SCHEMA IF EXISTS %I', x.nspname)
 FROM pg_catalog.pg_namespace x WHERE $users(x.nspname) AND x.nspname <> 'public' AND $own(pg_namespace, x.oid)
 """
 # In this order: first what would notice the rest or keep it from going, then what holds the most.
@@ -68,27 +70,27 @@ _DROPS = (
     _drop("TRANSFORM", "pg_transform", _MADE),
     _drop("CAST", "pg_cast", _MADE),
     _drop("LANGUAGE", "pg_language", _MADE),
-    _drop("ACCESS METHOD", "pg_am", _MADE),
-    _SCHEMAS,
     *(
-        _drop(word, "pg_class", f"{_in_public('relnamespace')} AND x.relkind IN ({kinds})")
+        _drop(word, "pg_class", f"{_in_ours('relnamespace')} AND x.relkind IN ({kinds})")
         for word, kinds in (
             ("VIEW", "'v'"), ("MATERIALIZED VIEW", "'m'"), ("FOREIGN TABLE", "'f'"), ("TABLE", "'r', 'p'"), ("SEQUENCE", "'S'"),
         )
     ),
-    _drop("ROUTINE", "pg_proc", _in_public("pronamespace")),
-    _drop("TYPE", "pg_type", f"{_in_public('typnamespace')} AND x.typtype IN ('b', 'c', 'd', 'e', 'r', 'p')"
+    _drop("ROUTINE", "pg_proc", _in_ours("pronamespace")),
+    _drop("TYPE", "pg_type", f"{_in_ours('typnamespace')} AND x.typtype IN ('b', 'c', 'd', 'e', 'r', 'p')"
           " AND NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.oid = x.typelem AND e.typarray = x.oid)"),
-    _drop("OPERATOR", "pg_operator", _in_public("oprnamespace")),
-    _drop("OPERATOR CLASS", "pg_opclass", _in_public("opcnamespace")),
-    _drop("OPERATOR FAMILY", "pg_opfamily", _in_public("opfnamespace")),
-    _drop("COLLATION", "pg_collation", _in_public("collnamespace")),
-    _drop("CONVERSION", "pg_conversion", _in_public("connamespace")),
-    _drop("STATISTICS", "pg_statistic_ext", _in_public("stxnamespace")),
-    _drop("TEXT SEARCH CONFIGURATION", "pg_ts_config", _in_public("cfgnamespace")),
-    _drop("TEXT SEARCH DICTIONARY", "pg_ts_dict", _in_public("dictnamespace")),
-    _drop("TEXT SEARCH TEMPLATE", "pg_ts_template", _in_public("tmplnamespace")),
-    _drop("TEXT SEARCH PARSER", "pg_ts_parser", _in_public("prsnamespace")),
+    _drop("OPERATOR", "pg_operator", _in_ours("oprnamespace")),
+    _drop("OPERATOR CLASS", "pg_opclass", _in_ours("opcnamespace")),
+    _drop("OPERATOR FAMILY", "pg_opfamily", _in_ours("opfnamespace")),
+    _drop("COLLATION", "pg_collation", _in_ours("collnamespace")),
+    _drop("CONVERSION", "pg_conversion", _in_ours("connamespace")),
+    _drop("STATISTICS", "pg_statistic_ext", _in_ours("stxnamespace")),
+    _drop("TEXT SEARCH CONFIGURATION", "pg_ts_config", _in_ours("cfgnamespace")),
+    _drop("TEXT SEARCH DICTIONARY", "pg_ts_dict", _in_ours("dictnamespace")),
+    _drop("TEXT SEARCH TEMPLATE", "pg_ts_template", _in_ours("tmplnamespace")),
+    _drop("TEXT SEARCH PARSER", "pg_ts_parser", _in_ours("prsnamespace")),
+    _drop("ACCESS METHOD", "pg_am", _MADE),
+    _SCHEMAS,
     "SELECT pg_catalog.format('SELECT pg_catalog.lo_unlink(%s)', x.oid) FROM pg_catalog.pg_largeobject_metadata x",
 )  # fmt: skip
 # Default privileges: an entry goes by itself once it says what holds without it.
@@ -130,7 +132,8 @@ def clear(connection: Connection) -> None:
     anything is left, psycopg.Error if the server refuses.
     """
     superuser = connection.info.parameter_status("is_superuser") == "on"
-    for questions in ((_EVENT_TRIGGERS,), _DROPS, _DEFAULTS):
+    hush(connection)
+    for questions in (_DROPS, _DEFAULTS):
         _do(connection, [text for (text,) in queries.rows(connection, ";".join(questions))])
     if superuser:
         _do(connection, list(_system_grants(connection)))
@@ -147,6 +150,11 @@ def clear(connection: Connection) -> None:
             detail=f"There is still {', '.join(left[:5])}{f' and {len(left) - 5} more' if len(left) > 5 else ''}.",
             hint="Restore beside it instead, or drop what is left by hand.",
         )
+
+
+def hush(connection: Connection) -> None:
+    """Switch the event triggers off, in the transaction that is open: they would run at whatever we do."""
+    _do(connection, [text for (text,) in queries.rows(connection, _EVENT_TRIGGERS)])
 
 
 def _do(connection: Connection, statements: Sequence[str]) -> None:
