@@ -144,7 +144,7 @@ def test_a_backup_of_what_was_live_is_none_of_what_was_set_aside_though_clocks_d
         (mark,) = [m.mark for m in marks.find(connection) if m.name == aside]
         early = mark.model_copy(update={"at": mark.at - timedelta(hours=1)})
         connection.execute(marks.put(aside, early))
-    _, kept = place.discard()
+    kept = place.discard().kept
     assert kept is not None
     assert kept.id != before.id
     assert kept.manifest.rows == 503

@@ -5,30 +5,29 @@ from __future__ import annotations
 import shutil
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyrage
 import pytest
 
-from polyladder_ops import backups, catalog, replacement, setaside, settings, verification
+from polyladder_ops import backups, catalog, replacement, setaside, settings
 from polyladder_ops.errors import Mismatch, OpsError, Refused
 from polyladder_ops.postgres import databases, locks, marks, session, switch
 from polyladder_ops.postgres.locks import Busy
-from polyladder_ops.records import Record, append
 from polyladder_ops.restore import discard
 from polyladder_ops.site import Site
 from tests.conftest import numbers, run
+from tests.test_tasks import url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from polyladder_ops.catalog import Backup
     from polyladder_ops.postgres.conninfo import Target
-    from polyladder_ops.postgres.marks import Marked
     from polyladder_ops.postgres.session import Connection
     from polyladder_ops.postgres.switch import Switched
+    from polyladder_ops.restore.discard import Discarded
     from polyladder_ops.sandbox.server import Server
     from polyladder_ops.setaside import Undoing
 
@@ -65,16 +64,22 @@ class Place:
         )  # fmt: skip
 
     def discard(
-        self, name: str = "", *, without_backup: bool = False, confirm: Callable[..., None] | None = None, **options: Any
-    ) -> tuple[Marked, Backup | None]:  # fmt: skip
+        self,
+        name: str = "",
+        *accept: str,
+        without_backup: bool = False,
+        confirm: Callable[..., None] | None = None,
+        **options: Any,
+    ) -> Discarded:
         return discard.discard(
             self.live,
             name,
             site=self.site,
             options=backups.Options(new_source=True, **options),
             without_backup=without_backup,
+            accept=frozenset(accept),
             say=self.said.append,
-            confirm=confirm or (lambda *what: self.asked.append(what)),
+            confirm=confirm or (self.asked.append),
         )
 
     def tell(self, statement: str, name: str = "") -> list[tuple[Any, ...]]:
@@ -115,7 +120,11 @@ def place(server: Server, taken: tuple[Target, Backup], tmp_path: Path) -> Itera
         before = switch.names(connection)
     live = server.target(f"shop_{next(numbers)}")
     run(server.target(), "CREATE DATABASE %I TEMPLATE %I", live.database, source.database)
-    environ = {"POLYLADDER_STATE_DIR": str(tmp_path / "state"), "BACKUP_DIR": str(tmp_path / "backups")}
+    environ = {
+        "POLYLADDER_STATE_DIR": str(tmp_path / "state"),
+        "BACKUP_DIR": str(tmp_path / "backups"),
+        "POLYLADDER_SCRATCH_URL": url(server.target()),
+    }
     shutil.copytree(backup.path.parent, tmp_path / "backups")
     site = Site(settings.load({}, environ=environ, root=tmp_path))
     yield Place(live, site, catalog.open_backup(tmp_path / "backups" / backup.path.name))
@@ -270,8 +279,8 @@ def test_a_live_database_with_a_corrupt_page_is_replaced_and_kept_though_no_back
     with pytest.raises(OpsError):
         place.discard()
     assert (place.opened(switched.aside), place.kept()) == (False, [])
-    dropped, kept = place.discard(without_backup=True)
-    assert (dropped.name, kept) == (switched.aside, None)
+    done = place.discard(without_backup=True)
+    assert (done.aside.name, done.kept) == (switched.aside, None)
     assert place.opened(switched.aside) is None
 
 
@@ -282,90 +291,19 @@ def test_what_was_set_aside_is_dropped_after_a_verified_backup_of_it_that_is_nob
     restored: Place,
 ) -> None:
     (aside,) = restored.asides()
-    dropped, kept = restored.discard()
-    assert dropped.name == aside
+    done = restored.discard()
+    kept = done.kept
+    assert (done.aside.name, done.accepted) == (aside, ())
     assert restored.opened(aside) is None
     assert kept is not None
     (made,) = restored.kept()
     assert made.id == kept.id
-    assert made.verified
+    assert made.level == "restore"
     assert (made.manifest.source.database, made.manifest.rows) == (aside, 522)
     latest = catalog.scan(restored.site.folder, "production").latest
     assert latest is not None
     assert latest.id == restored.backup.id
     assert f"backing up {aside} first" in restored.said
-    assert restored.asked[-1][1] is None
-
-
-def back_up(place: Place, name: str, *, verified: bool) -> Backup:
-    """Take a backup of a closed database as a discard does that died before the drop."""
-    server = place.live.with_database("postgres")
-    with closing(session.connect(server)) as connection:
-        switch.let_in(connection, name)
-        made = backups.take(
-            server.with_database(name),
-            place.site.folder,
-            site="production-aside",
-            private=place.site.private,
-            options=backups.Options(new_source=True),
-        )
-        switch.close(connection, name)
-    if verified:
-        verification.verify_stored(made, [])
-    return catalog.open_backup(made.path)
-
-
-def test_a_verified_backup_of_exactly_this_database_is_enough(restored: Place) -> None:
-    (aside,) = restored.asides()
-    made = back_up(restored, aside, verified=True)
-    _, kept = restored.discard()
-    assert kept is not None
-    assert kept.id == made.id
-    assert [one.id for one in restored.kept()] == [made.id]
-    assert restored.asked[-1][1].id == made.id
-
-
-def test_a_backup_that_was_not_verified_or_did_not_pass_is_not(restored: Place) -> None:
-    (aside,) = restored.asides()
-    unverified, failed = back_up(restored, aside, verified=False), back_up(restored, aside, verified=True)
-    append(
-        failed.path,
-        Record(kind="verify", backup=failed.id, sha256=failed.manifest.sha256, at=datetime.now(UTC), by="x", level="stored", verdict="failed"),
-    )  # fmt: skip
-    _, kept = restored.discard()
-    assert kept is not None
-    assert kept.id not in (unverified.id, failed.id)
-
-
-def test_a_backup_of_another_set_aside_database_is_never_taken_for_one_of_this(restored: Place) -> None:
-    (first,) = restored.asides()
-    restored.restore()
-    second = restored.asides()[0]
-    other = back_up(restored, first, verified=True)
-    dropped, kept = restored.discard()
-    assert dropped.name == second
-    assert kept is not None
-    assert kept.id != other.id
-    assert kept.manifest.source.database == second
-    assert restored.asides() == [first]
-
-
-def test_a_backup_from_before_it_was_set_aside_is_not_enough(place: Place) -> None:
-    """Rows were written to it after that backup."""
-    before = backups.take(
-        place.live,
-        place.site.folder,
-        site="production-aside",
-        private=place.site.private,
-        options=backups.Options(new_source=True),
-    )
-    verification.verify_stored(before, [])
-    place.tell("INSERT INTO public.deck (title) VALUES ('late')")
-    place.restore()
-    _, kept = place.discard()
-    assert kept is not None
-    assert kept.id != before.id
-    assert kept.manifest.rows == 503
 
 
 def test_a_backup_that_does_not_verify_keeps_the_database(
@@ -382,7 +320,7 @@ def test_a_backup_that_does_not_verify_keeps_the_database(
         return made
 
     monkeypatch.setattr(backups, "take", damaged)
-    with pytest.raises(Mismatch, match="is failed, so nothing was dropped"):
+    with pytest.raises(Mismatch, match="does not come back as what was dumped, so nothing was dropped"):
         restored.discard()
     assert restored.opened(aside) is False
 
@@ -398,7 +336,7 @@ def test_a_backup_that_would_be_encrypted_needs_a_key_that_opens_it(restored: Pl
     key.write_text(str(identity))
     with_key = restored.site.settings.model_copy(update={"backup_age_identity_file": key})
     restored.site = Site(with_key)
-    _, kept = restored.discard(recipients=recipients)
+    kept = restored.discard(recipients=recipients).kept
     assert kept is not None
     assert kept.manifest.encrypted
     assert restored.opened(aside) is None

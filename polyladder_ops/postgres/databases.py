@@ -38,6 +38,7 @@ __all__ = [
     "drop_roles",
     "end_session",
     "ended_if_left",
+    "has_subscriptions",
     "hold",
     "is_temporary",
     "locked",
@@ -251,6 +252,11 @@ def _subscriptions(connection: Connection, database: str) -> list[str]:
         [database],
     )
     return [name for (name,) in found.fetchall()]
+
+
+def has_subscriptions(connection: Connection, database: str) -> bool:
+    """Whether a database has subscriptions, which must be dropped before it, from inside."""
+    return bool(_subscriptions(connection, database))
 
 
 def _forget(target: Target, subscription: sql.Identifier) -> None:

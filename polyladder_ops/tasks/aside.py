@@ -150,19 +150,26 @@ def abort(c: Context, site: str = "") -> None:
 
 
 @task(
+    iterable=["accept"],
     help={
         "database": ASIDE,
         "without-backup": "Drop it without a backup: its rows are gone then.",
+        "accept": "not-restored: drop it though its backup could not be restored anywhere; not-included: though no dump holds all of it.",
         "force": FORCE,
         "site": SITE,
-    }
+    },
 )
 def discard(
-    c: Context, database: str = "", without_backup: bool = False, force: bool = False, site: str = ""
+    c: Context,
+    database: str = "",
+    without_backup: bool = False,
+    accept: Any = None,
+    force: bool = False,
+    site: str = "",
 ) -> None:
-    """Drop a set-aside database, once it is backed up.
+    """Drop a set-aside database, once a backup of it is proved.
 
-    Takes a backup of it first (site <site>-aside) and verifies that, unless there is one already.
+    Takes a backup of it (site <site>-aside), restores that on a scratch server, and looks that nobody wrote to it meanwhile.
 
     Examples:
         invoke restore.discard
@@ -171,12 +178,15 @@ def discard(
     from polyladder_ops import backups
     from polyladder_ops.restore import discard as discarding
 
-    place = open_site(c, site)
-
-    def ask(aside: Any, kept: Any) -> None:
-        backed = (
-            "without a backup" if without_backup else f"after backup {kept.id}" if kept else "after a backup"
+    place, accepted = open_site(c, site), split_items(accept)
+    if unknown := accepted - set(discarding.ITEMS):
+        raise UsageError(
+            f"--accept={min(unknown)} lets nothing through here",
+            hint=f"Only --accept={' and --accept='.join(discarding.ITEMS)} can be needed.",
         )
+    backed = "without a backup" if without_backup else "after a backup that is restored on a scratch server"
+
+    def ask(aside: Any) -> None:
         if is_dry(c):
             output.line(f"would drop {aside.name} {backed}")
             raise _DryRun
@@ -185,22 +195,28 @@ def discard(
     finish = "it closes what is open. A folder is swept by the next `invoke backup`."
     try:
         with _stoppable(site, finish):
-            dropped, kept = discarding.discard(
+            done = discarding.discard(
                 place.target(),
                 database,
                 site=place,
                 options=backups.Options(recipients=place.settings.backup_age_recipients, new_source=True),
                 without_backup=without_backup,
+                accept=accepted,
                 say=_to_stderr,
                 confirm=ask,
                 look_only=is_dry(c),
             )
     except _DryRun:
         return
-    backed = (
+    kept = done.kept
+    said = (
         f"it is kept as backup {kept.id} of site {kept.manifest.site}" if kept else "there is no backup of it"
     )
-    output.line(f"{dropped.name} is dropped; {backed}")
+    output.line(f"{done.aside.name} is dropped; {said}")
+    if done.accepted:
+        raise Mismatch(
+            f"{done.aside.name} is dropped, with what was accepted", detail=" ".join(done.accepted)
+        )
 
 
 @task(help={"site": SITE, "json": JSON})

@@ -285,7 +285,7 @@ def discard(on_stage: Stage, *, without_backup: bool) -> None:
         options=backups.Options(new_source=True),
         without_backup=without_backup,
         say=lambda _sentence: None,
-        confirm=lambda _aside, _kept: None,
+        confirm=lambda _aside: None,
     )
 
 
