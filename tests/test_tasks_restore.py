@@ -506,7 +506,10 @@ def test_back_again_looked_at_and_dropped(shop: Shop) -> None:
     dry = shop.ask("-R", "restore.undo")
     assert (dry.code, dry.out) == (0, "would do so\n")
     dry = shop.ask("-R", "restore.discard")
-    assert (dry.code, dry.out) == (0, f"would drop {aside} after a backup\n")
+    assert (dry.code, dry.out) == (
+        0,
+        f"would drop {aside} after a backup that is restored on a scratch server\n",
+    )
     assert (shop.decks(), shop.asides()) == (500, [aside])
 
     shop.tell("INSERT INTO public.deck (title) VALUES ('since')")

@@ -85,7 +85,7 @@ class Mark(BaseModel):
 class Marked(BaseModel):
     """A database with a mark of ours on this role, or with an older version's note (`role` is empty then).
 
-    Sizes that we may not ask for are None; `others` are those who are in it, our own sessions left out.
+    Sizes that we may not ask for are None; `others` are those who are in it, our own sessions left out, and a dump of ours.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -154,7 +154,7 @@ d.datname, d.oid::int8, d.datallowconn,
             THEN pg_catalog.pg_database_size(d.oid) END,
        pg_catalog.pg_get_userbyid(d.datdba)::text,
        (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid AND a.usesysid IS NOT NULL
-        AND NOT (a.usename = current_user AND pg_catalog.starts_with(coalesce(a.application_name, ''), 'polyladder-ops'))),
+        AND NOT (a.usename = current_user AND coalesce(a.application_name, '') ~ '^(polyladder-ops|pg_dump$)')),
        d.datconnlimit = -2"""
 _MARKED = f"""
 SELECT {_DATABASE}, r.rolname::text, pg_catalog.substr(c.item, pg_catalog.length(%s) + 1)

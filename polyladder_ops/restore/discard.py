@@ -100,6 +100,7 @@ def _drop(connection: Connection, server: Target, aside: Marked) -> None:
         standing(f"The server is dropping {aside.name}"),
     ):
         databases.drop(server, aside.name)
+    held()
     if switch.oid_of(connection, aside.name) is not None:
         raise OpsError(f"{aside.name} is still there", hint="Look with `invoke restore.status`.")
 
