@@ -31,6 +31,7 @@ __all__ = [
     "clean_environment",
     "end",
     "give_to",
+    "handed_file",
     "in_use",
     "is_alive",
     "is_in_use",
@@ -172,6 +173,36 @@ def write_private(path: Path, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
+
+
+@contextlib.contextmanager
+def handed_file(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Within the block a private file with this text: how a program reads it, and the arguments to `start` that with.
+
+    On Linux it has no name, so that a kill leaves nothing of it. Elsewhere it is at `path`, which must be free, and gone
+    afterwards at the latest.
+    """
+    if (descriptor := _nameless(text)) is not None:
+        try:
+            yield f"/proc/self/fd/{descriptor}", {"pass_fds": (descriptor,)}
+        finally:
+            os.close(descriptor)
+        return
+    try:
+        write_private(path, text)
+        yield str(path), {}
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _nameless(text: str) -> int | None:
+    """Return a file in memory with this text, which only we and whom we hand it to can read; None where there is no such thing."""
+    if sys.platform != "linux" or not Path("/proc/self/fd").is_dir():
+        return None
+    descriptor = os.memfd_create("polyladder-ops")
+    os.fchmod(descriptor, 0o600)  # else libpq takes no password from it
+    os.write(descriptor, text.encode())
+    return descriptor
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Runs pg_dump in somebody's snapshot and hands its bytes on; its exit code and its last words are heard.
 
-No secret in argv: host, user and options go by PG* variables of a clean environment, the password by a 0600 passfile
-that is deleted as soon as pg_dump has logged in.
+No secret in argv: host, user and options go by PG* variables of a clean environment, the password by a file without a name
+or, where the system has no such thing, by a 0600 passfile that is deleted as soon as pg_dump has logged in.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from functools import partial
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from psycopg import pq
 
@@ -75,14 +75,14 @@ def run(
     argv += _unnamed_options(target)
     variables = _variables(target, need_tls=need_tls)
     passfile = private / "pgpass"
-    if target.password:
-        portable.write_private(passfile, _passfile_line(target.password))
-        variables["PGPASSFILE"] = str(passfile)
-    try:
+    with _handed(target, passfile, variables) as inherited:
         env = portable.clean_environment(variables)
-        process = portable.start(
-            argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
-        )
+        pipes: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+        }
+        process = portable.start(argv, env=env, bufsize=0, **pipes, **inherited)
         try:
             with standing("", partial(portable.end, process, grace_s=0)):
                 _pump(process, sink, meanwhile, passfile, stall_s)
@@ -91,8 +91,17 @@ def run(
             for pipe in (process.stdout, process.stderr):
                 assert pipe is not None
                 pipe.close()
-    finally:
-        passfile.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _handed(target: Target, passfile: Path, variables: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Within the block the password lies where `variables` say then, for a program that is started with these arguments."""
+    if not target.password:
+        yield {}
+        return
+    with portable.handed_file(passfile, _passfile_line(target.password)) as (path, inherited):
+        variables["PGPASSFILE"] = path
+        yield inherited
 
 
 def _pump(

@@ -135,22 +135,6 @@ def test_a_backup_that_is_killed_leaves_a_folder_that_the_next_one_sweeps(
     place.holds(*(backup.id for backup in place.catalog.backups))
 
 
-@on_linux
-def test_a_backup_that_is_killed_before_pg_dump_has_logged_in_leaves_its_password_for_no_one_else(
-    place: Place,
-) -> None:
-    with tunnel(place.target.port, hold_after=20_000) as early:
-        process = place.start("backup", DATABASE_URL=url(place, early))
-        assert early.held.wait(20)
-        place.wait_for(lambda: process.poll() is not None or list(place.private.rglob("*")), within_s=5)
-        sent(process, "SIGKILL")
-        place.end_of(process)
-        for file in place.private.rglob("pgpass"):
-            assert file.stat().st_mode & 0o777 == 0o600
-        assert list(place.folder.rglob("pgpass")) == []
-    place.succeeds()
-
-
 @pytest.mark.parametrize("silent", [False, True])
 def test_a_backup_that_waits_for_the_server_can_be_stopped(silent: bool, place: Place) -> None:
     waits = (

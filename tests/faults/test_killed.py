@@ -6,10 +6,12 @@ import contextlib
 import json
 import sys
 import tempfile
+import threading
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
@@ -157,3 +159,59 @@ def test_a_proof_that_ends_by_itself_leaves_neither_server_nor_guardian(shop: Pr
     assert (done.code, json.loads(done.out)["verdict"]) == (0, "passed"), done.err
     assert processes(state) == []
     assert list(state.glob("scratch/*")) == []
+
+
+class Written:
+    """Looks all the time, in a thread, for a text in the files of some folders."""
+
+    def __init__(self, text: str, *folders: Path) -> None:
+        self.found: set[str] = set()
+        self.looks = 0
+        self._text, self._folders = text.encode(), folders
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self.look()
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            self.look()
+
+    def look(self) -> None:
+        self.looks += 1
+        for path in (path for folder in self._folders for path in folder.rglob("*")):
+            with contextlib.suppress(OSError):
+                if path.is_file() and self._text in path.read_bytes():
+                    self.found.add(path.name)
+
+
+def has_begun(folder: Path, instant: str, process: subprocess.Popen[str]) -> bool:
+    return process.poll() is not None or any(True for _ in folder.glob(instant))
+
+
+def test_a_backup_that_is_killed_leaves_no_password_whenever_that_is(
+    sample_database: Target, state: Path, tmp_path: Path
+) -> None:
+    shop = project(
+        tmp_path / "project",
+        DATABASE_URL=url(sample_database),
+        BACKUP_DIR=str(tmp_path / "backups"),
+        POLYLADDER_STATE_DIR=str(state),
+    )
+    # Whenever: so at no instant may it be there, not only at those at which this test happens to strike.
+    with Written(sample_database.password, state, tmp_path / "backups") as written:
+        for instant in (".run-*", ".run-*/*.gz", ".run-*/*.gz"):
+            process = shop.start("backup")
+            wait(partial(has_begun, tmp_path / "backups", instant, process), "no backup began")
+            process.kill()
+            process.communicate()
+        assert shop.run("backup").code == 0
+    assert written.looks > 10
+    assert written.found == set()
