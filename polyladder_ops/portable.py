@@ -30,6 +30,7 @@ __all__ = [
     "by_whom",
     "clean_environment",
     "end",
+    "end_group",
     "give_to",
     "handed_file",
     "in_use",
@@ -112,7 +113,8 @@ def end(process: subprocess.Popen[bytes], *, grace_s: float = 5.0) -> None:
     """Make sure that the program and its group are gone: asked first, killed after `grace_s` seconds."""
     if process.poll() is None:
         _signal_group(process, signal.SIGTERM)
-        _wake_group(process)
+        if sys.platform != "win32":  # one that was stopped hears nothing else but SIGKILL until it goes on
+            _signal_group(process, signal.SIGCONT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace_s)
     if process.poll() is None:
@@ -120,10 +122,12 @@ def end(process: subprocess.Popen[bytes], *, grace_s: float = 5.0) -> None:
         process.wait()
 
 
-def _wake_group(process: subprocess.Popen[bytes]) -> None:
-    """Let a program that was stopped go on: it hears nothing else but SIGKILL."""
+def end_group(process: subprocess.Popen[bytes], *, grace_s: float = 5.0) -> None:
+    """Make sure that the program is gone, and what it started and left in its group: pnpm starts a shell, and that Node."""
+    end(process, grace_s=grace_s)
     if sys.platform != "win32":
-        _signal_group(process, signal.SIGCONT)
+        with contextlib.suppress(PermissionError):  # what macOS says of a group of corpses
+            _signal_group(process, _FORCE)
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
@@ -289,12 +293,8 @@ def system_account(name: str) -> Account | None:
     import pwd
 
     problem = ""
-    for waited_s in (
-        0.0,
-        0.2,
-        0.5,
-        1.0,
-    ):  # another process may hold the lock on the list of accounts, making ours
+    # Another process may hold the lock on the list of accounts, making ours.
+    for waited_s in (0.0, 0.2, 0.5, 1.0):
         time.sleep(waited_s)
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)

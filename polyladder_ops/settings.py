@@ -10,6 +10,8 @@ Site ``sandbox`` is closed: what could lead to production is not read there, and
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads the annotations
 from dataclasses import dataclass
 from pathlib import Path
@@ -307,7 +309,12 @@ def _checked(
 def _own_defaults(site: str, state_dir: str) -> Layer:
     """Return the defaults that depend on the machine and on the site."""
     state = state_dir or str(user_state_path("polyladder-ops", appauthor=False))
-    own = {"BACKUP_DIR": str(Path(state, SANDBOX, "backups")), "POLYLADDER_CHECKS": str(_SANDBOX_CHECKS)}
+    own = {
+        "BACKUP_DIR": str(Path(state, SANDBOX, "backups")),
+        "POLYLADDER_CHECKS": str(_SANDBOX_CHECKS),
+        "POLYLADDER_APP_DIR": str(Path(state, SANDBOX, "checkout")),
+        "POLYLADDER_MIGRATE_COMMAND": shlex.join([sys.executable, "-m", "polyladder_ops.sandbox.migrator"]),
+    }
     return Layer("default", {"POLYLADDER_STATE_DIR": state, **(own if site == SANDBOX else {})})
 
 

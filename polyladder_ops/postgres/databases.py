@@ -232,7 +232,7 @@ def _drop_login(connection: Connection, name: str) -> None:
                 connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
 
 
-# A login of a load, or of checks, as it was made: what somebody has taken into use since, with more rights or members, is not ours.
+# A login of a load, of checks, or of a migration (a member of one owner), as it was made: what somebody has taken into use since, with more rights or members, is not ours.
 _LOGINS = """
 SELECT rolname::text FROM pg_catalog.pg_roles r
 WHERE rolname ~ '^polyladder_[a-z]+_[0-9a-f]{16}$' AND rolvaliduntil IS NOT NULL
@@ -240,6 +240,9 @@ WHERE rolname ~ '^polyladder_[a-z]+_[0-9a-f]{16}$' AND rolvaliduntil IS NOT NULL
   AND CASE WHEN rolname ~ '^polyladder_check_'
       THEN NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m
                        WHERE m.member = r.oid AND m.roleid::pg_catalog.regrole::text <> 'pg_read_all_data')
+      WHEN rolname ~ '^polyladder_migrate_'
+      THEN NOT rolbypassrls AND (SELECT count(*) FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid) <= 1
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE m.roleid = r.oid)
       ELSE NOT rolinherit AND NOT rolbypassrls
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid) END
 """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["LIMIT_BYTES", "LIMIT_S", "Rows", "latest", "migration", "row"]
+__all__ = ["LIMIT_BYTES", "LIMIT_S", "Noted", "Rows", "latest", "migration", "migrations", "row"]
 
 LIMIT_S = 5.0
 LIMIT_BYTES = 64 << 20
@@ -44,8 +44,25 @@ _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 _ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 
 
+@dataclass(frozen=True)
+class Noted:
+    """A migration that node-pg-migrate noted: its name, and when it ran as the server writes it (empty: it does not say)."""
+
+    name: str
+    run_on: str = ""
+
+
 def migration(connection: Connection) -> str | None:
     """Return the newest migration that node-pg-migrate noted in its table `pgmigrations`, if there is one.
+
+    Raise OpsError if that table is another's than node-pg-migrate's or too large, psycopg.Error if the server refuses.
+    """
+    noted = migrations(connection)
+    return noted[-1].name if noted else None
+
+
+def migrations(connection: Connection) -> tuple[Noted, ...] | None:
+    """Return what node-pg-migrate noted in its table `pgmigrations`, in its order, None if there is no such table.
 
     Raise OpsError if that table is another's than node-pg-migrate's or too large, psycopg.Error if the server refuses.
     """
@@ -65,7 +82,7 @@ def migration(connection: Connection) -> str | None:
     except BeyondLimit:
         raise OpsError(f"{schema}.pgmigrations was not looked at: {_beyond()}") from None
     rows = [dict(zip(known, map(_value, line.split(b"\t")), strict=True)) for line in text.split(b"\n")[:-1]]
-    return max(rows, key=_when)["name"] if rows else None
+    return tuple(Noted(row["name"] or "", row.get("run_on") or "") for row in sorted(rows, key=_when))
 
 
 def _when(noted: Mapping[str, str | None]) -> tuple[str, int]:

@@ -44,6 +44,7 @@ __all__ = [
     "pin",
     "relayed",
     "translated",
+    "users_of",
 ]
 
 Connection = psycopg.Connection[TupleRow]
@@ -376,6 +377,17 @@ def database_sizes(target: Target) -> dict[str, int]:
             " WHERE NOT datistemplate ORDER BY datname"
         ).fetchall()
     return dict(rows)
+
+
+def users_of(connection: Connection, database: str) -> tuple[str, ...]:
+    """Return in words who is connected to a database of this server, without ourselves."""
+    with translated("could not look who is connected"):
+        rows = connection.execute(
+            "SELECT DISTINCT usename::text, application_name FROM pg_catalog.pg_stat_activity WHERE datname = %s"
+            " AND usename IS NOT NULL AND application_name NOT LIKE 'polyladder-ops%%' ORDER BY 1, 2",
+            [database],
+        ).fetchall()
+    return tuple(f"{role} ({name or 'no name'})" for role, name in rows)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from invoke.collection import Collection
 
-from polyladder_ops.tasks import backup, dev, doctor, health, restore, retention, sandbox, verify
+from polyladder_ops.tasks import backup, dev, doctor, health, migrate, restore, retention, sandbox, verify
 
 __all__ = ["ns"]
 
@@ -14,6 +14,7 @@ ns.add_task(verify.verify)
 ns.add_collection(restore.collection)
 ns.add_task(doctor.doctor)
 ns.add_task(health.health)
+ns.add_collection(migrate.collection)
 ns.add_collection(sandbox.collection)
 ns.add_collection(dev.collection)
 # Equal calls on one command line are meant: `invoke backup backup` is two backups.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
@@ -60,6 +61,7 @@ def down(c: Context, force: bool = False) -> None:
         _refuse_another(found, silence_is_fine=True)  # what is broken must be possible to delete
     confirm("This deletes the sandbox's databases.", "sandbox", force=force)
     found.remove()
+    shutil.rmtree(settings.state_dir / "sandbox" / "checkout", ignore_errors=True)
     output.line("the sandbox is gone")
 
 
@@ -127,10 +129,14 @@ def break_(c: Context, force: bool = False) -> None:
         invoke sandbox.break --force
     """
     refuse_dry(c)
-    from polyladder_ops.sandbox import damage, seed
+    from polyladder_ops.sandbox import checkout, damage, seed
 
-    opened = own_server(open_settings(c, site="sandbox"))
+    settings = open_settings(c, site="sandbox")
+    opened = own_server(settings)
     confirm("This damages the sandbox's database.", "break", force=force)
+    assert settings.app_dir is not None
+    checkout.make(settings.app_dir, opened.target(seed.DATABASE))
+    checkout.pull_bad_migration(settings.app_dir)
     for sentence in damage.break_database(opened.target(seed.DATABASE)):
         output.line(sentence)
 
@@ -203,7 +209,7 @@ _UNSPOILED = "Keep the sandbox as it is and report this."
 def bring_up(settings: Settings, scale: float) -> Server:
     """Return the running sandbox, made and filled if it is not there. Raise Refused if the server is not our own."""
     from polyladder_ops.postgres import session
-    from polyladder_ops.sandbox import seed, server
+    from polyladder_ops.sandbox import checkout, seed, server
 
     folder = settings.sandbox_server
     if not server.exists(folder):
@@ -215,6 +221,8 @@ def bring_up(settings: Settings, scale: float) -> Server:
     ):
         _say(f"filling it at scale {scale:g} …")
         seed.fill(opened.target(seed.DATABASE), scale=scale)
+    assert settings.app_dir is not None
+    checkout.make(settings.app_dir, opened.target(seed.DATABASE))
     return opened
 
 

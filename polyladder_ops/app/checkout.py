@@ -1,0 +1,241 @@
+"""The checkout of the app: where its migrations lie, and the command that runs them.
+
+The package is found by its name through pnpm, as it may lie in a repository beside the app's. pnpm 8 and 12 end with 0 when a filter
+matches no package ("No projects matched the filters"), so `--fail-if-no-match` stands in every call.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polyladder_ops import portable
+from polyladder_ops.app.migration_files import File, ordered
+from polyladder_ops.errors import OpsError, SettingsError
+from polyladder_ops.redaction import redact
+
+__all__ = ["PACKAGE", "Checkout", "find"]
+
+PACKAGE = "@polyladder/db"
+_PNPM = ("--fail-if-no-match", "--filter", PACKAGE)
+_ASKING_S = 60
+_DIRECTORIES = ("migrations", "src/migrations")
+_FLAGS = {
+    "-m": "dir",
+    "--migrations-dir": "dir",
+    "-t": "table",
+    "--migrations-table": "table",
+    "-d": "url",
+    "--database-url-var": "url",
+}
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """The app's folder, the package with the migrations, their files in order, and what runs them from which folder.
+
+    `command` wants `up` or `down` behind its last word: as a word of its own, or as the end of a script's name.
+    """
+
+    root: Path
+    package: Path
+    files: tuple[File, ...]
+    command: tuple[str, ...]
+    by_pnpm: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where the command is run."""
+        return self.root if self.by_pnpm else self.package
+
+    def argv(self, direction: str) -> list[str]:
+        """Return the command for `up` or `down`."""
+        if self.by_pnpm:
+            return [*self.command, f"migrate:{direction}"]
+        return [*self.command, direction]
+
+
+def find(root: Path, command: str | None) -> Checkout:
+    """Return the checkout in a folder, run by pnpm or by `command`.
+
+    Raise SettingsError if the folder or the command is unusable, OpsError if Node, pnpm, the package, its modules or its
+    migrations are not there.
+    """
+    if not root.is_dir():
+        raise SettingsError(
+            "POLYLADDER_APP_DIR names no folder",
+            detail=f"{root} is not there.",
+            hint="Name the app's checkout.",
+        )
+    words = _words(command) if command else (_pnpm(root), *_PNPM)
+    package = _beside(root) if command else _by_pnpm(root, words)
+    described = _read_json(package / "package.json")
+    script = str(described.get("scripts", {}).get("migrate:up", ""))
+    if not command:
+        _expect_installed(root, package, script)
+    directory = _directory(package, _options(script))
+    return Checkout(root, package, _files(directory), words, by_pnpm=not command)
+
+
+def _words(command: str) -> tuple[str, ...]:
+    try:
+        words = tuple(shlex.split(command))
+    except ValueError as error:
+        raise SettingsError("POLYLADDER_MIGRATE_COMMAND is unusable", detail=f"{error}.") from None
+    if not words or shutil.which(words[0]) is None:
+        raise SettingsError(
+            "POLYLADDER_MIGRATE_COMMAND is unusable",
+            detail=f"There is no program {words[0] if words else ''!r}.",
+            hint="Begin it with a program on the PATH, or leave it unset for pnpm.",
+        )
+    return words
+
+
+def _pnpm(root: Path) -> str:
+    """Return pnpm's path. Raise OpsError with the cure if it, or Node, is not installed."""
+    wanted = str(_read_json(root / "package.json").get("packageManager", "pnpm@8.15.0")).partition("+")[0]
+    if shutil.which("node") is None:
+        raise OpsError(
+            "Node is not installed, and the app's migrations are run by it",
+            hint=f"Install Node 20, then `npm install -g {wanted}` and `pnpm install` in {root}; or set POLYLADDER_MIGRATE_COMMAND.",
+        )
+    found = shutil.which("pnpm")
+    if found is None:
+        raise OpsError(
+            "pnpm is not installed, and the app's migrations are run by it",
+            hint=f"Run `npm install -g {wanted}`, the version that the app names, then `pnpm install` in {root}.",
+        )
+    return found
+
+
+def _by_pnpm(root: Path, words: tuple[str, ...]) -> Path:
+    """Return the package's folder as pnpm tells it. Raise OpsError if no package of the workspace has the name."""
+    code, out, said = _ask([*words, "ls", "--depth", "-1", "--json"], root)
+    try:
+        (found,) = json.loads(out)
+        return Path(found["path"])
+    except (ValueError, KeyError, TypeError):
+        raise OpsError(
+            f"pnpm finds no package {PACKAGE} in {root}",
+            detail=f"It ended with {code}. {redact(said or out)[-500:]}".strip(),
+            hint="The package may lie in a repository beside the app's (see pnpm-workspace.yaml): clone that, too.",
+        ) from None
+
+
+def _ask(argv: list[str], folder: Path) -> tuple[int, str, str]:
+    """Return how a short call ends, and what it says on stdout and stderr."""
+    process = portable.start(
+        argv,
+        env=environment(),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        out, said = process.communicate(timeout=_ASKING_S)
+    except subprocess.TimeoutExpired:
+        raise OpsError(f"{argv[0]} did not answer within {_ASKING_S} s") from None
+    finally:
+        portable.end_group(process)
+    return process.returncode, out.decode(errors="replace"), said.decode(errors="replace").strip()
+
+
+def environment(more: dict[str, str] | None = None) -> dict[str, str]:
+    """Return what a migration's program may see: no PG* and no secret of ours, production's rules, plus `more`.
+
+    One of the old migrations makes accounts with a known password unless NODE_ENV says production.
+    """
+    ours = {"CI": "true", "NODE_ENV": "production", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return portable.clean_environment({**ours, **(more or {})})
+
+
+def _beside(root: Path) -> Path:
+    """Return the package's folder as the workspace's file tells it, without pnpm. Raise OpsError if it is nowhere."""
+    listed = root / "pnpm-workspace.yaml"
+    text = listed.read_text(encoding="utf-8") if listed.is_file() else ""
+    patterns = re.findall(r"^\s*-\s*['\"]?([^'\"!#\s]+)['\"]?\s*$", text, re.MULTILINE)
+    for pattern in (".", *patterns, "packages/*"):
+        up = re.match(r"(?:\.\./)*", pattern)
+        above = len(up[0]) // 3 if up else 0
+        base = root.joinpath(*[".."] * above).resolve()
+        below = pattern[3 * above :]
+        for folder in [base] if below == "." else sorted(base.glob(below)):
+            if _read_json(folder / "package.json").get("name") == PACKAGE:
+                return folder
+    raise OpsError(
+        f"there is no package {PACKAGE} in {root}",
+        hint="The package may lie in a repository beside the app's (see pnpm-workspace.yaml): clone that, too.",
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise OpsError(f"could not read {path}", detail=f"{error}.") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _expect_installed(root: Path, package: Path, script: str) -> None:
+    if not script:
+        raise OpsError(
+            f"{PACKAGE} has no script migrate:up",
+            detail=f"Its folder is {package}.",
+            hint="Check out the app's release.",
+        )
+    if not (package / "node_modules").is_dir():
+        raise OpsError(
+            f"{PACKAGE} is not installed: it has no node_modules", hint=f"Run `pnpm install` in {root}."
+        )
+
+
+def _options(script: str) -> dict[str, str]:
+    """Return what the script says of folder and table. Raise OpsError if it takes its database elsewhere than we say."""
+    try:
+        words = iter(shlex.split(script))
+    except ValueError:
+        words = iter(script.split())
+    found: dict[str, str] = {}
+    for word in words:
+        flag, is_joined, value = word.partition("=")
+        if flag in _FLAGS:
+            found[_FLAGS[flag]] = value if is_joined else next(words, "")
+    if (
+        found.get("url", "DATABASE_URL") != "DATABASE_URL"
+        or found.get("table", "pgmigrations") != "pgmigrations"
+    ):
+        raise OpsError(
+            f"the script migrate:up of {PACKAGE} does not use DATABASE_URL and pgmigrations",
+            detail=f"It is: {redact(script)}",
+            hint="Then where it migrates can't be told from here; set POLYLADDER_MIGRATE_COMMAND.",
+        )
+    return found
+
+
+def _directory(package: Path, options: dict[str, str]) -> Path:
+    names = [options["dir"]] if options.get("dir") else list(_DIRECTORIES)
+    found = next((package / name for name in names if (package / name).is_dir()), None)
+    if found is None:
+        raise OpsError(
+            f"{PACKAGE} has no folder of migrations", detail=f"Looked for {', '.join(names)} in {package}."
+        )
+    return found
+
+
+def _files(directory: Path) -> tuple[File, ...]:
+    """Return the migrations in their order: every file that is not hidden is one, as for node-pg-migrate."""
+    found = [File(path) for path in directory.iterdir() if path.is_file() and not path.name.startswith(".")]
+    if not found:
+        raise OpsError(f"there is no migration in {directory}", hint="Check out the app's release.")
+    return ordered(found)

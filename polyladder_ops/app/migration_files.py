@@ -1,0 +1,244 @@
+"""What node-pg-migrate will run of a migration's file, and what of that is worth a look before it runs.
+
+Version 8 cuts a file of SQL at the first comment that its own regular expression takes for a marker (`sqlMigration.js`): without
+an up marker all of it runs upwards, the down part too, and a remark such as ``-- Down migration is impossible`` ends the up part.
+What is said here is for people's eyes: a file in TypeScript is a program, of which only words are seen.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+__all__ = ["File", "Parts", "Remark", "is_reversible", "ordered", "parts", "remarks"]
+
+# JavaScript's \s and ^ (with the flag m), letter for letter.
+_BLANK = r"[\t-\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff]"
+_BLANK_OR_DASH = _BLANK.replace("[", "[-", 1)
+_LINE = r"(?:\A|(?<=[\n\r\u2028\u2029]))"
+
+
+def _marker(direction: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"{_LINE}{_BLANK}*--{_BLANK_OR_DASH}*{direction}{_BLANK}+migration", re.IGNORECASE | re.ASCII
+    )
+
+
+_UP, _DOWN = _marker("up"), _marker("down")
+_CLEAN = re.compile(r"\s*--[\s-]*(?:up|down)\s+migration[\s-]*", re.IGNORECASE)
+_STAMP = re.compile(r"[0-9]+")
+
+
+@dataclass(frozen=True)
+class File:
+    """A migration's file; its name is what the table `pgmigrations` notes."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The file's name without its last extension."""
+        return self.path.stem
+
+    @property
+    def is_sql(self) -> bool:
+        """Whether it is SQL and no program."""
+        return self.path.suffix == ".sql"
+
+    def text(self) -> str:
+        """Return what is in it; bytes that are no text are replaced, as node does."""
+        return self.path.read_bytes().decode("utf-8", "replace")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What runs upwards and downwards (None: nothing can), and where the up part begins in the file."""
+
+    up: str
+    down: str | None
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something worth a look in a file, at a line; `beyond`: it reaches outside the database that is migrated."""
+
+    line: int
+    said: str
+    beyond: bool = False
+
+
+def ordered(files: list[File]) -> tuple[File, ...]:
+    """Return the files as node-pg-migrate orders them: by the number in front (13 or 17 digits), then by name."""
+    return tuple(
+        sorted(
+            files,
+            key=lambda file: (_instant(file.name), [_natural(p) for p in re.split(r"(\d+)", file.name)]),
+        )
+    )
+
+
+def _natural(piece: str) -> tuple[int, int | str]:
+    return (0, int(piece)) if piece.isdigit() else (1, re.sub(r"[\W_]", "", piece).lower())
+
+
+def _instant(name: str) -> int:
+    """Return milliseconds since 1970 of the number before the first underscore, 0 if there is none."""
+    prefix = name.partition("_")[0]
+    if not _STAMP.fullmatch(prefix):
+        return 0
+    if len(prefix) != 17:
+        return int(prefix)
+    from datetime import UTC, datetime
+
+    try:
+        return round(
+            datetime.strptime(prefix + "000", "%Y%m%d%H%M%S%f").replace(tzinfo=UTC).timestamp() * 1000
+        )
+    except ValueError:
+        return 0
+
+
+def parts(text: str) -> Parts:
+    """Return what of a file of SQL runs upwards and what downwards, cut exactly as node-pg-migrate 8 does."""
+    up, down = (found.start() if (found := marker.search(text)) else -1 for marker in (_UP, _DOWN))
+    upward = text[up : None if down < up else down] if up >= 0 else text
+    downward = text[down : None if up < down else up] if down >= 0 else None
+    return Parts(upward, downward, max(up, 0))
+
+
+def is_reversible(file: File) -> bool:
+    """Whether a file can be taken back, as far as its text tells."""
+    if file.is_sql:
+        return parts(file.text()).down is not None
+    return re.search(r"\bdown\s*=\s*false\b", file.text()) is None
+
+
+def remarks(file: File, databases: Sequence[str], *, down: bool = False) -> tuple[Remark, ...]:
+    """Return what is worth a look before the file runs; `databases` are names that it should not say; `down`: of its way back."""
+    text = file.text()
+    named = rf"(?:{'|'.join(map(re.escape, databases))})"
+    if not file.is_sql:
+        return tuple(_in_a_program(text, named))
+    cut = parts(text)
+    way = (cut.down or "") if down else cut.up
+    first = text[: text.index(way) if way else 0].count("\n") + 1
+    return (*_of_markers(text), *_of_statements(way, first, named))
+
+
+# Markers --------------------------------------------------------------------------------------------------------------
+
+
+def _of_markers(text: str) -> Iterator[Remark]:
+    ups, downs = list(_UP.finditer(text)), list(_DOWN.finditer(text))
+    if downs and not ups:
+        yield Remark(
+            _line(text, downs[0]), "no up marker: all of the file runs, what stands below this line too"
+        )
+    for found in (*ups, *downs):
+        whole = text[found.start() :].lstrip().splitlines()[0]
+        if not _CLEAN.fullmatch(whole):
+            yield Remark(
+                _line(text, found), f"a remark that counts as a marker; the file is cut here: {whole[:60]}"
+            )
+    for again in (*ups[1:], *downs[1:]):
+        yield Remark(_line(text, again), "a marker again; only the first of its kind counts")
+    first = min((found.start() for found in (*ups, *downs)), default=0)
+    if ups and any(_statements(text[:first])):
+        yield Remark(1, "what stands above the first marker does not run")
+
+
+def _line(text: str, found: re.Match[str]) -> int:
+    blank = len(found[0]) - len(found[0].lstrip())
+    return text.count("\n", 0, found.start() + blank) + 1
+
+
+# Statements -----------------------------------------------------------------------------------------------------------
+
+_TOKEN = re.compile(
+    r"--[^\r\n]*|/\*.*?(?:\*/|\Z)|[eE]'(?:[^'\\]|''|\\.)*(?:'|\Z)|'(?:[^']|'')*(?:'|\Z)|\"(?:[^\"]|\"\")*(?:\"|\Z)"
+    r"|\$(?P<tag>\w*)\$(?P<body>.*?)(?:\$(?P=tag)\$|\Z)|;",
+    re.DOTALL,
+)
+_NAME = r'(?:"(?:[^"]|"")+"|[\w$]+)'
+_ROLES = r"(?:CREATE|ALTER|DROP)\s+(?:ROLE|GROUP|USER(?!\s+MAPPING))\b|(?:REASSIGN|DROP)\s+OWNED\b"
+_DATABASES = (
+    r"(?:CREATE|ALTER|DROP)\s+(?:DATABASE|TABLESPACE|SUBSCRIPTION)\b|ALTER\s+SYSTEM\b|\\c(?:onnect)?\b"
+)
+# Each kind of statement by how it begins, with what is said of it; the first that fits counts.
+_STATEMENTS = tuple(
+    (re.compile(pattern, re.IGNORECASE), said, beyond)
+    for pattern, said, beyond in (
+        (rf"{_ROLES}|(?:GRANT|REVOKE)(?!.*\bON\b)", "changes roles, which all databases of the server share", True),
+        (r"(?:SET|RESET)\s+(?:LOCAL\s+|SESSION\s+)?(?:ROLE|SESSION\s+AUTHORIZATION)\b", "acts as another role", True),
+        (rf"{_DATABASES}|(?:COMMENT|SECURITY\s+LABEL\b.*)\s+ON\s+DATABASE\b|(?:GRANT|REVOKE)\b.*\bON\s+DATABASE\b", "names a database", True),
+        (r"(?:BEGIN|START\s+TRANSACTION|COMMIT|END|ROLLBACK(?!\s+TO)|ABORT|PREPARE\s+TRANSACTION)\b", "ends or begins a transaction: if something fails, half of it stays", False),
+        (r"(?:CREATE|DROP|REINDEX)\b.*\bCONCURRENTLY\b|VACUUM\b", "can't run in a transaction, and node-pg-migrate makes one around it", False),
+        (rf"DROP\s+(?!(?:INDEX|TRIGGER|POLICY|RULE)\b)\w+|TRUNCATE\b|ALTER\s+(?:FOREIGN\s+)?TABLE\b.*\bDROP\s+(?:COLUMN\b|(?!(?:CONSTRAINT|DEFAULT|NOT\s+NULL|IDENTITY|EXPRESSION)\b){_NAME})", "drops or empties", False),
+        (r"DELETE\s+FROM\b(?!.*\bWHERE\b)|UPDATE\b(?!.*\bWHERE\b)", "touches every row", False),
+    )
+)  # fmt: skip
+_CODE = (
+    (re.compile(_ROLES + r"|\b(?:create|alter|drop|rename)Role\b|\bgrantRoles\b", re.IGNORECASE), "changes roles, which all databases of the server share", True),
+    (re.compile(_DATABASES, re.IGNORECASE), "names a database", True),
+    (re.compile(r"\bnoTransaction\b|\bCOMMIT\s*[;'\"`]", re.IGNORECASE), "leaves the transaction: if something fails, half of it stays", False),
+    (re.compile(r"\bdrop(?:Table|Column|Schema|Type|Sequence|View)s?\b|\bDROP\s+(?:TABLE|COLUMN|SCHEMA|TYPE)\b|\bTRUNCATE\b", re.IGNORECASE), "drops or empties", False),
+)  # fmt: skip
+
+
+_NAMED = ("names this database", True)
+# A role may have the database's name.
+_ROLE_NAMED = re.compile(r"\b(?:TO|FROM|AUTHORIZATION|FOR\s+ROLE)\s+[\w$]+", re.IGNORECASE)
+
+
+def _statements(text: str) -> Iterator[tuple[int, str, str]]:
+    """Yield each statement's offset, its words without comments and literals, and the bodies that it quotes."""
+    bones, bodies, start, at = "", "", 0, 0
+    for token in _TOKEN.finditer(text):
+        bones += text[at : token.start()]
+        at = token.end()
+        if token[0] == ";":
+            if bones.strip():
+                yield start, bones.strip(), bodies
+            bones, bodies, start = "", "", at
+        elif token[0].startswith('"'):
+            bones += token[0]
+        elif token["body"] is not None:
+            bodies += token["body"]
+            bones += " '' "
+        else:
+            bones += " '' " if "'" in token[0][:2] else " "
+        if not bones.strip():
+            start = at
+    if (bones + text[at:]).strip():
+        yield start, (bones + text[at:]).strip(), bodies
+
+
+def _of_statements(text: str, first_line: int, named: str) -> Iterator[Remark]:
+    is_named = re.compile(rf"(?<![\w.$]){named}(?![\w.$])")
+    for offset, bones, bodies in _statements(text):
+        blank = len(text[offset:]) - len(text[offset:].lstrip())
+        line = first_line + text.count("\n", 0, offset + blank)
+        found = next(((said, beyond) for kind, said, beyond in _STATEMENTS if kind.match(_flat(bones))), None)
+        if found is None and is_named.search(_ROLE_NAMED.sub(" ", bones.replace('"', " "))):
+            found = _NAMED
+        if found:
+            yield Remark(line, f"{found[0]}: {_flat(bones)[:60]}", found[1])
+        yield from (Remark(line, f"in a body: {r.said}", r.beyond) for r in _in_a_program(bodies, named))
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _in_a_program(text: str, named: str) -> Iterator[Remark]:
+    for kind, said, beyond in _CODE:
+        if found := kind.search(text):
+            yield Remark(text.count("\n", 0, found.start()) + 1, f"{said}: {_flat(found[0])}", beyond)
+    if found := re.search(rf"['\"`\s]{named}['\"`;]", text):
+        yield Remark(text.count("\n", 0, found.start() + 1) + 1, *_NAMED)

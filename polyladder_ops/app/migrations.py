@@ -1,0 +1,292 @@
+"""Migrations: what is noted against what the checkout has, the run, and whether everything moved as it should.
+
+Look, decide, run, look again: the program's exit code is one claim among others. It must have noted exactly the files that were
+pending, what it made must be the owner's, and no index may have come out invalid.
+"""
+
+from __future__ import annotations
+
+import queue
+import re
+import subprocess
+import threading
+import time
+from collections import Counter, deque
+from contextlib import closing
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+from polyladder_ops import portable
+from polyladder_ops.app.checkout import environment
+from polyladder_ops.errors import Interrupted, Mismatch, OpsError
+from polyladder_ops.postgres import definitions_seen, migration_login, session
+from polyladder_ops.redaction import redact
+from polyladder_ops.terminal import plain
+from polyladder_ops.undoing import at_work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from polyladder_ops.app.checkout import Checkout
+    from polyladder_ops.app.migration_files import File
+    from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.definitions_seen import Seen
+    from polyladder_ops.postgres.migration_login import Login
+    from polyladder_ops.postgres.session import Connection
+
+__all__ = ["Ended", "Level", "compare", "judge", "look", "run"]
+
+_KEPT_LINES = 12
+_LONGEST = 400
+_MOST_BYTES = 1 << 20  # of one line; the rest of it is passed over
+_QUIET_S = 10.0
+_TICK_S = 0.2
+
+
+@dataclass(frozen=True)
+class Level:
+    """How a database stands against a checkout, by the names of migrations, each in its order.
+
+    `pending` are files that are not noted, `gone` is noted and has no file, `misplaced` are pending ones that stand before one that ran
+    (node-pg-migrate refuses them), `doubled` are names that two files or two notes have.
+    """
+
+    pending: tuple[File, ...] = ()
+    gone: tuple[str, ...] = ()
+    misplaced: tuple[str, ...] = ()
+    doubled: tuple[str, ...] = ()
+    head: str = ""
+
+    @property
+    def is_level(self) -> bool:
+        """Whether the checkout's files are what is noted, no more and no less."""
+        return not (self.pending or self.gone or self.doubled)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the program ended, and its last lines, without secrets."""
+
+    code: int
+    said: tuple[str, ...] = ()
+
+
+def compare(files: Sequence[File], noted: Sequence[str]) -> Level:
+    """Return how what is noted (oldest first) stands against the files (in their order)."""
+    known = {file.name for file in files}
+    there = set(noted)
+    pending = tuple(file for file in files if file.name not in there)
+    last = max((at for at, file in enumerate(files) if file.name in there), default=-1)
+    twice = [
+        name
+        for names in (noted, [file.name for file in files])
+        for name, n in Counter(names).items()
+        if n > 1
+    ]
+    return Level(
+        pending,
+        tuple(name for name in noted if name not in known),
+        tuple(file.name for file in files[: last + 1] if file.name not in there),
+        tuple(dict.fromkeys(twice)),
+        noted[-1] if noted else "",
+    )
+
+
+def look(target: Target) -> Seen:
+    """Return what the database has now. Raise OpsError if it can't be looked at."""
+    with closing(session.connect(target)) as connection:
+        return definitions_seen.look(connection)
+
+
+def expect_to_go(level: Level, *, down: bool = False) -> None:
+    """Return if a run can move the database as it should. Raise OpsError, before anything runs, if it can't.
+
+    Whatever is in the way only matters where something must be changed.
+    """
+    if not (down or level.pending):
+        return
+    if level.doubled:
+        raise OpsError(
+            f"a migration's name is there twice: {plain(level.doubled[0])}",
+            detail="Two files of one name would both run; of two equal notes one is wrong.",
+            hint="Rename the file, or delete the note, after a look at `invoke migrate.status`.",
+        )
+    gone = [name for name in level.gone if not down or name == level.head]
+    if gone:
+        raise OpsError(
+            f"the checkout does not know {plain(gone[-1])}, which the database has",
+            detail=f"{len(level.gone)} of what the database notes have no file; it is of another release.",
+            hint="Check out the release that made this database's head, or restore a backup from before it.",
+        )
+    if level.misplaced and not down:
+        raise OpsError(
+            f"{plain(level.misplaced[0])} did not run, and one behind it did",
+            detail="node-pg-migrate refuses that: the order of migrations is their names' order.",
+            hint="Look at `invoke migrate.status`; rename the file so that it comes last.",
+        )
+
+
+def judge(before: Seen, after: Seen, wanted: Sequence[str], ended: Ended, owner: str) -> None:
+    """Return if a run came to what it should: `wanted` are the names that must be noted now, oldest first.
+
+    Raise OpsError if the program failed, Mismatch if it did not and the database is not as it should be.
+    """
+    if ended.code != 0:
+        moved = len(after.names) - len(before.names)
+        raise OpsError(
+            "the migration failed" + (f"; the database moved by {moved:+d}" if moved else ""),
+            detail=f"{_left(before, after)} The program ended with {ended.code} and said: {' / '.join(ended.said)}",
+            hint=_cure(ended),
+        )
+    if sorted(after.names) != sorted(wanted):
+        lacking = [name for name in wanted if name not in after.names]
+        more = [name for name in after.names if name not in wanted]
+        raise Mismatch(
+            "the program ended well, but the database did not move as it should",
+            detail=f"Not noted: {_listed(lacking)}. Noted and not expected: {_listed(more)}.",
+            hint="Look at `invoke migrate.status`, and at what the program said.",
+        )
+    if strangers := after.strangers(before, owner):
+        raise Mismatch(
+            f"what the migration made is not all {owner}'s",
+            detail=f"Another role's: {_listed(strangers)}.",
+            hint=f"ALTER … OWNER TO {owner}; else a backup by {owner} lacks them, and the app may not use them.",
+        )
+    if invalid := after.invalid - before.invalid:
+        raise Mismatch(
+            f"an index came out invalid: {_listed(sorted(invalid))}",
+            detail="CREATE INDEX CONCURRENTLY failed after it had begun; nothing uses that index.",
+            hint="Drop it and build it again.",
+        )
+
+
+def _left(before: Seen, after: Seen) -> str:
+    if after.digest == before.digest and after.names == before.names:
+        return "Nothing was changed."
+    if before.noted is None and not after.names and _only_their_table(before, after):
+        return "Nothing was changed, but that the table pgmigrations is there now."
+    if after.names == before.names:
+        return (
+            "Something was CHANGED AND IS NOT NOTED: a COMMIT in a file, noTransaction, or another session."
+        )
+    return "What ran before the failure is noted and stays."
+
+
+def _only_their_table(before: Seen, after: Seen) -> bool:
+    """Whether nothing came but the table of notes, which is made before the first transaction."""
+    return all(re.search(r"\bpgmigrations(_id_seq)?$", each.name) for each in after.owned ^ before.owned)
+
+
+def _cure(ended: Ended) -> str:
+    said = " ".join(ended.said)
+    known = {
+        "No projects matched": "The package is not in this workspace: check POLYLADDER_APP_DIR.",
+        "node_modules missing": "Run `pnpm install` in the checkout.",
+        "permission denied to create extension": "A superuser has to run that CREATE EXTENSION first.",
+        "Another migration is already running": "Wait for it, or look in pg_stat_activity who holds its lock.",
+        "self-signed certificate": "Put sslmode=require into DATABASE_URL, or the certificate's file as sslrootcert.",
+    }
+    return next(
+        (cure for piece, cure in known.items() if piece in said), "Correct the file, and run it again."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(plain, names[:5])) + more if names else "none"
+
+
+# The run --------------------------------------------------------------------------------------------------------------
+
+
+def run(
+    server: Connection, target: Target, checkout: Checkout, direction: str, *, say: Callable[[str], object]
+) -> tuple[Ended, str]:
+    """Run the checkout's migrations `up` or `down`; return how the program ended, and the owner whose objects it made.
+
+    `server` is the session that holds the database's lock. `say` hears each line of the program, without secrets. Ended early,
+    neither the program's group nor a session of its on the server is left. Raise OpsError if it can't be started.
+    """
+    with migration_login.opened(server, target) as login:
+        program = _Program(checkout, direction, login)
+        try:
+            ended = program.watch(say, lambda: migration_login.blockers(server, login))
+        except BaseException as error:
+            with at_work("ending the migration", error):
+                program.end()
+                migration_login.end_sessions(server, login)
+            _tell(error, target)
+            raise
+        program.end()
+        migration_login.end_sessions(server, login)
+    return ended, login.owner
+
+
+def _tell(error: BaseException, target: Target) -> None:
+    """Say of an interrupted run what the database notes now."""
+    if isinstance(error, KeyboardInterrupt):
+        names = look(target).names
+        head = plain(names[-1]) if names else "none"
+        raise Interrupted(
+            f"interrupted by {str(error) or 'Ctrl-C'}",
+            detail=f"{target.database} notes {len(names)} migrations now, the last one is {head}.",
+            hint="Look at `invoke migrate.status`.",
+        ) from error
+
+
+class _Program:
+    def __init__(self, checkout: Checkout, direction: str, login: Login) -> None:
+        self._process = portable.start(
+            checkout.argv(direction),
+            env=environment(login.variables),
+            cwd=checkout.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self._heard: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
+        self._reader.start()
+
+    def _read(self, pipe: IO[bytes]) -> None:
+        while line := pipe.readline(_MOST_BYTES):
+            self._heard.put(line)
+        self._heard.put(None)
+
+    def watch(self, say: Callable[[str], object], waits_for: Callable[[], Sequence[str]]) -> Ended:
+        """Return how it ended; say its lines, and, when it has been quiet for ten seconds, whom it waits for."""
+        kept: deque[str] = deque(maxlen=_KEPT_LINES)
+        for line in self._lines(say, waits_for):
+            # Secrets go before the line is cut: half of one would not be known.
+            text = plain(redact(line.decode("utf-8", "replace").rstrip()))[:_LONGEST]
+            if text:
+                say(text)
+                kept.append(text)
+        return Ended(self._process.wait(), tuple(kept))
+
+    def _lines(self, say: Callable[[str], object], waits_for: Callable[[], Sequence[str]]) -> Iterator[bytes]:
+        quiet_since = time.monotonic()
+        while True:
+            try:
+                line = self._heard.get(timeout=_TICK_S)
+            except queue.Empty:
+                if self._process.poll() is not None and not self._reader.is_alive():
+                    return
+                if self._process.poll() is not None:
+                    portable.end_group(self._process)  # what it left behind holds the pipe open
+                elif time.monotonic() - quiet_since > _QUIET_S:
+                    quiet_since = time.monotonic()
+                    for who in waits_for():
+                        say(f"it waits for a lock that {plain(who)} holds")
+                continue
+            if line is None:
+                return
+            quiet_since = time.monotonic()
+            yield line
+
+    def end(self) -> None:
+        """Make sure that nothing of it runs any more."""
+        portable.end_group(self._process)
+        self._reader.join(10)
+        if self._process.stdout and not self._reader.is_alive():
+            self._process.stdout.close()

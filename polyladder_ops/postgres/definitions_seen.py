@@ -1,0 +1,131 @@
+"""What a database's definitions are at one moment: enough to see who owns what is new, and whether anything has changed.
+
+Read from catalogs only. An object of an extension is the extension's; what is new and not its owner's is named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from polyladder_ops.postgres import newest, session
+
+if TYPE_CHECKING:
+    from polyladder_ops.postgres.newest import Noted
+    from polyladder_ops.postgres.session import Connection
+
+__all__ = ["Owned", "Seen", "look"]
+
+# Each catalog of things that have an owner, with the column that names it.
+_OWNED = {
+    "pg_class": "relowner",
+    "pg_proc": "proowner",
+    "pg_type": "typowner",
+    "pg_namespace": "nspowner",
+    "pg_collation": "collowner",
+    "pg_conversion": "conowner",
+    "pg_operator": "oprowner",
+    "pg_opclass": "opcowner",
+    "pg_opfamily": "opfowner",
+    "pg_ts_config": "cfgowner",
+    "pg_ts_dict": "dictowner",
+    "pg_statistic_ext": "stxowner",
+    "pg_foreign_server": "srvowner",
+    "pg_extension": "extowner",
+    "pg_event_trigger": "evtowner",
+    "pg_publication": "pubowner",
+    "pg_largeobject_metadata": "lomowner",
+}
+# What has no owner of its own and yet is a definition.
+_OTHERS = (
+    "pg_attribute",
+    "pg_attrdef",
+    "pg_constraint",
+    "pg_index",
+    "pg_trigger",
+    "pg_policy",
+    "pg_rewrite",
+    "pg_enum",
+)
+_MEMBER = (
+    "EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = '{0}'::pg_catalog.regclass AND d.objid = o.oid"
+    " AND d.deptype IN ('e', 'i'))"
+)
+_FIRST_OURS = 16384
+
+
+@dataclass(frozen=True)
+class Owned:
+    """An object: its catalog's and its own oid, what it is called, whose it is."""
+
+    catalog: int
+    oid: int
+    name: str
+    owner: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The migrations that are noted (None: there is no such table), who owns what, invalid indexes, a digest of all definitions."""
+
+    noted: tuple[Noted, ...] | None
+    owned: frozenset[Owned]
+    invalid: frozenset[str]
+    digest: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The noted migrations' names, oldest first."""
+        return tuple(noted.name for noted in self.noted or ())
+
+    def strangers(self, before: Seen, owner: str) -> tuple[str, ...]:
+        """Return in words what has come since `before`, or has another owner since, and is not `owner`'s."""
+        new = {o for o in self.owned - before.owned if o.owner != owner}
+        return tuple(sorted(f"{o.name} ({o.owner})" for o in new))
+
+
+def look(connection: Connection) -> Seen:
+    """Return what is there now, in one snapshot. Raise OpsError if the server fails, or pgmigrations is another's table."""
+    with session.translated("could not look at the database's definitions"), connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        owned = connection.execute(" UNION ALL ".join(map(_of, _OWNED.items())).encode()).fetchall()
+        invalid = connection.execute(
+            "SELECT indexrelid::pg_catalog.regclass::text FROM pg_catalog.pg_index WHERE NOT indisvalid"
+        ).fetchall()
+        ((digest,),) = connection.execute(_print().encode()).fetchall()
+        return Seen(
+            newest.migrations(connection),
+            frozenset(Owned(*row) for row in owned),
+            frozenset(name for (name,) in invalid),
+            digest,
+        )
+
+
+def _of(catalog: tuple[str, str]) -> str:
+    table, owner = catalog
+    more = " AND o.relkind NOT IN ('i', 'I', 't') AND o.relpersistence <> 't'" if table == "pg_class" else ""
+    if table == "pg_type":  # arrays and the types of rows go with what they are of
+        more = " AND o.typelem = 0 AND (o.typrelid = 0 OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = o.typrelid AND c.relkind = 'c'))"
+    name = f"pg_catalog.pg_describe_object('pg_catalog.{table}'::pg_catalog.regclass, o.oid, 0)"
+    if table == "pg_largeobject_metadata":
+        name = "'large object ' || o.oid"
+    member = _MEMBER.format(f"pg_catalog.{table}")
+    return (
+        f"SELECT 'pg_catalog.{table}'::pg_catalog.regclass::int8, o.oid::int8, {name}, pg_catalog.pg_get_userbyid(o.{owner})::text"
+        f" FROM pg_catalog.{table} o WHERE o.oid >= {_FIRST_OURS} AND NOT {member}{more}"
+    )
+
+
+def _print() -> str:
+    """Return the question for one value that changes with every change of a definition.
+
+    By who wrote each row last (xmin): what VACUUM and ANALYZE write in place does not count.
+    """
+    each = []
+    for table in (*_OWNED, *_OTHERS):
+        key = {"pg_attribute": "attrelid", "pg_index": "indexrelid"}.get(table, "oid")
+        each.append(
+            f"SELECT '{table}', {key}::int8, xmin::text FROM pg_catalog.{table} WHERE {key} >= {_FIRST_OURS}"
+        )
+    rows = " UNION ALL ".join(each)
+    return f"SELECT pg_catalog.md5(coalesce(pg_catalog.string_agg(t.c || t.k || '.' || t.x, ',' ORDER BY t.c, t.k, t.x), '')) FROM ({rows}) t (c, k, x)"

@@ -1,0 +1,277 @@
+"""Tasks that bring a database to the migrations of the app's checkout, and show how it stands against them."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from invoke.collection import Collection
+
+from polyladder_ops import output
+from polyladder_ops.errors import Mismatch, OpsError, Refused
+from polyladder_ops.tasks.backup import JSON, SITE, open_site, print_json
+from polyladder_ops.tasks.boundary import cleaning_in_sight, confirm, is_dry, task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from invoke.context import Context
+
+    from polyladder_ops.app.checkout import Checkout
+    from polyladder_ops.app.migration_files import File
+    from polyladder_ops.app.migrations import Level
+    from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.definitions_seen import Seen
+    from polyladder_ops.postgres.session import Connection
+    from polyladder_ops.site import Site
+
+__all__ = ["collection"]
+
+DATABASE = "Act on this database beside the live one, a copy that nobody uses (default: the live one)."
+FORCE = "Do not ask."
+_FINISH = "The next `invoke migrate` drops what is left."
+
+
+@task(help={"database": DATABASE, "force": FORCE, "site": SITE, "json": JSON})
+def up(c: Context, database: str = "", force: bool = False, site: str = "", json: bool = False) -> None:
+    """Run the checkout's migrations that the database lacks.
+
+    As `pnpm --filter @polyladder/db migrate:up` in POLYLADDER_APP_DIR, with NODE_ENV=production, as the database's owner and
+    never as a superuser for one who is none. What each file does beyond its database, or drops, is shown before. Afterwards exactly
+    those files must be noted, what they made must be the owner's, and no index may be invalid; exits 3 if not.
+
+    Examples:
+        invoke migrate
+        invoke migrate --database=yesterday
+    """
+    place, checkout, target = _opened(c, site, database)
+    with _alone(place, target, "migrate", dry=is_dry(c)) as server:
+        before, level = _stands(target, checkout)
+        _say_gone(level)
+        beyond = _show(level.pending, place, target)
+        from polyladder_ops.app import migrations
+
+        migrations.expect_to_go(level)
+        if is_dry(c):
+            output.line(f"would run {len(level.pending)} migrations on {target}")
+            return
+        if level.pending:
+            if beyond and target.database != place.target().database:
+                said = f"These reach beyond the copy, into what is live: {', '.join(beyond)}."
+                confirm(said, target.database, force=force)
+            _run(server, target, checkout, "up", before, [*before.names, *(f.name for f in level.pending)])
+    _told(target, [file.name for file in level.pending], checkout, json=json)
+
+
+@task(help={"database": DATABASE, "force": FORCE, "site": SITE, "json": JSON})
+def down(c: Context, database: str = "", force: bool = False, site: str = "", json: bool = False) -> None:
+    """Take the database's last migration back.
+
+    Asks first, or needs --force: what a migration added goes with what people wrote into it, and what it dropped does not
+    come back. After a bad migration a restore is what you want.
+
+    Examples:
+        invoke migrate.down
+        invoke migrate.down --database=yesterday --force
+    """
+    from polyladder_ops.app import migrations
+    from polyladder_ops.app.migration_files import is_reversible
+    from polyladder_ops.terminal import plain
+
+    place, checkout, target = _opened(c, site, database)
+    with _alone(place, target, "migrate.down", dry=is_dry(c)) as server:
+        before, level = _stands(target, checkout)
+        if not level.head:
+            raise OpsError(f"{target} notes no migration", hint="There is nothing to take back.")
+        migrations.expect_to_go(level, down=True)
+        file = next(file for file in checkout.files if file.name == level.head)
+        _show([file], place, target, down=True)
+        if not is_reversible(file):
+            raise Refused(
+                f"{plain(file.name)} has no way back",
+                detail="Its file has no down part.",
+                hint="Restore a backup from before it: `invoke restore --list`.",
+            )
+        if is_dry(c):
+            output.line(f"would take {plain(file.name)} back on {target}")
+            return
+        confirm(f"This takes {plain(file.name)} back on {target}.", target.database, force=force)
+        names = list(before.names)
+        names.remove(level.head)
+        _run(server, target, checkout, "down", before, names)
+    _told(target, [file.name], checkout, json=json, down=True)
+
+
+@task(help={"database": DATABASE, "site": SITE, "json": JSON})
+def status(c: Context, database: str = "", site: str = "", json: bool = False) -> None:
+    """Show which migrations the database lacks.
+
+    Compares its table pgmigrations with the files of POLYLADDER_APP_DIR; changes nothing. Exits 3 unless they are the same.
+
+    Examples:
+        invoke migrate.status
+        invoke migrate.status --json
+    """
+    from polyladder_ops.terminal import plain, table
+
+    place, checkout, target = _opened(c, site, database)
+    _expect_beside(place, target)
+    seen, level = _stands(target, checkout)
+    when = {noted.name: noted.run_on for noted in seen.noted or ()}
+    rows = [
+        (name, "has no file here" if name in level.gone else "done", run_on) for name, run_on in when.items()
+    ]
+    rows += [(f.name, "misplaced" if f.name in level.misplaced else "pending", "") for f in level.pending]
+    if json:
+        print_json({
+            "level": level.is_level, "head": level.head or None, "files": len(checkout.files), "noted": len(seen.names),
+            "pending": [f.name for f in level.pending], "gone": level.gone, "doubled": level.doubled,
+        })  # fmt: skip
+    else:
+        output.lines(table(rows, ("migration", "state", "ran at")))
+    _show(level.pending, place, target)
+    if not level.is_level:
+        what = {
+            "pending": len(level.pending),
+            "without a file here": len(level.gone),
+            "there twice": len(level.doubled),
+        }
+        raise Mismatch(
+            f"{target.database} and the checkout differ: " + ", ".join(f"{n} {k}" for k, n in what.items() if n),
+            detail=f"The database's head is {plain(level.head) or 'none'}; the checkout is {checkout.root}.",
+            hint=(
+                "Check out the release of this database, or restore another backup." if level.gone
+                else "Run `invoke migrate`."
+            ),
+        )  # fmt: skip
+
+
+# Opening --------------------------------------------------------------------------------------------------------------
+
+
+def _opened(c: Context, site: str, database: str) -> tuple[Site, Checkout, Target]:
+    from pathlib import Path
+
+    from polyladder_ops.app import checkout
+
+    place: Site = open_site(c, site)
+    target = place.target()
+    folder = Path(place.settings.needed("POLYLADDER_APP_DIR"))
+    found = checkout.find(folder, place.settings.migrate_command)
+    if database == target.database:
+        raise Refused(
+            f"{database} is the live database",
+            hint="Leave --database away to act on it; it names a copy beside.",
+        )
+    return place, found, target.with_database(database) if database else target
+
+
+@contextlib.contextmanager
+def _alone(place: Site, target: Target, doing: str, *, dry: bool) -> Iterator[Connection]:
+    """Within the block nobody else changes this database by our tasks; what killed runs left is dropped before."""
+    from polyladder_ops.postgres import databases, locks, session
+
+    server = locks.maintenance(target)
+    _expect_beside(place, target)
+    if dry:
+        with closing(session.connect(server)) as connection:
+            yield connection
+        return
+    databases.drop_abandoned(server)
+    with (
+        cleaning_in_sight(finish=_FINISH),
+        locks.exclusive(server, target.database, doing=doing, say=_say) as connection,
+    ):
+        yield connection
+
+
+def _expect_beside(place: Site, target: Target) -> None:
+    """Return if the target is the live database, or a copy that nobody uses. Raise Refused if it is another one."""
+    from polyladder_ops.postgres import locks, marks, session
+    from polyladder_ops.terminal import plain
+
+    if target.database == place.target().database:
+        return
+    with closing(session.connect(locks.maintenance(target))) as connection:
+        if any(marked.name == target.database for marked in marks.find(connection)):
+            raise Refused(
+                f"{target.database} is what a restore set aside",
+                hint="It is kept as it was; `invoke restore.undo` brings it back.",
+            )
+        if users := session.users_of(connection, target.database):
+            raise Refused(
+                f"somebody uses {target.database}, so it is no copy beside",
+                detail=f"Connected: {', '.join(map(plain, users))}.",
+                hint="Name a copy that nobody uses, or leave --database away for the live database.",
+            )
+
+
+def _stands(target: Target, checkout: Checkout) -> tuple[Seen, Level]:
+    from polyladder_ops.app import migrations
+
+    seen = migrations.look(target)
+    return seen, migrations.compare(checkout.files, seen.names)
+
+
+def _run(
+    server: Connection, target: Target, checkout: Checkout, way: str, before: Seen, wanted: list[str]
+) -> None:
+    from polyladder_ops.app import migrations
+
+    ended, owner = migrations.run(server, target, checkout, way, say=lambda line: _say(f"  {line}"))
+    migrations.judge(before, migrations.look(target), wanted, ended, owner)
+
+
+# Telling --------------------------------------------------------------------------------------------------------------
+
+
+def _say(sentence: str) -> None:
+    output.note(sentence)
+
+
+def _say_gone(level: Level) -> None:
+    from polyladder_ops.terminal import plain
+
+    if level.gone:
+        _say(
+            f"note: the checkout does not know {plain(level.gone[-1])}, which the database has"
+            f" ({len(level.gone)} without a file)"
+        )
+
+
+def _show(
+    files: list[File] | tuple[File, ...], place: Site, target: Target, *, down: bool = False
+) -> list[str]:
+    """Say what in these files is worth a look before they run; return the names of those that reach beyond their database."""
+    from polyladder_ops.app.migration_files import remarks
+    from polyladder_ops.terminal import plain
+
+    beyond: list[str] = []
+    names = sorted({place.target().database, target.database})
+    for file in files:
+        found = remarks(file, names, down=down)
+        for remark in found:
+            _say(f"note: {plain(file.path.name)} line {remark.line}: {plain(remark.said)}")
+        if any(remark.beyond for remark in found):
+            beyond.append(plain(file.path.name))
+    return beyond
+
+
+def _told(target: Target, names: list[str], checkout: Checkout, *, json: bool, down: bool = False) -> None:
+    from polyladder_ops.terminal import many, plain
+
+    if json:
+        print_json({"database": target.database, "direction": "down" if down else "up", "moved": names})
+    elif down:
+        output.line(f"{target}: {plain(names[0])} is taken back")
+    elif names:
+        output.line(f"{target} has {many(len(names), 'migration')} more, up to {plain(names[-1])}")
+    else:
+        output.line(f"{target} has all {len(checkout.files)} migrations of {checkout.root}")
+
+
+collection = Collection("migrate")
+collection.add_task(up, name="up", default=True)
+collection.add_task(down, name="down")
+collection.add_task(status, name="status")

@@ -1,0 +1,233 @@
+"""What will run of a migration's file is what node-pg-migrate 8 runs of it, and what is worth a look is said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polyladder_ops.app.migration_files import File, is_reversible, ordered, parts, remarks
+from tests import node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CUTS = [
+    "CREATE TABLE t ();",
+    "-- Up Migration\nCREATE TABLE t ();\n-- Down Migration\nDROP TABLE t;\n",
+    "-- Down Migration\nDROP TABLE t;\n-- Up Migration\nCREATE TABLE t ();\n",
+    "CREATE TABLE t ();\n-- Down Migration\nDROP TABLE t;\n",
+    "CREATE TABLE s ();\n-- up migration\nCREATE TABLE t ();",
+    "-- Up Migration\nCREATE TABLE t ();\n  -- down   migration is not possible\nCREATE TABLE u ();\n-- Down Migration\n",
+    "------ - UP\tMIGRATIONS of today\nSELECT 1;\r\n--down migration\r\nSELECT 2;",
+    "SELECT '\n-- Down Migration\n';",
+    "-- Up Migration\nSELECT 1; -- Down Migration\nSELECT 2;",
+    "\n\n--\n\n-up migration\nSELECT 1;\u2028-- down\u00a0migration\nSELECT 2;",
+    "\ufeff-- Up Migration\nSELECT 1;",
+    "",
+]
+CUT = """
+import { readFileSync } from "node:fs";
+import { getActions } from "%s";
+const said = JSON.parse(readFileSync(0, "utf8")).map((text) => {
+  const of = (action) => { if (!action) return null; let sql = ""; action({ sql: (s) => { sql = s; } }); return sql; };
+  const { up, down } = getActions(text);
+  return [of(up), of(down)];
+});
+console.log(JSON.stringify(said));
+"""
+
+
+def cut_by_node(texts: list[str]) -> list[list[str | None]]:
+    module = node.root() / "workspace/packages/db/node_modules/node-pg-migrate/dist/legacy/sqlMigration.js"
+    argv = ["node", "--input-type=module", "-e", CUT % module.resolve().as_uri()]
+    done = subprocess.run(
+        argv, input=json.dumps(texts), capture_output=True, text=True, check=True, encoding="utf-8"
+    )
+    found: list[list[str | None]] = json.loads(done.stdout)
+    return found
+
+
+def test_a_file_is_cut_as_node_pg_migrate_cuts_it(need: Callable[[object, str], None]) -> None:
+    need(not node.lacking(), node.lacking())
+    assert [[parts(text).up, parts(text).down] for text in CUTS] == cut_by_node(CUTS)
+
+
+PIECES = ["-- Up Migration", "-- down migration", "--", "-", "\n", "\r", "\u2028", " ", "\t", "\u00a0", "\ufeff", "up", "Down", "migration", "x", "\u0131", "\x1f", "\x85"]  # fmt: skip
+
+
+def test_any_file_is_cut_as_node_pg_migrate_cuts_it(need: Callable[[object, str], None]) -> None:
+    need(not node.lacking(), node.lacking())
+    texts: list[str] = []
+
+    @settings(max_examples=400, database=None, derandomize=True)
+    @given(st.lists(st.sampled_from(PIECES), max_size=14))
+    def gather(pieces: list[str]) -> None:
+        texts.append("".join(pieces))
+
+    gather()
+    assert len(texts) >= 200
+    for text, found in zip(texts, cut_by_node(texts), strict=True):
+        assert [parts(text).up, parts(text).down] == found, repr(text)
+
+
+def file(folder: Path, text: str, name: str = "1700000000000_a.sql") -> File:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return File(path)
+
+
+def said(
+    folder: Path, text: str, name: str = "1700000000000_a.sql", *, down: bool = False
+) -> list[tuple[int, str, bool]]:
+    return [(r.line, r.said, r.beyond) for r in remarks(file(folder, text, name), ["polyladder"], down=down)]
+
+
+@pytest.mark.parametrize(
+    ("statement", "word", "beyond"),
+    [
+        ("CREATE ROLE reporter", "changes roles", True),
+        ("alter  user app WITH PASSWORD 'x'", "changes roles", True),
+        ("DROP ROLE IF EXISTS app", "changes roles", True),
+        ("REASSIGN OWNED BY a TO b", "changes roles", True),
+        ("GRANT app TO reporter", "changes roles", True),
+        ("REVOKE app FROM reporter", "changes roles", True),
+        ("SET ROLE other", "acts as another role", True),
+        ("RESET ROLE", "acts as another role", True),
+        ("SET SESSION AUTHORIZATION other", "acts as another role", True),
+        ("ALTER DATABASE x SET timezone = 'UTC'", "names a database", True),
+        ("CREATE DATABASE x", "names a database", True),
+        ("GRANT CONNECT ON DATABASE x TO app", "names a database", True),
+        ("COMMENT ON DATABASE x IS 'y'", "names a database", True),
+        ("ALTER SYSTEM SET work_mem = '1GB'", "names a database", True),
+        ("\\connect other", "names a database", True),
+        ("SELECT dblink('x') FROM polyladder.t", "names this database", False),
+        ("COMMIT", "ends or begins a transaction", False),
+        ("begin", "ends or begins a transaction", False),
+        ("CREATE INDEX CONCURRENTLY i ON t (a)", "can't run in a transaction", False),
+        ("VACUUM t", "can't run in a transaction", False),
+        ("DROP TABLE t", "drops or empties", False),
+        ("DROP SCHEMA s CASCADE", "drops or empties", False),
+        ("TRUNCATE t", "drops or empties", False),
+        ("ALTER TABLE t DROP COLUMN a", "drops or empties", False),
+        ("ALTER TABLE t DROP a", "drops or empties", False),
+        ('ALTER TABLE t ADD b int, DROP "a b"', "drops or empties", False),
+        ("DELETE FROM t", "touches every row", False),
+        ("UPDATE t SET a = 1", "touches every row", False),
+    ],
+)
+def test_a_statement_that_is_worth_a_look_is_named_with_its_line(
+    statement: str, word: str, beyond: bool, tmp_path: Path
+) -> None:
+    found = said(tmp_path, f"-- Up Migration\n-- a remark;\nSELECT 1;\n\n{statement};\nSELECT 2;\n")
+    if word == "names this database":
+        assert found == []  # a schema of that name is none
+    else:
+        ((line, text, reaches),) = found
+        assert (line, reaches) == (5, beyond)
+        assert text.startswith(word)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE t (a int)",
+        "ALTER TABLE t DROP CONSTRAINT c",
+        "ALTER TABLE t ALTER a DROP NOT NULL",
+        "ALTER TABLE t ALTER COLUMN a DROP DEFAULT",
+        "DROP INDEX i",
+        "INSERT INTO t VALUES ('DROP TABLE t; COMMIT')",
+        "SELECT 1 /* DROP ROLE x; */",
+        "GRANT SELECT ON t TO polyladder",
+        "ALTER TABLE t OWNER TO polyladder",
+        "UPDATE t SET a = 1 WHERE b",
+        "DELETE FROM t USING u WHERE t.a = u.a",
+        "CREATE USER MAPPING FOR x SERVER s",
+        "ROLLBACK TO a",
+        "SELECT polyladder_count()",
+        "SET search_path TO public",
+    ],
+)
+def test_a_harmless_statement_is_passed_over(statement: str, tmp_path: Path) -> None:
+    assert said(tmp_path, f"{statement};") == []
+
+
+def test_the_name_of_the_database_is_seen(tmp_path: Path) -> None:
+    assert said(tmp_path, "SELECT dblink_connect($a$dbname='polyladder'$a$);") == [
+        (1, "in a body: names this database", True)
+    ]
+    assert said(tmp_path, "CREATE PUBLICATION polyladder FOR ALL TABLES;")[0][1].startswith(
+        "names this database"
+    )
+
+
+def test_what_a_body_does_is_seen(tmp_path: Path) -> None:
+    ((line, text, beyond),) = said(tmp_path, "SELECT 1;\nDO $$ BEGIN EXECUTE 'DROP ROLE x'; END $$;")
+    assert (line, beyond) == (2, True)
+    assert text.startswith("in a body: changes roles")
+
+
+def test_a_program_is_looked_at_by_its_words(tmp_path: Path) -> None:
+    text = "export const up = (pgm) => {\n  pgm.noTransaction();\n  pgm.dropTable('t');\n  pgm.createRole('x');\n};\n"
+    found = said(tmp_path, text, "1700000000000_a.ts")
+    assert [(line, beyond) for line, _, beyond in found] == [(4, True), (2, False), (3, False)]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "word"),
+    [
+        ("CREATE TABLE t ();\n-- Down Migration\nDROP TABLE t;", 2, "no up marker: all of the file runs"),
+        (
+            "-- Up Migration\nSELECT 1;\n-- Down migration is not possible\nSELECT 2;",
+            3,
+            "a remark that counts as a marker",
+        ),
+        ("-- Up Migration\nSELECT 1;\n-- Up Migration\nSELECT 2;", 3, "a marker again"),
+        ("SELECT 1;\n-- Up Migration\nSELECT 2;", 1, "what stands above the first marker does not run"),
+    ],
+)
+def test_a_cut_that_nobody_meant_is_named(text: str, line: int, word: str, tmp_path: Path) -> None:
+    assert any(at == line and what.startswith(word) for at, what, _ in said(tmp_path, text)), said(
+        tmp_path, text
+    )
+
+
+def test_without_an_up_marker_what_the_down_part_drops_is_named_as_run(tmp_path: Path) -> None:
+    found = said(tmp_path, "CREATE TABLE t ();\n-- Down Migration\nDROP TABLE t;\n")
+    assert (3, "drops or empties: DROP TABLE t", False) in found
+
+
+def test_only_the_way_that_runs_is_looked_at(tmp_path: Path) -> None:
+    text = "-- Up Migration\nCREATE TABLE t ();\n-- Down Migration\nDROP TABLE t;\n"
+    assert said(tmp_path, text) == []
+    assert said(tmp_path, text, down=True) == [(4, "drops or empties: DROP TABLE t", False)]
+
+
+def test_a_file_without_a_down_part_has_no_way_back(tmp_path: Path) -> None:
+    assert not is_reversible(file(tmp_path, "SELECT 1;"))
+    assert is_reversible(file(tmp_path, "-- Down Migration\nSELECT 1;"))
+    assert not is_reversible(file(tmp_path, "export const down = false;", "1_a.ts"))
+    assert is_reversible(file(tmp_path, "export async function down() {}", "1_a.ts"))
+
+
+def test_files_are_ordered_by_the_number_in_front(tmp_path: Path) -> None:
+    names = [
+        "20260105020000000_c.sql",
+        "1700000000000_a10.sql",
+        "1700000000000_a9.sql",
+        "1800000000000_d.ts",
+        "x.sql",
+    ]
+    found = [f.path.name for f in ordered([File(tmp_path / name) for name in names])]
+    assert found == [
+        "x.sql",
+        "1700000000000_a9.sql",
+        "1700000000000_a10.sql",
+        "20260105020000000_c.sql",
+        "1800000000000_d.ts",
+    ]
