@@ -340,7 +340,7 @@ def _manifest(
         warnings=(*facts.warnings, *moved, *public.lost(facts.inventory.entries, client_major=client.major)),
         expressions=expressions.packed(facts.inventory.expressions),
     )
-    latest = previous.latest
+    latest = previous.newest(manifest.taken_at)
     before = latest.manifest if latest else None
     return manifest.model_copy(update={"warnings": (*shrinkage(before, manifest), *manifest.warnings)})
 

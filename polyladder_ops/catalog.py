@@ -1,7 +1,8 @@
 """The backups in a folder: which there are, and which are whole. Which one a person means is `choosing`'s.
 
 A backup exists when its manifest does. It is *complete* when manifest and data agree; `latest` is the newest complete
-one of this site by the server's clock at the snapshot, never by a file's time, never another site's.
+one of this site by the server's clock at the snapshot, never by a file's time, never another site's, and never one that is
+dated after the present.
 
 A folder may hold thousands. So `scan` reads of each manifest only the first lines, which say whose it is and of when; the
 rest is read when a backup is opened, and only an opened one is chosen, counted on or deleted.
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from polyladder_ops import records
+from polyladder_ops import clocks, records
 from polyladder_ops.errors import OpsError
 from polyladder_ops.manifest import Manifest, load, read_head
 
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 _DATA = re.compile(r".+\.sql\.gz(\.age)?")
-_RECORD = re.compile(r"(?P<data>.+\.sql\.gz(?:\.age)?)\.(?P<kind>verify|pin|unpin)-\w+-\w+\.json")
+_RECORD = re.compile(r"(?P<data>.+\.sql\.gz(?:\.age)?)\.(?P<kind>verify|pin|unpin|checks)-\w+-\w+\.json")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ class Backup:
     def failed(self) -> bool:
         """Whether a failure of these bytes stands: worse than that nobody has looked."""
         return self.complete and records.standing(self.records).failure is not None
+
+    @property
+    def checks_failed(self) -> tuple[str, ...]:
+        """The names of the checks that failed on it when it was last restored and asked; none if all passed since."""
+        return records.checks_failed(self.records)
 
     @property
     def pinned(self) -> bool:
@@ -211,6 +217,7 @@ class Catalog:
     others: tuple[Entry, ...] = ()
     headless: tuple[OpsError, ...] = ()
     litter: tuple[str, ...] = ()
+    folder: Path | None = field(default=None, compare=False)
 
     @property
     def other_sites(self) -> int:
@@ -219,8 +226,16 @@ class Catalog:
 
     @property
     def latest(self) -> Backup | None:
-        """The newest complete backup."""
-        return next((backup for backup in self.opened() if backup.complete), None)
+        """The newest complete backup that is not of the future by this machine's clock."""
+        return self.newest(clocks.ours() + clocks.SKEW)
+
+    def newest(self, present: datetime) -> Backup | None:
+        """Return the newest complete backup that is not dated after the present."""
+        return next((backup for backup in self.opened(until=present) if backup.complete), None)
+
+    def ahead(self, present: datetime) -> tuple[Entry, ...]:
+        """Return those that are dated after the present: a clock was wrong, so they are no `latest`."""
+        return tuple(entry for entry in self.entries if entry.taken_at > present)
 
     def opened(
         self,
@@ -284,7 +299,7 @@ def scan(folder: Path, site: str) -> Catalog:
     for found_ones in (entries, others):
         found_ones.sort(key=lambda entry: (entry.taken_at, entry.file), reverse=True)
     headless.sort(key=str)
-    return Catalog(tuple(entries), tuple(others), tuple(headless), _litter(listing.names))
+    return Catalog(tuple(entries), tuple(others), tuple(headless), _litter(listing.names), folder)
 
 
 def names_in(folder: Path) -> Listing:

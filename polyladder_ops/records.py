@@ -29,6 +29,7 @@ __all__ = [
     "Record",
     "Standing",
     "append",
+    "checks_failed",
     "instant_after",
     "is_pinned",
     "load_all",
@@ -37,9 +38,9 @@ __all__ = [
 
 _STAMP = "%Y%m%dT%H%M%S%fZ"
 _CHECK_DIGITS = 16
-_NAME = re.compile(r"(?P<data>.+)\.(?P<kind>verify|pin|unpin)-(?P<stamp>\w+)-\w+\.json")
+_NAME = re.compile(r"(?P<data>.+)\.(?P<kind>verify|pin|unpin|checks)-(?P<stamp>\w+)-\w+\.json")
 
-Kind = Literal["verify", "pin", "unpin"]
+Kind = Literal["verify", "pin", "unpin", "checks"]
 Level = Literal["stored", "restore"]
 LEVELS: tuple[Level, ...] = ("stored", "restore")
 """How deep a verification looks: at the bytes, or at what they restore to, which looks at the bytes first."""
@@ -122,13 +123,15 @@ def _unreadable(path: Path, sha256: str) -> Iterator[Record]:
     if name is None or name["kind"] == "unpin":
         return
     is_pin = name["kind"] == "pin"
+    is_verify = name["kind"] == "verify"
+    kind: Kind = "pin" if is_pin else "verify" if is_verify else "checks"
     yield Record(
-        kind="pin" if is_pin else "verify",
+        kind=kind,
         backup=name["data"],
         sha256=sha256,
         at=_instant(path, name["stamp"]),
         by="nobody knows whom",
-        level="" if is_pin else "restore",
+        level="restore" if is_verify else "",
         verdict="" if is_pin else "failed",
         details=(
             f"the record {path.name} can't be read, so it counts as a {'pin' if is_pin else 'failure'}",
@@ -179,6 +182,12 @@ def standing(records: Iterable[Record]) -> Standing:
 def _depth(level: str) -> int:
     """Return how much a level shows; one that is not known counts as the least."""
     return next((depth for depth, known in enumerate(LEVELS, 1) if known == level), 0)
+
+
+def checks_failed(records: Iterable[Record]) -> tuple[str, ...]:
+    """Return the names of the checks that failed when a restored copy was last asked; none if they passed, or none were asked."""
+    asked = [record for record in records if record.kind == "checks"]
+    return asked[-1].details if asked and asked[-1].verdict == "failed" else ()
 
 
 def is_pinned(records: Iterable[Record]) -> bool:

@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import history
+from polyladder_ops import clocks, history
 from polyladder_ops.terminal import age, duration, many, plain, size, table
 
 if TYPE_CHECKING:
@@ -27,13 +27,26 @@ __all__ = [
     "described",
     "line",
     "listed",
+    "marks",
     "verdict",
 ]
 
 VERIFIED = {"": "no", "stored": "bytes", "restore": "restores"}
 """What was verified of a backup, by level, in a word."""
 _SHOWN = 20  # of the reasons; a server of another major differs in every table
-_HEADERS = ("id", "taken at", "age", "size", "tables", "rows", "complete", "verified", "encrypted", "pinned")
+_HEADERS = (
+    "id",
+    "taken at",
+    "age",
+    "size",
+    "tables",
+    "rows",
+    "complete",
+    "verified",
+    "encrypted",
+    "pinned",
+    "notes",
+)
 
 
 def line(backup: Backup) -> str:
@@ -62,7 +75,20 @@ def _cells(backup: Backup, now: datetime) -> tuple[object, ...]:
         _verified(backup),
         manifest.encrypted,
         backup.pinned,
+        "; ".join(marks(backup, now)),
     )
+
+
+def marks(backup: Backup, present: datetime) -> tuple[str, ...]:
+    """Return what besides its bytes speaks against a backup, in a few words each: it may be whole and still not good."""
+    warnings = len(backup.manifest.warnings) + len(backup.manifest.lost)
+    told = [
+        (backup.taken_at > present, "dated in the FUTURE"),
+        (backup.checks_failed, f"checks FAILED: {', '.join(backup.checks_failed)}"),
+        (warnings, f"{many(warnings, 'WARNING')}"),
+        (backup.damaged, f"unreadable records: {len(backup.damaged)}"),
+    ]
+    return tuple(text for holds, text in told if holds)
 
 
 def _verified(backup: Backup) -> object:
@@ -118,9 +144,10 @@ def as_row_decided(decision: Decision[Entry]) -> dict[str, Any]:
     }
 
 
-def as_row(backup: Backup) -> dict[str, Any]:
+def as_row(backup: Backup, present: datetime | None = None) -> dict[str, Any]:
     """Return one backup for programs; keys are only ever added."""
     manifest = backup.manifest
+    ahead = backup.taken_at > (present or clocks.ours() + clocks.SKEW)
     return {
         "id": backup.id,
         "site": manifest.site,
@@ -131,6 +158,9 @@ def as_row(backup: Backup) -> dict[str, Any]:
         "complete": backup.complete,
         "verified": backup.verified,
         "level": backup.level or None,
+        "failed": backup.failed,
+        "checks_failed": list(backup.checks_failed),
+        "dated_ahead": ahead,
         "encrypted": manifest.encrypted,
         "pinned": backup.pinned,
         "verification": _verification(backup),
@@ -177,12 +207,13 @@ def described(backup: Backup) -> str:
         *([] if manifest.is_sealed else [("snapshot", f"{manifest.snapshot} at {manifest.wal_position}")]),
         ("size", f"{size(manifest.size_bytes)} stored, {size(manifest.plain_bytes)} of SQL"),
         ("sha256", manifest.sha256),
+        ("verified", _verified(backup)),
         ("encrypted", "yes" if manifest.encrypted else "no"),
         ("large objects", str(len(manifest.large_objects))),
         *([("sealed", _SEALED)] if manifest.is_sealed else _definitions(manifest)),
         *((record.kind, _recorded(record)) for record in backup.records),
     ]
-    lines = [f"{name + ':':<14} {plain(text)}" for name, text in facts]
+    lines = [f"{name + ':':<14} {plain(str(text))}" for name, text in facts]
     biggest = sorted(manifest.tables, key=lambda entry: entry.size_bytes, reverse=True)
     rows = [(entry.name, f"{entry.rows:,}", size(entry.size_bytes), entry.digest) for entry in biggest]
     return "\n".join([plain(backup.id), *lines, "", table(rows, ("table", "rows", "size", "digest"))])

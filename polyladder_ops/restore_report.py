@@ -7,11 +7,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import history
+from polyladder_ops import clocks, history, records, report
 from polyladder_ops.terminal import age, duration, many, plain, size, table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from polyladder_ops.catalog import Backup
     from polyladder_ops.postgres.marks import Marked
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from polyladder_ops.setaside import Status, Undoing
 
 __all__ = [
+    "against",
     "as_json",
     "choices",
     "done",
     "plan",
+    "state",
     "status",
     "status_as_json",
     "undoing",
@@ -73,6 +75,7 @@ def plan(shown: Plan, now: datetime) -> str:
         ),
     ]
     lines = [table(rows, ("", "now", f"backup {shown.backup.id}"))]
+    lines += [f"WARNING: {plain(sentence)}" for sentence in against(shown.backup, now)]
     lines += [f"WARNING: {plain(sentence)}" for sentence in manifest.warnings]
     lines += [f"WARNING: not in the backup: {plain(sentence)}" for sentence in manifest.lost[:_LOST]]
     if len(manifest.lost) > _LOST:
@@ -87,16 +90,31 @@ def plan(shown: Plan, now: datetime) -> str:
 _STATES = {"stored": "bytes verified", "restore": "restores"}
 
 
+def state(backup: Backup, present: datetime) -> str:
+    """Return how good a backup is known to be, and what speaks against it."""
+    unproved = "verification FAILED" if backup.failed else backup.flaw or "not verified"
+    return ", ".join((_STATES.get(backup.level, unproved), *report.marks(backup, present)))
+
+
+def against(backup: Backup, present: datetime) -> Iterator[str]:
+    """Yield what was found out about a backup since it was made, in sentences."""
+    if failure := records.standing(backup.records).failure:
+        why = f": {'; '.join(failure.details[:3])}" if failure.details else ""
+        yield f"its verification FAILED at level {failure.level}, {_time(failure.at)}{why}"
+    if backup.checks_failed:
+        yield f"your checks FAILED on a copy of it: {', '.join(backup.checks_failed)}"
+    if backup.taken_at > present + clocks.SKEW:
+        yield f"it is dated in the future ({_time(backup.taken_at)}), so a clock was wrong and it may be an old one"
+
+
 def choices(backups: Sequence[Backup], chosen: Backup | None, now: datetime) -> str:
     """Return the last backups, newest first, with what changed in each: after a bad DELETE the newest may hold the damage."""
     lines = []
     for backup in backups:
         mark = "* " if chosen is not None and backup.id == chosen.id else "  "
-        unproved = "verification FAILED" if backup.failed else backup.flaw or "not verified"
-        state = _STATES.get(backup.level, unproved)
-        lines.append(
-            f"{mark}{plain(backup.id)}  {age(backup.taken_at, now)}, {many(backup.manifest.rows, 'row')}, {state}"
-        )
+        held = f"{many(backup.manifest.rows, 'row')}, {plain(state(backup, now))}"
+        when = f"{_time(backup.taken_at)}, {age(backup.taken_at, now)}"
+        lines.append(f"{mark}{plain(backup.id)}  {when}, {held}")
         changed = history.since(backups, backup) if backup is not backups[-1] else None
         lines += [f"      {plain(str(change))}" for change in (changed or ())[:_TABLES]]
         more = len(changed or ()) - _TABLES

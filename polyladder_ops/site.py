@@ -6,13 +6,14 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops.errors import OpsError
+from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.interrupts import held
 from polyladder_ops.sandbox import place, scratch, server
 from polyladder_ops.undoing import at_work, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from datetime import datetime
     from pathlib import Path
 
     from polyladder_ops.catalog import Backup
@@ -67,6 +68,17 @@ class Site:
         from polyladder_ops.postgres.conninfo import parse  # late: looking at files needs no client library
 
         return parse(self.settings.needed("DATABASE_URL"))
+
+    def clock(self) -> datetime | None:
+        """Return the server's present by its own clock; None if it can't be asked."""
+        from polyladder_ops.postgres import session  # late: looking at files needs no client library
+
+        try:
+            return session.clock(self.target())
+        except Interrupted:
+            raise
+        except OpsError:
+            return None
 
     def keys(self, *, encrypted: bool) -> list[Any]:
         """Return the private keys for an encrypted backup, none for a plain one. Raise SettingsError if they lack."""

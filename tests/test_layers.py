@@ -142,7 +142,7 @@ LAYERS = [
     ("encryption", "gzipped", "settings", "terminal"),
     ("sources", "values"),
     ("undoing", "usage"),
-    ("interrupts", "portable", "redaction"),
+    ("interrupts", "portable", "redaction", "clocks"),
     ("errors",),
 ]
 LAYER_OF = {module: level for level, modules in enumerate(LAYERS) for module in modules}

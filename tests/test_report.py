@@ -72,6 +72,7 @@ def row(shown: Backup) -> list[str]:
         "verified",
         "encrypted",
         "pinned",
+        "notes",
     ]
     return [cell.strip() for cell in line.split("  ") if cell.strip()]
 
@@ -79,6 +80,7 @@ def row(shown: Backup) -> list[str]:
 def test_a_list_tells_of_each_backup_what_a_person_chooses_by() -> None:
     assert row(backup()) == [
         "polyladder_20260105_020000", "2026-01-05 02:00:00Z", "3 h ago", "1.5 KiB", "2", "1,207", "yes", "no", "no", "no",
+        "1 WARNING",
     ]  # fmt: skip
 
 

@@ -120,11 +120,11 @@ def test_the_choices_show_what_changed_in_each_and_which_is_chosen() -> None:
     (looked,) = found[2].records
     found[2] = replace(found[2], records=(looked.model_copy(update={"verdict": "failed"}),))
     assert restore_report.choices(found, found[1], NOW).splitlines() == [
-        "  polyladder_20260105_020000  5 h ago, 10 rows, not verified",
+        "  polyladder_20260105_020000  2026-01-05 02:00:00Z, 5 h ago, 10 rows, not verified",
         "      public.decks fell by 390 (400 → 10 rows)",
-        "* polyladder_20260104_020000  1 d ago, 400 rows, bytes verified",
+        "* polyladder_20260104_020000  2026-01-04 02:00:00Z, 1 d ago, 400 rows, bytes verified",
         "      public.decks grew by 20 (380 → 400 rows)",
-        "  polyladder_20260103_020000  2 d ago, 380 rows, verification FAILED",
+        "  polyladder_20260103_020000  2026-01-03 02:00:00Z, 2 d ago, 380 rows, verification FAILED",
     ]
 
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from invoke.collection import Collection
 
 from polyladder_ops import output
-from polyladder_ops.errors import OpsError, UsageError
+from polyladder_ops.errors import Mismatch, OpsError, UsageError
 from polyladder_ops.tasks.boundary import cleaning_in_sight, is_dry, open_settings, task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
 
     from invoke.context import Context
 
@@ -145,40 +146,37 @@ def list_(c: Context, site: str = "", changes: bool = False, json: bool = False)
     """List the backups, newest first.
 
     A backup is complete when its data file has the size that its manifest says. What was verified of it are its bytes, or
-    that it restores; FAILED stands until as deep a look passes. Exits 3 if a manifest in the folder can't be read.
+    that it restores; FAILED stands until as deep a look passes. Notes name what else one should know: warnings, checks that
+    failed, a date in the future. Exits 3 if no backup is complete, or a manifest in the folder can't be read.
 
     Examples:
         invoke backup.list --changes
         invoke backup.list --json | head
     """
-    from datetime import UTC, datetime
-
     from polyladder_ops import catalog, report
-    from polyladder_ops.errors import Mismatch
     from polyladder_ops.terminal import plain
 
     place = open_site(c, site)
     found = catalog.scan(place.folder, place.name)
+    present = present_at(place, found)
     unusable = list(found.headless)
     damaged: list[str] = []
+    complete = 0
 
-    def noticed(backups: Iterator[Backup]) -> Iterator[Backup]:
-        for backup in backups:
+    def each(*, oldest_first: bool = False) -> Iterator[Backup]:
+        nonlocal complete
+        for backup in place.each_known(found.opened(unusable, oldest_first=oldest_first), unusable):
             damaged.extend(backup.damaged)
+            complete += backup.complete
             yield backup
 
     if json:
-        print_json(_rows(place, found, unusable, changes=changes))
+        print_json(_rows(each, present, changes=changes))
     else:
-        text = (
-            report.changed(noticed(place.each_known(found.opened(unusable, oldest_first=True), unusable)))
-            if changes
-            else report.listed(noticed(place.each_known(found.opened(unusable), unusable)), datetime.now(UTC))
-        )
+        text = report.changed(each(oldest_first=True)) if changes else report.listed(each(), present)
         if text:
             output.lines(text)
-        else:
-            output.note(f"no backup of site {place.name} in {place.folder}")
+    tell_of_the_future(found, present)
     if others := list(catalog.usable(found.others, unusable)):
         output.note(f"note: {_of_other_sites(others)}")
     for name in found.litter:
@@ -187,17 +185,38 @@ def list_(c: Context, site: str = "", changes: bool = False, json: bool = False)
         output.note(f"warning: {plain(sentence)}")
     for error in unusable:
         output.notes(output.told(error).replace("error:", "warning:", 1))
+    _refuse_to_look_fine(place, found, complete, unusable)
+
+
+def _refuse_to_look_fine(place: Any, found: Catalog, complete: int, unusable: list[OpsError]) -> None:
+    """Raise Mismatch if there is nothing to restore from, or a manifest can't be read: neither is a fine folder."""
+    if not complete:
+        raise no_backup(place, found)
     if unusable:
         raise Mismatch(f"unreadable manifests in {place.folder}: {len(unusable)}")
 
 
-def _rows(place: Any, found: Catalog, unusable: list[OpsError], *, changes: bool) -> list[dict[str, Any]]:
+def no_backup(place: Any, found: Catalog) -> Mismatch:
+    """Return what to say of a folder without a complete backup of the site: where it is, and where else to look."""
+    from polyladder_ops import choosing
+
+    listed = len(found.entries)
+    missing = "" if place.folder.exists() else f"The folder {place.folder} is not there. "
+    what = f"there is no {'complete ' if listed else ''}backup of site {place.name} in {place.folder}"
+    return Mismatch(
+        what,
+        detail=f"{missing}{f'{listed} are listed and none is complete.' if listed else ''}".strip(),
+        hint=choosing.ELSEWHERE,
+    )
+
+
+def _rows(each: Callable[..., Iterator[Backup]], present: datetime, *, changes: bool) -> list[dict[str, Any]]:
     from polyladder_ops import history, report
 
     if not changes:
-        return [report.as_row(backup) for backup in place.each_known(found.opened(unusable), unusable)]
-    each = history.one_by_one(place.each_known(found.opened(unusable, oldest_first=True), unusable))
-    return [{**report.as_row(backup), "changes": _changes(since)} for backup, since in each][::-1]
+        return [report.as_row(backup, present) for backup in each()]
+    pairs = history.one_by_one(each(oldest_first=True))
+    return [{**report.as_row(backup, present), "changes": _changes(since)} for backup, since in pairs][::-1]
 
 
 def _of_other_sites(others: list[Entry]) -> str:
@@ -244,13 +263,40 @@ def rule_of(place: Any) -> Rule:
     return Rule(place.settings.backup_retention, place.settings.backup_keep_verified)
 
 
-def choose(place: Any, wanted: str, *, task: str) -> Backup:
-    """Return the backup of this site that a word names. Raise UsageError naming the newest three if there is no word."""
-    from datetime import UTC, datetime
+def present_at(place: Any, found: Catalog, *, ask: bool = False) -> datetime:
+    """Return what counts as the present for these backups: the server's clock, or ours with some room.
 
+    The server is asked if the caller needs it anyway, or if ours alone would take the newest backup for one of the future.
+    """
+    from polyladder_ops import clocks
+
+    by_ours = clocks.ours() + clocks.SKEW
+    if ask or found.ahead(by_ours):
+        return place.clock() or by_ours
+    return by_ours
+
+
+def tell_of_the_future(found: Catalog, present: datetime) -> None:
+    """Name on stderr each backup that is dated after the present."""
+    from polyladder_ops.terminal import age
+
+    for entry in found.ahead(present):
+        output.note(
+            f"warning: {entry.id} is dated in the future ({age(entry.taken_at, present)}): a clock was wrong when"
+            " it was made, so it may be older than others and is not `latest`"
+        )
+
+
+def choose(place: Any, wanted: str, *, task: str, asks_server: bool = False) -> Backup:
+    """Return the backup of this site that a word names. Raise UsageError naming the newest three if there is no word.
+
+    Those dated in the future are named; with `asks_server` the future begins at the server's clock, wherever ours is.
+    """
     from polyladder_ops import catalog, choosing
 
     found = catalog.scan(place.folder, place.name)
+    present = present_at(place, found, ask=asks_server and bool(found.entries))
+    tell_of_the_future(found, present)
     if not wanted:
         newest = ", ".join(entry.id for entry in found.entries[:3])
         raise UsageError(
@@ -259,7 +305,7 @@ def choose(place: Any, wanted: str, *, task: str) -> Backup:
             hint=f"Write `invoke {task} --backup=latest`, an id, a path or a time such as 2026-01-05.",
         )
     damaged: list[OpsError] = []
-    (backup,) = place.each_known([choosing.find(found, wanted, now=datetime.now(UTC))], damaged)
+    (backup,) = place.each_known([choosing.find(found, wanted, now=present)], damaged)
     for error in damaged:
         output.note(str(error).replace("error:", "warning:", 1))
     chosen: Backup = backup

@@ -12,7 +12,17 @@ from invoke.collection import Collection
 from polyladder_ops import output
 from polyladder_ops.errors import Interrupted, Mismatch, Refused, UsageError
 from polyladder_ops.tasks import aside, extract
-from polyladder_ops.tasks.backup import JOBS, JSON, SITE, choose, open_site, print_json
+from polyladder_ops.tasks.backup import (
+    JOBS,
+    JSON,
+    SITE,
+    choose,
+    no_backup,
+    open_site,
+    present_at,
+    print_json,
+    tell_of_the_future,
+)
 from polyladder_ops.tasks.boundary import cleaning_in_sight, confirm, is_dry, number_of, split_items, task
 from polyladder_ops.tasks.checks import check
 from polyladder_ops.tasks.inplace import run_in_place
@@ -153,13 +163,18 @@ def restore(
 
 
 def _list(place: Site, *, as_json: bool) -> None:
-    if as_json:
-        from polyladder_ops import catalog, report
+    from polyladder_ops import catalog, report, restore_report
 
-        found = catalog.scan(place.folder, place.name)
-        print_json([report.as_row(backup) for backup in place.each_known(islice(found.opened(), _SHOWN))])
-    else:
-        output.lines(_choices(place, None) or f"no backup of site {place.name} in {place.folder}")
+    found = catalog.scan(place.folder, place.name)
+    present = present_at(place, found)
+    newest = list(place.each_known(islice(found.opened(), _SHOWN)))
+    if as_json:
+        print_json([report.as_row(backup, present) for backup in newest])
+    elif newest:
+        output.lines(restore_report.choices(newest, None, present))
+    tell_of_the_future(found, present)
+    if not any(backup.complete for backup in found.opened()):
+        raise no_backup(place, found)
 
 
 def _refuse_contradictions(two: object, replace: object, both: object, without: object, many: object) -> None:
@@ -193,7 +208,7 @@ def chosen_file(place: Site, wanted: str, target: Any) -> tuple[Backup, Any]:
         for sentence in oldfiles.limits(found):
             output.note(f"can't be proved of this file: {sentence}")
         return found, keys
-    chosen = choose(place, wanted, task="restore")
+    chosen = choose(place, wanted, task="restore", asks_server=True)
     keys = place.keys(encrypted=chosen.manifest.encrypted)
     return seal.known(chosen, keys), keys
 
@@ -270,6 +285,12 @@ def _preview(target: Any, chosen: Backup, options: Options) -> None:
         output.line(f"in the way: {obstacle}. {obstacle.cure}")
     if plan.obstacles:
         raise Mismatch(f"{len(plan.obstacles)} things stand in the way")
+    if chosen.failed:
+        raise Mismatch(
+            f"the verification of {chosen.id} FAILED",
+            detail="Nothing else stands in the way; a restore would prove it anew and most likely stop.",
+            hint="Choose another backup: `invoke restore --list`.",
+        )
 
 
 def _question(plan: Plan) -> str:
@@ -278,7 +299,7 @@ def _question(plan: Plan) -> str:
     return f"This sets {plan.target.database} aside and puts {plan.backup.id} in its place."
 
 
-def _choices(place: Site, chosen: Backup | None) -> str:
+def _choices(place: Site, chosen: Backup) -> str:
     from polyladder_ops import catalog, restore_report
 
     found = catalog.scan(place.folder, place.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import output
 from polyladder_ops.errors import Mismatch
@@ -10,6 +10,8 @@ from polyladder_ops.tasks.backup import JSON, SITE, choose, open_site, print_jso
 from polyladder_ops.tasks.boundary import is_dry, task
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from invoke.context import Context
 
     from polyladder_ops.catalog import Backup
@@ -34,11 +36,10 @@ def prune(c: Context, apply: bool = False, site: str = "", json: bool = False) -
         invoke backup.prune --apply
         invoke -T 5 backup.prune --apply         (wait 5 s at most for another run's lock)
     """
-    from datetime import UTC, datetime
-
     from polyladder_ops import pruning, report
 
-    place, now = open_site(c, site), datetime.now(UTC)
+    place = open_site(c, site)
+    now = _earlier_clock(place)
     rule = rule_of(place)
     if apply and not is_dry(c):
         patience_s = c.config.timeouts.command or 60.0
@@ -67,6 +68,22 @@ def prune(c: Context, apply: bool = False, site: str = "", json: bool = False) -
             detail=f"{'; '.join(map(str, done.damages))}.",
             hint=f"Look with `invoke verify --backup={done.damages[0].backup.id}`, and verify others to count instead.",
         )
+
+
+def _earlier_clock(place: Any) -> datetime:
+    """Return the earlier of this machine's present and the server's: a wrong one alone must not make every backup old.
+
+    If the server can't be asked, the time at which it finished the newest backup stands for its clock.
+    """
+    from polyladder_ops import catalog, clocks
+
+    ours, servers = clocks.ours(), place.clock()
+    if servers is None and (newest := catalog.scan(place.folder, place.name).newest(ours)):
+        servers = newest.manifest.finished_at
+        output.note(
+            f"note: the server's clock could not be asked, so ages are counted from the newest backup, {newest.id}"
+        )
+    return min(ours, servers or ours)
 
 
 def _rows(done: Outcome) -> list[dict[str, object]]:
