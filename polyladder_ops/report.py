@@ -12,6 +12,7 @@ from polyladder_ops.terminal import age, duration, many, plain, size, table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from polyladder_ops.besides import Besides
     from polyladder_ops.catalog import Backup, Entry
     from polyladder_ops.manifest import Manifest
     from polyladder_ops.records import Record
@@ -102,14 +103,10 @@ def changed(oldest_first: Iterable[Backup]) -> str:
     return "\n".join(reversed(shown))
 
 
-def _changed(backup: Backup, found: Sequence[history.Change] | None) -> list[str]:
+def _changed(backup: Backup, found: Sequence[history.Change | Besides] | None) -> list[str]:
     lines = [line(backup), *(f"  {plain(str(change))}" for change in found or ())]
     lines += ["  the first one"] if found is None else []
-    lines += (
-        ["  the rest is sealed: set BACKUP_AGE_IDENTITY_FILE to see it"] if backup.manifest.is_sealed else []
-    )
-    is_same = found == () and not backup.manifest.is_sealed
-    return [*lines, *(["  nothing changed"] if is_same else [])]
+    return [*lines, *(["  nothing changed"] if found == () else [])]
 
 
 def decided(decisions: Sequence[Decision[Entry]], now: datetime) -> str:

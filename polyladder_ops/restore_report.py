@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import clocks, history, records, report
+from polyladder_ops import besides, clocks, history, records, report
 from polyladder_ops.terminal import age, duration, many, plain, size, table
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _LOST = 20  # of what is not in a backup
-_TABLES = 5  # of those that changed, a backup
+_LEAST, _MOST = 5, 20  # changes that are shown of a backup, and losses
 _WRITES = 20  # of the tables that were written to since a restore
 
 
@@ -115,10 +115,11 @@ def choices(backups: Sequence[Backup], chosen: Backup | None, now: datetime) -> 
         held = f"{many(backup.manifest.rows, 'row')}, {plain(state(backup, now))}"
         when = f"{_time(backup.taken_at)}, {age(backup.taken_at, now)}"
         lines.append(f"{mark}{plain(backup.id)}  {when}, {held}")
-        changed = history.since(backups, backup) if backup is not backups[-1] else None
-        lines += [f"      {plain(str(change))}" for change in (changed or ())[:_TABLES]]
-        more = len(changed or ()) - _TABLES
-        lines += [f"      and {more} more tables changed"] if more > 0 else []
+        changed = (history.since(backups, backup) if backup is not backups[-1] else None) or ()
+        shown = max(_LEAST, sum(change.rank < besides.ALTERED for change in changed[:_MOST]))
+        lines += [f"      {plain(str(change))}" for change in changed[:shown]]
+        more = len(changed) - shown
+        lines += [f"      and {more} more, none worse: `invoke backup.list --changes`"] if more > 0 else []
     return "\n".join(lines)
 
 

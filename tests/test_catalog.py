@@ -131,7 +131,7 @@ def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
     assert scan(tmp_path / "gone", "production") == Catalog()
     with pytest.raises(OpsError, match="no complete backup: latest") as caught:
         find(Catalog(), "latest", now=NOW)
-    assert "invoke backup" in caught.value.hint
+    assert "Look elsewhere" in caught.value.hint
 
 
 def test_a_folder_that_is_a_file_or_closed_is_said_so(tmp_path: Path) -> None:

@@ -68,7 +68,11 @@ def three(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("word", ["latest", f"{NOW + DAY / 2:%Y-%m-%d}", (NOW + DAY / 2).isoformat()])
+@pytest.mark.parametrize(
+    "word",
+    ["latest", f"{NOW + DAY / 2:%Y-%m-%d}", (NOW + DAY / 2).isoformat()],
+    ids=["latest", "a day", "an instant"],
+)
 def test_no_word_for_a_time_means_one_of_the_future(word: str, three: Path) -> None:
     found = catalog.scan(three, "production")
     assert choosing.find(found, word, now=NOW).taken_at == NOW - timedelta(minutes=1)

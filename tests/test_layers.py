@@ -128,6 +128,7 @@ LAYERS = [
         "guards",
         "pruning",
         "history",
+        "besides",
         "bench",
     ),
     ("site",),

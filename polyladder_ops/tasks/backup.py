@@ -12,12 +12,14 @@ from polyladder_ops.errors import Mismatch, OpsError, UsageError
 from polyladder_ops.tasks.boundary import cleaning_in_sight, is_dry, open_settings, task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from invoke.context import Context
 
+    from polyladder_ops.besides import Besides
     from polyladder_ops.catalog import Backup, Catalog, Entry
+    from polyladder_ops.history import Change
     from polyladder_ops.pruning import Outcome
     from polyladder_ops.retention import Rule
 
@@ -138,7 +140,7 @@ def _lost(done: Backup) -> list[str]:
     name="list",
     help={
         "site": SITE,
-        "changes": "Show per backup which tables grew, fell or changed since the one before.",
+        "changes": "Show per backup all that changed since the one before, the largest loss first.",
         "json": JSON,
     },
 )
@@ -216,7 +218,7 @@ def _rows(each: Callable[..., Iterator[Backup]], present: datetime, *, changes: 
     if not changes:
         return [report.as_row(backup, present) for backup in each()]
     pairs = history.one_by_one(each(oldest_first=True))
-    return [{**report.as_row(backup, present), "changes": _changes(since)} for backup, since in pairs][::-1]
+    return [{**report.as_row(backup, present), **_changes(since)} for backup, since in pairs][::-1]
 
 
 def _of_other_sites(others: list[Entry]) -> str:
@@ -312,10 +314,17 @@ def choose(place: Any, wanted: str, *, task: str, asks_server: bool = False) -> 
     return chosen
 
 
-def _changes(found: Any) -> Any:
-    return (
-        None if found is None else [{**dataclasses.asdict(change), "kind": change.kind} for change in found]
-    )
+def _changes(found: Sequence[Change | Besides] | None) -> dict[str, Any]:
+    """Return what changed for programs: tables under `changes`, the rest under `other_changes`; None for the first one."""
+    from polyladder_ops.history import Change
+
+    if found is None:
+        return {"changes": None, "other_changes": None}
+    tables = [change for change in found if isinstance(change, Change)]
+    return {
+        "changes": [{**dataclasses.asdict(change), "kind": change.kind} for change in tables],
+        "other_changes": [dataclasses.asdict(change) for change in found if not isinstance(change, Change)],
+    }
 
 
 def print_json(value: Any) -> None:

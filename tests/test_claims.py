@@ -1,0 +1,175 @@
+"""What lists and prompts claim of backups, tried as a person would read them at night."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from polyladder_ops import backups, history
+from polyladder_ops.postgres import session
+from tests.conftest import run
+from tests.factories import put
+from tests.test_prune import url
+from tests.test_tasks import Project, project
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from polyladder_ops.catalog import Backup
+    from polyladder_ops.postgres.conninfo import Target
+
+MADE = """
+CREATE TABLE public.deck (id serial PRIMARY KEY, title text);
+CREATE INDEX by_title ON public.deck (title);
+INSERT INTO public.deck (title) SELECT 'deck ' || n FROM generate_series(1, 30) n;
+GRANT SELECT ON public.deck TO PUBLIC;
+SELECT lo_from_bytea(4711, 'a picture');
+CREATE TABLE public.item (z integer, y integer);
+CREATE TABLE public.article (x integer, y integer, w integer, z integer);
+INSERT INTO public.article VALUES (1, 2, 3, 4);
+ALTER TABLE public.article INHERIT public.item;
+CREATE VIEW public.short AS SELECT d.title FROM public.deck d WHERE length(d.title) < 7;
+"""
+
+
+@pytest.fixture
+def filled(database: Target) -> Target:
+    with session.connect(database) as connection:
+        connection.execute(MADE)
+    return database
+
+
+def take(source: Target, folder: Path) -> Backup:
+    private = folder.parent / "private"
+    return backups.take(source, folder / "backups", site="production", private=private)
+
+
+def done(source: Target, *statements: str) -> None:
+    with session.connect(source) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def said(before: Backup, now: Backup) -> list[str]:
+    return [str(change) for change in history.everything(before, now)]
+
+
+def test_an_index_a_sequence_a_large_object_and_a_grant_that_are_gone_are_changes(
+    filled: Target, tmp_path: Path
+) -> None:
+    before = take(filled, tmp_path)
+    done(filled, "DROP INDEX public.by_title", "SELECT setval('public.deck_id_seq', 3)", "SELECT lo_unlink(4711)",
+         "REVOKE SELECT ON public.deck FROM PUBLIC")  # fmt: skip
+    assert said(before, take(filled, tmp_path)) == [
+        "large object 4711 is gone",
+        "sequence public.deck_id_seq was set back: 30 → 3",
+        "index public.by_title is gone",
+        "table public.deck is no longer granted to PUBLIC: SELECT",
+    ]
+
+
+CHANGES = {
+    "ALTER TABLE public.deck ALTER COLUMN title SET NOT NULL": "public.deck is defined otherwise",
+    "ALTER TABLE public.deck DROP CONSTRAINT deck_pkey": "is gone",
+    "CREATE OR REPLACE VIEW public.short AS SELECT d.title FROM public.deck d WHERE length(d.title) < 9":
+        "view public.short is defined otherwise",
+    "DROP VIEW public.short": "view public.short is gone",
+    "GRANT DELETE ON public.deck TO PUBLIC": "table public.deck is granted to PUBLIC: DELETE",
+    "SELECT lo_put(4711, 0, 'b')": "large object 4711 changed",
+    "SELECT nextval('public.deck_id_seq')": "sequence public.deck_id_seq went on: 30 → 31",
+    "CREATE FUNCTION public.one() RETURNS integer LANGUAGE sql AS 'SELECT 1'": "function public.one() is new",
+    "CREATE EXTENSION pg_trgm SCHEMA public": "extension pg_trgm is new",
+    "UPDATE public.deck SET title = 'x' WHERE id = 1": "public.deck changed (still 30 rows)",
+    "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET work_mem = ''9MB''', current_database()); END $$":
+        "the database's setting work_mem is new",
+    "DO $$ BEGIN EXECUTE format('COMMENT ON DATABASE %I IS ''ours''', current_database()); END $$":
+        "the database's comment changed",
+    "DO $$ BEGIN EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database()); END $$":
+        "the database is no longer granted to PUBLIC: CONNECT",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("statement", CHANGES)
+def test_each_kind_of_thing_that_a_manifest_holds_is_compared(
+    statement: str, filled: Target, tmp_path: Path
+) -> None:
+    before = take(filled, tmp_path)
+    done(filled, statement)
+    found = said(before, take(filled, tmp_path))
+    assert [line for line in found if CHANGES[statement] in line], found
+
+
+def test_two_backups_of_one_state_are_equal(filled: Target, tmp_path: Path) -> None:
+    assert said(take(filled, tmp_path), take(filled, tmp_path)) == []
+
+
+@pytest.fixture
+def shop(filled: Target, tmp_path: Path) -> Project:
+    folder = str(tmp_path / "backups")
+    return project(tmp_path / "project", DATABASE_URL=url(filled), BACKUP_DIR=folder)
+
+
+def test_after_a_restore_no_table_is_called_changed_whose_inherited_columns_came_back_in_another_order(
+    shop: Project, filled: Target, tmp_path: Path
+) -> None:
+    before = take(filled, tmp_path)
+    restored = shop.ask("restore", "--latest", "--force", "--json")
+    assert restored.code == 0, restored.err
+    found = said(before, take(filled, tmp_path))
+    run(filled.with_database("postgres"), "DROP DATABASE %I", json.loads(restored.out)["aside"])
+    assert [line for line in found if "changed" in line or "otherwise" in line] == []
+    assert found == ["public.article has its columns in another order (still 1 row, as many bytes)"]
+
+
+def test_the_list_says_all_of_it_and_so_does_json(shop: Project, filled: Target, tmp_path: Path) -> None:
+    take(filled, tmp_path)
+    done(filled, "DROP INDEX public.by_title")
+    take(filled, tmp_path)
+    assert "  index public.by_title is gone" in shop.ask("backup.list", "--changes").out.splitlines()
+    newest, first = json.loads(shop.ask("backup.list", "--changes", "--json").out)
+    assert (newest["changes"], first["changes"], first["other_changes"]) == ([], None, None)
+    assert [(c["thing"], c["name"], c["what"]) for c in newest["other_changes"]] == [
+        ("index", "public.by_title", "is gone")
+    ]
+    assert "index public.by_title is gone" in shop.ask("restore", "--list").out
+
+
+# No backup at all ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["no folder", "an empty folder"])
+def test_no_backup_at_all_is_red_everywhere_and_nobody_is_told_to_save_the_damage(
+    is_there: bool, filled: Target, tmp_path: Path
+) -> None:
+    folder = tmp_path / "backups"
+    if is_there:
+        folder.mkdir()
+    shop = project(tmp_path / "project", DATABASE_URL=url(filled), BACKUP_DIR=str(folder))
+    for words, code in (
+        (("backup.list",), 3),
+        (("backup.list", "--changes"), 3),
+        (("backup.list", "--json"), 3),
+        (("restore", "--list"), 3),
+        (("restore", "--list", "--json"), 3),
+        (("restore", "--latest", "--force"), 1),
+        (("restore", "--latest", "--dry"), 1),
+    ):
+        ended = shop.ask(*words)
+        assert (ended.code, str(folder) in ended.err) == (code, True), (words, ended)
+        assert ("is not there" in ended.err) is not is_there
+        assert "invoke restore --backup=./FILE.sql.gz" in ended.err
+        assert "invoke restore.status" in ended.err
+        assert "`invoke backup`" not in ended.err
+        assert json.loads(ended.out) == [] if "--json" in words else ended.out == ""
+
+
+def test_backups_without_their_data_are_not_taken_for_backups(tmp_path: Path) -> None:
+    made = put(tmp_path)
+    (tmp_path / made.file).unlink()
+    shop = project(tmp_path / "project", BACKUP_DIR=str(tmp_path))
+    for words in (("backup.list",), ("restore", "--list")):
+        ended = shop.ask(*words)
+        assert (ended.code, "1 are listed and none is complete" in ended.err) == (3, True), ended
+        assert "its data file is missing" in ended.out
