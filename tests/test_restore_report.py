@@ -132,7 +132,7 @@ def test_of_many_changed_tables_five_are_named_and_the_rest_counted() -> None:
     before = backup(taken_at=NIGHT - timedelta(days=1), tables=())
     now = backup(tables=tuple(table(f"public.t{n}") for n in range(9)))
     lines = restore_report.choices([now, before], None, NOW).splitlines()
-    assert lines[6] == "      and 4 more tables changed"
+    assert lines[6] == "      and 4 more, none worse: `invoke backup.list --changes`"
     assert len(lines) == 8
 
 
