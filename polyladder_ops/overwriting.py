@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import checks, inplace, restoring, setaside
+from polyladder_ops import checks, inplace, restoring, setaside, verification
 from polyladder_ops.errors import Interrupted, Mismatch, OpsError, Refused
 from polyladder_ops.postgres import leftovers, locks, meanwhile, poolers, session
 from polyladder_ops.terminal import plain
@@ -112,7 +112,7 @@ def overwrite(
             restoring.analyze(target)
             accepted += [
                 *restoring.limits(backup.manifest),
-                *_ask(target, options, kept[0] if kept else None),
+                *_ask(target, backup, options, kept[0] if kept else None),
             ]
     return Overwritten(kept[0] if kept else None, tuple(accepted), time.monotonic() - began)
 
@@ -163,9 +163,12 @@ def estimate_s(target: Target, manifest: Manifest, *, backs_up: bool) -> float:
     return first_s + inplace.estimate_s(manifest)
 
 
-def _ask(target: Target, options: Options, kept: Backup | None) -> list[str]:
+def _ask(target: Target, backup: Backup, options: Options, kept: Backup | None) -> list[str]:
     """Return the failed checks that are accepted. Raise Mismatch if others failed."""
-    wrong = {f"check:{a.check.name}": a.said for a in checks.run(target, options.checks) if not a.ok}
+    failed = [a for a in checks.run(target, options.checks) if not a.ok]
+    wrong = {f"check:{a.check.name}": a.said for a in failed}
+    if options.checks:
+        verification.keep_checks(backup, [a.check.name for a in failed])
     if others := [f"{item}: {said}" for item, said in wrong.items() if item not in options.accept]:
         raise Mismatch(
             f"{target.database} was restored, and {len(others)} of your checks fail on it",

@@ -323,9 +323,11 @@ class _Run:
             )
 
     def _ask(self, connection: Connection) -> None:
-        from polyladder_ops import checks
+        from polyladder_ops import checks, verification
 
         wrong = [a for a in checks.run(connection, self.options.checks) if not a.ok]
+        if unkept := verification.keep_checks(self.plan.backup, [a.check.name for a in wrong]):
+            self.say(f"WARNING: {unkept}")
         self.accepted += [
             f"check:{a.check.name}: {a.said}" for a in wrong if f"check:{a.check.name}" in self.options.accept
         ]

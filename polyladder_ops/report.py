@@ -57,13 +57,13 @@ def line(backup: Backup) -> str:
     return f"{plain(backup.id)}  {plain(manifest.source.database)}  {_time(backup.taken_at)}  {kept}"
 
 
-def listed(backups: Iterable[Backup], now: datetime) -> str:
-    """Return the table of backups; empty if there are none."""
-    cells = [_cells(backup, now) for backup in backups]
+def listed(backups: Iterable[Backup], now: datetime, present: datetime | None = None) -> str:
+    """Return the table of backups; empty if there are none. What is dated after `present` (None: now) is of the future."""
+    cells = [_cells(backup, now, present or now) for backup in backups]
     return table(cells, _HEADERS) if cells else ""
 
 
-def _cells(backup: Backup, now: datetime) -> tuple[object, ...]:
+def _cells(backup: Backup, now: datetime, present: datetime) -> tuple[object, ...]:
     manifest = backup.manifest
     return (
         backup.id,
@@ -76,7 +76,7 @@ def _cells(backup: Backup, now: datetime) -> tuple[object, ...]:
         _verified(backup),
         manifest.encrypted,
         backup.pinned,
-        "; ".join(marks(backup, now)),
+        "; ".join(marks(backup, present)),
     )
 
 
@@ -85,9 +85,9 @@ def marks(backup: Backup, present: datetime) -> tuple[str, ...]:
     warnings = len(backup.manifest.warnings) + len(backup.manifest.lost)
     told = [
         (backup.taken_at > present, "dated in the FUTURE"),
-        (backup.checks_failed, f"checks FAILED: {', '.join(backup.checks_failed)}"),
-        (warnings, f"{many(warnings, 'WARNING')}"),
+        (warnings, f"{warnings:,} WARNING{'S' * (warnings != 1)}"),
         (backup.damaged, f"unreadable records: {len(backup.damaged)}"),
+        (backup.checks_failed, f"checks FAILED: {', '.join(backup.checks_failed)}"),
     ]
     return tuple(text for holds, text in told if holds)
 

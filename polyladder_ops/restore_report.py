@@ -107,12 +107,17 @@ def against(backup: Backup, present: datetime) -> Iterator[str]:
         yield f"it is dated in the future ({_time(backup.taken_at)}), so a clock was wrong and it may be an old one"
 
 
-def choices(backups: Sequence[Backup], chosen: Backup | None, now: datetime) -> str:
-    """Return the last backups, newest first, with what changed in each: after a bad DELETE the newest may hold the damage."""
+def choices(
+    backups: Sequence[Backup], chosen: Backup | None, now: datetime, present: datetime | None = None
+) -> str:
+    """Return the last backups, newest first, with what changed in each: after a bad DELETE the newest may hold the damage.
+
+    What is dated after `present` (None: now) is of the future.
+    """
     lines = []
     for backup in backups:
         mark = "* " if chosen is not None and backup.id == chosen.id else "  "
-        held = f"{many(backup.manifest.rows, 'row')}, {plain(state(backup, now))}"
+        held = f"{many(backup.manifest.rows, 'row')}, {plain(state(backup, present or now))}"
         when = f"{_time(backup.taken_at)}, {age(backup.taken_at, now)}"
         lines.append(f"{mark}{plain(backup.id)}  {when}, {held}")
         changed = (history.since(backups, backup) if backup is not backups[-1] else None) or ()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from polyladder_ops import encryption, expressions, portable, records, seal, storage
+from polyladder_ops import catalog, encryption, expressions, portable, records, seal, storage
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.contents import ALGORITHM, Ledger
 from polyladder_ops.postgres.lexer import DumpError, Lexer
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.conninfo import Target
 
-__all__ = ["LEVELS", "Verdict", "verify_by_restore", "verify_stored"]
+__all__ = ["LEVELS", "Verdict", "keep_checks", "verify_by_restore", "verify_stored"]
 
 LEVELS = ("stored", "restore")
 Level = Literal["stored", "restore"]
@@ -246,6 +246,36 @@ def _recorded(backup: Backup, level: Level, verdict: Word, reasons: Sequence[str
             hint="Make the folder writable and verify again.",
         ) from error
     return Verdict(backup, level, verdict, tuple(reasons), time.monotonic() - began)
+
+
+def keep_checks(backup: Backup, failed: Sequence[str]) -> str:
+    """Keep beside the backup which of your checks failed on a copy of it, by name; that all passed, if some had failed.
+
+    Return what kept it from being recorded, empty if nothing did; a file without a manifest has no records.
+    """
+    if not backup.path.with_name(f"{backup.path.name}.json").exists():
+        return ""
+    try:
+        with folder_lock(backup.path.parent, doing="recording checks"):
+            seen = records.load_all(catalog.records_of(backup.path), backup.manifest.sha256)
+            if failed or records.checks_failed(seen):
+                records.append(backup.path, _checks(backup, seen, failed))
+    except (OSError, OpsError) as error:
+        why = getattr(error, "message", None) or str(error)
+        return f"what your checks said of {backup.id} could not be recorded beside it: {why}"
+    return ""
+
+
+def _checks(backup: Backup, seen: Sequence[Record], failed: Sequence[str]) -> Record:
+    return Record(
+        kind="checks",
+        backup=backup.id,
+        sha256=backup.manifest.sha256,
+        at=records.instant_after(seen),
+        by=portable.by_whom(),
+        verdict="failed" if failed else "passed",
+        details=tuple(failed),
+    )
 
 
 def _still_there(backup: Backup) -> None:

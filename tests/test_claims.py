@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
-from polyladder_ops import backups, history
+from polyladder_ops import backups, history, verification
 from polyladder_ops.postgres import session
 from tests.conftest import run
-from tests.factories import put
+from tests.factories import put, record
 from tests.test_prune import url
 from tests.test_tasks import Project, project
 
@@ -134,6 +135,93 @@ def test_the_list_says_all_of_it_and_so_does_json(shop: Project, filled: Target,
         ("index", "public.by_title", "is gone")
     ]
     assert "index public.by_title is gone" in shop.ask("restore", "--list").out
+
+
+# Checks --------------------------------------------------------------------------------------------------------------
+
+
+ASKS = """
+-- check: no secret in a record
+-- expect: {}
+SELECT count(*) FROM public.deck;
+"""
+
+
+def test_checks_that_fail_are_kept_beside_the_backup_and_shown_until_they_pass(
+    shop: Project, filled: Target, tmp_path: Path
+) -> None:
+    take(filled, tmp_path)
+    asked = tmp_path / "checks.sql"
+    asked.write_text(ASKS.format(31))
+    failed = shop.ask("restore", "--latest", "--force", POLYLADDER_CHECKS=str(asked))
+    assert failed.code == 3, failed.err
+    assert shop.ask("backup.list").out.rstrip().endswith("checks FAILED: no secret in a record")
+    assert "checks FAILED: no secret in a record" in shop.ask("restore", "--list").out
+    assert json.loads(shop.ask("backup.list", "--json").out)[0]["checks_failed"] == ["no secret in a record"]
+    assert (
+        "your checks FAILED on a copy of it: no secret in a record"
+        in shop.ask("-R", "restore", "--latest").out
+    )
+    asked.write_text(ASKS.format(30))
+    passed = shop.ask("restore", "--latest", "--force", "--json", POLYLADDER_CHECKS=str(asked))
+    assert passed.code == 0, passed.err
+    run(filled.with_database("postgres"), "DROP DATABASE %I", json.loads(passed.out)["aside"])
+    assert "FAILED" not in shop.ask("backup.list").out
+
+
+def test_checks_of_which_a_record_has_rotted_have_failed(
+    shop: Project, filled: Target, tmp_path: Path
+) -> None:
+    taken = take(filled, tmp_path)
+    assert verification.keep_checks(taken, ["decks"]) == ""
+    (path,) = taken.path.parent.glob("*.checks-*.json")
+    path.write_text(path.read_text().replace("failed", "passed"))
+    assert f"the record {path.name} can't be read" in shop.ask("backup.list").out
+
+
+def test_checks_of_a_file_without_a_manifest_are_kept_nowhere(filled: Target, tmp_path: Path) -> None:
+    taken = take(filled, tmp_path)
+    taken.path.with_name(f"{taken.path.name}.json").unlink()
+    assert verification.keep_checks(taken, ["decks"]) == ""
+    assert list(taken.path.parent.glob("*.checks-*.json")) == []
+
+
+# What speaks against a backup ----------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_of_a_backup_that_failed_is_red_and_its_plan_says_why(
+    shop: Project, filled: Target, tmp_path: Path
+) -> None:
+    taken = take(filled, tmp_path)
+    record(taken.path.parent, taken.manifest, level="restore", verdict="failed", details=("a row is gone",))
+    ended = shop.ask("-R", "restore", "--latest")
+    assert (ended.code, "its verification FAILED at level restore" in ended.out) == (3, True), ended
+    assert "a row is gone" in ended.out
+    assert "hint: Choose another backup" in ended.err
+
+
+def test_a_backup_with_warnings_is_marked_in_the_lists(shop: Project, filled: Target, tmp_path: Path) -> None:
+    take(filled, tmp_path)
+    done(filled, "DELETE FROM public.deck")
+    take(filled, tmp_path)
+    rows = shop.ask("backup.list").out.splitlines()
+    assert (rows[1].endswith("3 WARNINGS"), rows[2].endswith("1 WARNING")) == (True, True)
+    assert "3 WARNINGS" in shop.ask("restore", "--list").out
+
+
+def test_the_prompt_shows_the_largest_loss_and_the_times(
+    shop: Project, filled: Target, tmp_path: Path
+) -> None:
+    done(filled, "CREATE TABLE public.review AS SELECT generate_series(1, 300) AS id")
+    for number in range(9):
+        done(filled, f"CREATE TABLE public.t{number} AS SELECT generate_series(1, 5) AS id")
+    take(filled, tmp_path)
+    done(filled, "DELETE FROM public.review WHERE id > 200", *(f"DELETE FROM public.t{n}" for n in range(9)))
+    take(filled, tmp_path)
+    lines = shop.ask("restore", "--list").out.splitlines()
+    assert re.match(r"  polyladder_\S+  20\d\d-\d\d-\d\d \d\d:\d\d:\d\dZ, just now, ", lines[0])
+    assert lines[1] == "      public.review fell by 100 (300 → 200 rows)"
+    assert len([line for line in lines if "emptied by 5" in line]) == 9
 
 
 # No backup at all ----------------------------------------------------------------------------------------------------

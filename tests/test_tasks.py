@@ -282,8 +282,9 @@ def test_the_way_of_a_backup_in_the_sandbox(sandbox: Project) -> None:
     }  # fmt: skip
     assert list((sandbox.state / "scratch").iterdir()) == []
     listed = sandbox.ask("backup.list", "--site=sandbox").out.splitlines()
-    assert listed[1].split()[-3:] == ["restores", "no", "no"]
-    assert listed[2].split()[-3:] == ["bytes", "no", "no"]
+    at = listed[0].index("verified")
+    assert listed[1][at:].split() == ["restores", "no", "no", "2", "WARNINGS"]
+    assert listed[2][at:].split()[:3] == ["bytes", "no", "no"]
 
     shown = sandbox.ask("backup.show", "--site=sandbox", f"--backup={newest}")
     assert (shown.code, shown.out.splitlines()[0]) == (0, newest)

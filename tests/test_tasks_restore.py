@@ -156,7 +156,8 @@ def test_the_list_shows_the_last_seven_with_what_changed_and_does_nothing(
 def test_a_list_of_nothing_says_so(shop: Shop) -> None:
     shutil.rmtree(shop.folder)
     done = shop.ask("restore", "--list")
-    assert (done.code, done.out) == (0, f"no backup of site production in {shop.folder}\n")
+    assert (done.code, done.out) == (3, "")
+    assert f"there is no backup of site production in {shop.folder}" in done.err
 
 
 WRONG: dict[str, tuple[int, str]] = {

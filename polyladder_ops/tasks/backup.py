@@ -155,7 +155,7 @@ def list_(c: Context, site: str = "", changes: bool = False, json: bool = False)
         invoke backup.list --changes
         invoke backup.list --json | head
     """
-    from polyladder_ops import catalog, report
+    from polyladder_ops import catalog, clocks, report
     from polyladder_ops.terminal import plain
 
     place = open_site(c, site)
@@ -175,7 +175,11 @@ def list_(c: Context, site: str = "", changes: bool = False, json: bool = False)
     if json:
         print_json(_rows(each, present, changes=changes))
     else:
-        text = report.changed(each(oldest_first=True)) if changes else report.listed(each(), present)
+        text = (
+            report.changed(each(oldest_first=True))
+            if changes
+            else report.listed(each(), clocks.ours(), present)
+        )
         if text:
             output.lines(text)
     tell_of_the_future(found, present)
@@ -280,11 +284,12 @@ def present_at(place: Any, found: Catalog, *, ask: bool = False) -> datetime:
 
 def tell_of_the_future(found: Catalog, present: datetime) -> None:
     """Name on stderr each backup that is dated after the present."""
+    from polyladder_ops import clocks
     from polyladder_ops.terminal import age
 
     for entry in found.ahead(present):
         output.note(
-            f"warning: {entry.id} is dated in the future ({age(entry.taken_at, present)}): a clock was wrong when"
+            f"warning: {entry.id} is dated in the future ({age(entry.taken_at, clocks.ours())}): a clock was wrong when"
             " it was made, so it may be older than others and is not `latest`"
         )
 

@@ -163,7 +163,7 @@ def restore(
 
 
 def _list(place: Site, *, as_json: bool) -> None:
-    from polyladder_ops import catalog, report, restore_report
+    from polyladder_ops import catalog, clocks, report, restore_report
 
     found = catalog.scan(place.folder, place.name)
     present = present_at(place, found)
@@ -171,7 +171,7 @@ def _list(place: Site, *, as_json: bool) -> None:
     if as_json:
         print_json([report.as_row(backup, present) for backup in newest])
     elif newest:
-        output.lines(restore_report.choices(newest, None, present))
+        output.lines(restore_report.choices(newest, None, clocks.ours(), present))
     tell_of_the_future(found, present)
     if not any(backup.complete for backup in found.opened()):
         raise no_backup(place, found)
