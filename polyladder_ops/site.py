@@ -71,10 +71,10 @@ class Site:
 
     def clock(self) -> datetime | None:
         """Return the server's present by its own clock; None if it can't be asked."""
-        from polyladder_ops.postgres import session  # late: looking at files needs no client library
+        from polyladder_ops.postgres import clock  # late: looking at files needs no client library
 
         try:
-            return session.clock(self.target())
+            return clock.read(self.target())
         except Interrupted:
             raise
         except OpsError:

@@ -11,7 +11,6 @@ import threading
 import traceback
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -24,7 +23,6 @@ from polyladder_ops.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from datetime import datetime
 
     from polyladder_ops.postgres.conninfo import Target
 
@@ -361,19 +359,6 @@ def database_size(target: Target) -> int:
         ).fetchone()
     assert row is not None
     return int(row[0])
-
-
-def clock(target: Target, *, timeout_s: int = 5) -> datetime:
-    """Return the server's present by its own clock. Raise OpsError if it can't be asked within about that time."""
-    with (
-        connect(target, timeout_s=timeout_s) as connection,
-        given_up_after(connection, timeout_s),
-        translated("could not ask for the server's time"),
-    ):
-        row = connection.execute("SELECT pg_catalog.clock_timestamp()").fetchone()
-    assert row is not None
-    present: datetime = row[0]
-    return present.astimezone(UTC)
 
 
 def setting(target: Target, name: str) -> str:

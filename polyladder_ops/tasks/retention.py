@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from polyladder_ops.catalog import Backup
     from polyladder_ops.pruning import Outcome
+    from polyladder_ops.retention import Rule
 
 __all__ = ["pin", "prune", "unpin"]
 
@@ -39,8 +40,8 @@ def prune(c: Context, apply: bool = False, site: str = "", json: bool = False) -
     from polyladder_ops import pruning, report
 
     place = open_site(c, site)
-    now = _earlier_clock(place)
     rule = rule_of(place)
+    now = _earlier_clock(place, rule)
     if apply and not is_dry(c):
         patience_s = c.config.timeouts.command or 60.0
         done = pruning.prune(place.folder, place.name, rule, now=now, patience_s=patience_s)
@@ -70,15 +71,20 @@ def prune(c: Context, apply: bool = False, site: str = "", json: bool = False) -
         )
 
 
-def _earlier_clock(place: Any) -> datetime:
+def _earlier_clock(place: Any, rule: Rule) -> datetime:
     """Return the earlier of this machine's present and the server's: a wrong one alone must not make every backup old.
 
-    If the server can't be asked, the time at which it finished the newest backup stands for its clock.
+    If the server can't be asked, the time at which it finished the newest backup stands for its clock. Where nothing goes by
+    ours it isn't asked: an earlier one makes nothing older.
     """
-    from polyladder_ops import catalog, clocks
+    from polyladder_ops import catalog, clocks, pruning, retention
 
-    ours, servers = clocks.ours(), place.clock()
-    if servers is None and (newest := catalog.scan(place.folder, place.name).newest(ours)):
+    ours, found = clocks.ours(), catalog.scan(place.folder, place.name)
+    is_old = any(decision.goes for decision in retention.decide(found.entries, rule, ours))
+    if not is_old and not pruning.begun(place.folder, place.name):
+        return ours
+    servers = place.clock()
+    if servers is None and (newest := found.newest(ours)):
         servers = newest.manifest.finished_at
         output.note(
             f"note: the server's clock could not be asked, so ages are counted from the newest backup, {newest.id}"
