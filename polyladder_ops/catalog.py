@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from polyladder_ops import clocks, records
+from polyladder_ops import clocks, plainfile, records
 from polyladder_ops.errors import OpsError
 from polyladder_ops.manifest import Manifest, load, read_head
 
@@ -48,12 +47,16 @@ _RECORD = re.compile(r"(?P<data>.+\.sql\.gz(?:\.age)?)\.(?P<kind>verify|pin|unpi
 
 @dataclass(frozen=True)
 class Backup:
-    """A manifest, the data file beside it (there or not), and what was recorded about it."""
+    """A manifest, the data file beside it (there or not), and what was recorded about it.
+
+    `oddity` is what has the data file's name instead of an ordinary file, such as "a link".
+    """
 
     manifest: Manifest
     path: Path
     stored_bytes: int | None
     records: tuple[Record, ...]
+    oddity: str = ""
 
     @property
     def id(self) -> str:
@@ -103,6 +106,8 @@ class Backup:
     @property
     def flaw(self) -> str:
         """Why it is not complete; empty if it is."""
+        if self.oddity:
+            return f"its data file is {self.oddity}, not a file of its own"
         if self.stored_bytes is None:
             return "its data file is missing"
         return "" if self.complete else "its data file has another size than its manifest says"
@@ -306,7 +311,8 @@ def names_in(folder: Path) -> Listing:
     """Return what a folder's names tell. Raise OpsError if we may not look into it."""
     try:
         with os.scandir(folder) as entries:
-            names = {entry.name for entry in entries if entry.is_file()}
+            # A link or a pipe is there by its name, and refused when it is opened: what has a loop has it then.
+            names = {entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)}
     except FileNotFoundError:
         return Listing()
     except OSError as error:
@@ -352,15 +358,17 @@ def open_backup(path: Path) -> Backup:
 
 def _opened(data: Path, recorded: Iterable[Path]) -> Backup:
     manifest = load(_manifest_of(data))
-    return Backup(manifest, data, _size(data), records.load_all(recorded, manifest.sha256))
+    size, oddity = _size(data)
+    return Backup(manifest, data, size, records.load_all(recorded, manifest.sha256), oddity)
 
 
-def _size(data: Path) -> int | None:
-    """Return a file's size; None if there is none of that name."""
+def _size(data: Path) -> tuple[int | None, str]:
+    """Return a file's size, None if there is no ordinary file of that name, and what is there instead."""
     try:
-        found = data.stat()
+        return plainfile.look(data).st_size, ""
     except FileNotFoundError:
-        return None
+        return None, ""
+    except plainfile.NotOrdinary as error:
+        return None, error.what
     except OSError as error:
         raise OpsError(f"could not look at {data}", detail=f"{error.strerror or error}.") from error
-    return found.st_size if stat.S_ISREG(found.st_mode) else None

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from polyladder_ops import expectations
+from polyladder_ops import expectations, plainfile
 from polyladder_ops.errors import SettingsError
 from polyladder_ops.postgres import questions
 from polyladder_ops.postgres.conninfo import Target
@@ -135,6 +135,8 @@ class _Section:
 def read(path: Path) -> tuple[Check, ...]:
     """Return the checks of a file, in its order. Raise SettingsError with every fault and its line, or if it can't be read."""
     try:
+        if path.exists() and not path.is_file():
+            raise plainfile.NotOrdinary(plainfile.oddity(path.resolve()), path)
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         said = getattr(error, "strerror", None) or "it is not UTF-8"

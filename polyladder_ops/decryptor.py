@@ -13,7 +13,7 @@ import json
 import sys
 from typing import Any
 
-from polyladder_ops import encryption
+from polyladder_ops import encryption, plainfile
 from polyladder_ops.errors import OpsError
 
 __all__ = ["main"]
@@ -26,7 +26,7 @@ class _Source(io.RawIOBase):
 
     def __init__(self, path: str, *, hashed: bool) -> None:
         super().__init__()
-        self._file = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115 - open until the process ends
+        self._file = plainfile.opened(path)  # open until the process ends
         self._sha256 = hashlib.sha256() if hashed else None
         self.size_bytes = 0
         self.failure: OSError | None = None

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from polyladder_ops import plainfile
 from polyladder_ops.errors import OpsError, SettingsError
 from polyladder_ops.redaction import hide
 
@@ -92,6 +93,7 @@ def identities(path: Path | None) -> list[PrivateKey]:
             hint="Set BACKUP_AGE_IDENTITY_FILE to the file with the AGE-SECRET-KEY line.",
         )
     try:
+        _refuse_endless(path)
         text = path.read_bytes().decode("utf-8", "replace")
     except OSError as error:
         raise SettingsError(
@@ -100,6 +102,16 @@ def identities(path: Path | None) -> list[PrivateKey]:
             hint="Check its path and rights.",
         ) from error
     return _ssh_key(path, text) if _is_ssh(text) else _age_keys(path, text)
+
+
+def _refuse_endless(path: Path) -> None:
+    """Raise NotOrdinary for a pipe or device, which may be waited for without end; `<(command)` of a shell has one."""
+    if (
+        path.exists()
+        and not path.is_file()
+        and not path.as_posix().startswith(("/dev/fd/", "/proc/self/fd/"))
+    ):
+        raise plainfile.NotOrdinary(plainfile.oddity(path.resolve()), path)
 
 
 def _is_ssh(text: str) -> bool:

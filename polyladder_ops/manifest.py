@@ -12,11 +12,12 @@ import contextlib
 import os
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
+from polyladder_ops import plainfile
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.contents import Contents, LargeObject, SequenceValue, TableData
 from polyladder_ops.postgres.described import (  # noqa: TC001 - pydantic asks for them
@@ -27,9 +28,20 @@ from polyladder_ops.postgres.described import (  # noqa: TC001 - pydantic asks f
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["FORMAT", "SEALED_FORMAT", "Manifest", "Source", "load", "read_head"]
+__all__ = [
+    "FORMAT",
+    "MOST_BYTES",
+    "SEALED_FORMAT",
+    "YEARS",
+    "Instant",
+    "Manifest",
+    "Source",
+    "load",
+    "read_head",
+]
 
 FORMAT = 1
 SEALED_FORMAT = 2  # of one whose blank parts are sealed: an older version must not take them for the truth
@@ -43,10 +55,24 @@ _HEAD = re.compile(
 )
 _HEAD_BYTES = 2048
 
+# Of a text that somebody else may have laid there. A database of fifty thousand objects, sealed, comes to half of it;
+# read, each value takes a hundred bytes and more, also where three bytes of text make one.
+MOST_BYTES = 64 << 20
+_MOST_VALUES = 1_500_000
+_MOST = 2**63  # no count, size or position of a server goes further
+YEARS = range(1970, 9000)  # near the calendar's ends arithmetic with an instant fails
+
+_T = TypeVar("_T")
+_Many = Annotated[
+    tuple[_T, ...], FailFast()
+]  # a report on each of a million wrong ones would take a gigabyte
+
 
 def _utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError("has no time zone")
+    if value.year not in YEARS:
+        raise ValueError(f"lies in the year {value.year}")
     return value.astimezone(UTC)
 
 
@@ -94,19 +120,19 @@ class Manifest(_Frozen):
     digest_algorithm: str
     encoding: str
     session: dict[str, str]
-    tables: tuple[TableData, ...]
-    sequences: tuple[SequenceValue, ...]
-    large_objects: tuple[LargeObject, ...]
-    objects: tuple[CatalogEntry, ...]
-    extensions: tuple[Extension, ...]
-    roles: tuple[Role, ...]
+    tables: _Many[TableData]
+    sequences: _Many[SequenceValue]
+    large_objects: _Many[LargeObject]
+    objects: _Many[CatalogEntry]
+    extensions: _Many[Extension]
+    roles: _Many[Role]
     properties: DatabaseProperties
     migration_head: str | None
-    prepared_transactions: tuple[str, ...]
-    materialized_views: tuple[str, ...]
-    not_included: tuple[str, ...]
-    warnings: tuple[str, ...]
-    lost: tuple[str, ...] = ()  # of what is not included that which a person must hear of
+    prepared_transactions: _Many[str]
+    materialized_views: _Many[str]
+    not_included: _Many[str]
+    warnings: _Many[str]
+    lost: _Many[str] = ()  # of what is not included that which a person must hear of
     knows_objects: bool = True  # False for an old file, of which only what stands in it is known
     changes_roles: bool = False  # of an old file: it says SET SESSION AUTHORIZATION, or is one transaction
     expressions: str = ""  # long, so near the end; empty in backups from before there was one
@@ -128,8 +154,11 @@ class Manifest(_Frozen):
         return sum(table.rows for table in self.tables)
 
     def to_json(self) -> str:
-        """Return the text that is stored."""
-        return self.model_dump_json(indent=1) + "\n"
+        """Return the text that is stored. Raise OpsError if nobody could read it back for its size."""
+        text = self.model_dump_json(indent=1) + "\n"
+        if flaw := _oversize(text.encode()):
+            raise OpsError(f"the manifest of {self.id} can't be written", detail=flaw)
+        return text
 
 
 def load(path: Path) -> Manifest:
@@ -138,9 +167,12 @@ def load(path: Path) -> Manifest:
     Raise OpsError if it can't be read, is not JSON, lacks or contradicts something, or has a newer format.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unusable(path, f"{error}.") from error
+        text = plainfile.read(path, MOST_BYTES)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise _unusable(path, f"{why[:1].upper()}{why[1:]}.") from error
+    if flaw := _oversize(text):
+        raise _unusable(path, flaw)
     try:
         manifest = Manifest.model_validate_json(text)
     except pydantic.ValidationError as error:
@@ -149,6 +181,8 @@ def load(path: Path) -> Manifest:
         raise _unreadable(path, manifest.format if manifest.format > SEALED_FORMAT else None)
     if manifest.is_sealed != (manifest.format == SEALED_FORMAT) or manifest.is_sealed > manifest.encrypted:
         raise _unusable(path, "Its format and what is sealed in it contradict each other.")
+    if any(not -_MOST <= number < _MOST for number in _numbers(manifest)):
+        raise _unusable(path, "A number in it is larger than any that a server has.")
     _check_names(path, manifest)
     return manifest
 
@@ -160,7 +194,7 @@ def read_head(folder: Path, name: str) -> tuple[str, datetime]:
     """
     path = f"{folder}{os.sep}{name}"
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path takes as long as the reading, 10,000 times
+        with plainfile.opened(path) as file:  # a Path takes as long as the reading, 10,000 times
             head = _HEAD.match(file.read(_HEAD_BYTES) or b"")
         if head is not None and head["file"].decode() == name.removesuffix(".json"):
             return head["site"].decode(), _utc(datetime.fromisoformat(head["taken_at"].decode()))
@@ -170,10 +204,36 @@ def read_head(folder: Path, name: str) -> tuple[str, datetime]:
     return manifest.site, manifest.taken_at
 
 
-def _why(path: Path, text: str, error: pydantic.ValidationError) -> OpsError:
+class _Format(BaseModel):
+    """What a manifest of any version says of how to read it."""
+
+    format: object = None
+
+
+def _oversize(text: bytes) -> str:
+    """Return why a text is too much to be read; empty if it is not."""
+    if len(text) > MOST_BYTES:
+        return f"It has {len(text):,} bytes; at most {MOST_BYTES:,} are read."
+    values = sum(map(text.count, (b",", b"[", b"{")))
+    return f"It has {values:,} values; at most {_MOST_VALUES:,} are read." if values > _MOST_VALUES else ""
+
+
+def _numbers(manifest: Manifest) -> Iterator[int]:
+    yield from (manifest.size_bytes, manifest.plain_bytes)
+    yield from (manifest.source.database_oid, manifest.source.server_major)
+    yield manifest.properties.connection_limit
+    for table in manifest.tables:
+        yield from (table.rows, table.size_bytes)
+    yield from (sequence.value for sequence in manifest.sequences)
+    for large_object in manifest.large_objects:
+        yield from (large_object.oid, large_object.size_bytes)
+    yield from (role.connection_limit for role in manifest.roles)
+
+
+def _why(path: Path, text: bytes, error: pydantic.ValidationError) -> OpsError:
     """Return what is wrong with a text that is no manifest: a newer format, rather than what that changes."""
     with contextlib.suppress(pydantic.ValidationError):
-        seen = pydantic.TypeAdapter(dict[str, object]).validate_json(text).get("format")
+        seen = _Format.model_validate_json(text).format
         if seen not in _FORMATS or isinstance(seen, bool):
             return _unreadable(path, seen)
     problems = [

@@ -6,17 +6,19 @@ That the file says what was in the database nobody can prove; `limits` puts it i
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import storage
+from polyladder_ops import plainfile, storage
 from polyladder_ops.catalog import Backup
 from polyladder_ops.errors import OpsError
-from polyladder_ops.manifest import Manifest, Source
+from polyladder_ops.manifest import YEARS, Manifest, Source
 from polyladder_ops.postgres.contents import ALGORITHM
 from polyladder_ops.postgres.lexer import Lexer
 from polyladder_ops.postgres.olddump import Notes
@@ -123,8 +125,13 @@ def _checked_name(path: Path) -> str:
     if path.is_dir():
         raise _another(path, "a folder (perhaps pg_dump -Fd)", _TO_SQL.format(name=path.name, stem=stem))
     try:
-        with path.open("rb") as file:
+        with plainfile.opened(path) as file:
             head = file.read(_HEAD)
+    except plainfile.NotOrdinary as error:
+        hint = "Copy what it gives into a file, and name that."
+        if error.what == "a link":
+            hint = f"Name the file that it leads to: --backup={shlex.quote(str(path.resolve()))}."
+        raise _another(path, error.what, hint) from error
     except OSError as error:
         raise OpsError(f"could not read {path.name}", detail=f"{error.strerror or error}.") from error
     if not head:
@@ -251,18 +258,25 @@ def _source(notes: Notes) -> Source:
 def _instant(path: Path, stem: str) -> tuple[datetime, str]:
     """Return the time in the name, as if it were UTC, or the file's own; and why it is no more than a hint."""
     if found := _TIME.match(stem):
-        try:
+        with contextlib.suppress(ValueError):
             named = datetime.strptime(found[1], "%Y%m%d_%H%M%S").replace(tzinfo=UTC)
-        except ValueError:
-            pass
-        else:
             why = f"when and where it was taken: its name says {named:%Y-%m-%d %H:%M:%S}, by the clock of whoever made it"
-            return named, why
-    touched = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            if named.year in YEARS:
+                return named, why
+    touched = _touched(path)
     return (
         touched,
         f"when and where it was taken: the file is of {touched:%Y-%m-%d %H:%M:%S}Z, or was copied then",
     )
+
+
+def _touched(path: Path) -> datetime:
+    """Return when the file was last written to; 1970 if it has a time that no calendar knows."""
+    try:
+        touched = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except (OverflowError, ValueError):
+        return datetime.fromtimestamp(0, UTC)
+    return touched if touched.year in YEARS else datetime.fromtimestamp(0, UTC)
 
 
 def _doubts(notes: Notes) -> list[str]:

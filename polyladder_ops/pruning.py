@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from polyladder_ops import catalog, portable, records, storage
+from polyladder_ops import catalog, plainfile, portable, records, storage
 from polyladder_ops.errors import OpsError
 from polyladder_ops.guards import Reader, touched
-from polyladder_ops.manifest import Manifest
+from polyladder_ops.manifest import MOST_BYTES, Manifest
 from polyladder_ops.portable import sync_directory
 from polyladder_ops.records import Record
 from polyladder_ops.workspace import folder_lock
@@ -229,7 +229,7 @@ def _tombstones(folder: Path, site: str) -> Iterator[tuple[Path, Manifest]]:
         if not re.fullmatch(r".+\.sql\.gz(\.age)?", path.name.removesuffix(_TOMBSTONE)):
             continue
         try:
-            manifest = Manifest.model_validate_json(path.read_bytes())
+            manifest = Manifest.model_validate_json(plainfile.read(path, MOST_BYTES))
         except (OSError, pydantic.ValidationError):
             continue
         if (manifest.site, manifest.file) == (site, path.name.removesuffix(_TOMBSTONE)):

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from polyladder_ops import plainfile
+from polyladder_ops.manifest import YEARS, Instant
 from polyladder_ops.portable import sync_directory, write_private
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ __all__ = [
     "standing",
 ]
 
+_MOST_BYTES = 1 << 20  # of a record; the longest reasons of a failure take a hundredth of it
 _STAMP = "%Y%m%dT%H%M%S%fZ"
 _CHECK_DIGITS = 16
 _NAME = re.compile(r"(?P<data>.+)\.(?P<kind>verify|pin|unpin|checks)-(?P<stamp>\w+)-\w+\.json")
@@ -56,7 +59,7 @@ class Record(BaseModel):
     kind: Kind
     backup: str
     sha256: str
-    at: AwareDatetime
+    at: Instant
     by: str
     level: str = ""
     verdict: Verdict = ""
@@ -88,7 +91,7 @@ def _check(fields: dict[str, object]) -> str:
 
 def _read(path: Path) -> Record:
     """Return the record in a file. Raise ValueError if it is none, or not what was written."""
-    text = path.read_bytes()
+    text = plainfile.read(path, _MOST_BYTES)
     record = Record.model_validate_json(text)
     name = _NAME.fullmatch(path.name)
     if name is not None and name["kind"] != record.kind:
@@ -142,11 +145,14 @@ def _unreadable(path: Path, sha256: str) -> Iterator[Record]:
 
 def _instant(path: Path, stamp: str) -> datetime:
     """Return when a record was written, by its name, or else by its file."""
-    try:
-        return datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC)
-    except ValueError:
-        with contextlib.suppress(OSError):
-            return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    with contextlib.suppress(ValueError):
+        named = datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC)
+        if named.year in YEARS:
+            return named
+    with contextlib.suppress(OSError, ValueError, OverflowError):
+        touched = datetime.fromtimestamp(path.lstat().st_mtime, UTC)
+        if touched.year in YEARS:
+            return touched
     return datetime.now(UTC)
 
 

@@ -7,12 +7,14 @@ never repeat a value, which may be a secret.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dotenv.parser import parse_stream
 
+from polyladder_ops import plainfile
 from polyladder_ops.redaction import hide_url
 
 if TYPE_CHECKING:
@@ -74,6 +76,10 @@ def first(name: str, layers: Iterable[Layer]) -> tuple[str, str]:
 def dotenv(path: Path, faults: list[str]) -> Layer:
     """Return what a ``.env`` file says, nothing interpolated; empty if there is none."""
     if not path.exists() or path.is_dir():  # some people's virtual environment is a folder .env
+        return Layer(path.name, {})
+    if not path.is_file():
+        if not path.samefile(os.devnull):  # which is how a container hides one
+            faults.append(f"{path.name} can't be read: it is {plainfile.oddity(path.resolve())}, not a file.")
         return Layer(path.name, {})
     try:
         with path.open(encoding="utf-8-sig") as file:

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import xxhash
 
-from polyladder_ops import decryption, encryption
+from polyladder_ops import decryption, encryption, plainfile
 from polyladder_ops.errors import OpsError
 from polyladder_ops.gzipped import AsItIs, Damaged, Gunzip, closed, packer
 
@@ -244,6 +244,7 @@ class StoredWriter:
             raise failures[0]
 
 
+_ODD = "{}: a backup is a file of its own, and only that is read."
 _SPACE = "Free space there, or set BACKUP_DIR to another folder."
 
 
@@ -256,7 +257,9 @@ def _unwritten(error: OSError) -> OpsError:
 def _unread(name: str, error: OSError) -> OpsError:
     return OpsError(
         f"could not read {name}",
-        detail=f"The file system says: {error.strerror or error}.",
+        detail=_ODD.format(error.strerror)
+        if isinstance(error, plainfile.NotOrdinary)
+        else f"The file system says: {error.strerror or error}.",
         hint="Check the file's rights and its disk.",
     )
 
@@ -264,7 +267,7 @@ def _unread(name: str, error: OSError) -> OpsError:
 def fingerprint(path: Path) -> tuple[int, str]:
     """Return size and sha256 of a file's bytes. Raise OpsError if it can't be read."""
     try:
-        with path.open("rb") as file:
+        with plainfile.opened(path) as file:
             digest = hashlib.file_digest(file, "sha256")
             return file.tell(), digest.hexdigest()
     except OSError as error:
@@ -279,7 +282,7 @@ def holds(path: Path, written: Stored) -> bool:
     digest, size = xxhash.xxh3_128(), 0
     block = memoryview(bytearray(BLOCK))
     try:
-        with path.open("rb", buffering=0) as file:
+        with plainfile.opened(path) as file:
             while count := file.readinto(block):
                 digest.update(block[:count])
                 size += count
@@ -319,7 +322,7 @@ class _Seen:
 def _stored(path: Path, seen: _Seen, *, hashed: bool) -> Iterator[bytes]:
     """Yield the file's bytes."""
     try:
-        file = path.open("rb", buffering=0)
+        file = plainfile.opened(path)
     except OSError as error:
         raise _unread(path.name, error) from error
     with file:
@@ -332,7 +335,7 @@ def _stored(path: Path, seen: _Seen, *, hashed: bool) -> Iterator[bytes]:
 def _opened(path: Path, keys: Sequence[Any], seen: _Seen, *, hashed: bool) -> Iterator[bytes]:
     """Yield what is inside the encrypted file."""
     try:
-        if path.stat().st_size <= decryption.SMALL:
+        if plainfile.look(path).st_size <= decryption.SMALL:
             sealed = b"".join(_stored(path, seen, hashed=hashed))
             yield decryption.here(sealed, keys)
         else:

@@ -143,7 +143,7 @@ LAYERS = [
     ("encryption", "gzipped", "settings", "terminal"),
     ("sources", "values"),
     ("undoing", "usage"),
-    ("interrupts", "portable", "redaction", "clocks"),
+    ("interrupts", "plainfile", "portable", "redaction", "clocks"),
     ("errors",),
 ]
 LAYER_OF = {module: level for level, modules in enumerate(LAYERS) for module in modules}

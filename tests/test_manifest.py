@@ -101,7 +101,7 @@ LIES = {
     "nothing": ("", "JSON"),
     "a list": ("[]", "should be an object"),
     "half of it": (manifest().to_json()[:300], "JSON"),
-    "bytes that are not UTF-8": (b'{"format": 1, "id": "\xff"}', "utf-8"),
+    "bytes that are not UTF-8": (b'{"format": 1, "id": "\xff"}', "unicode"),
     "brackets without end": ("[" * 100_000, "JSON"),
 }
 

@@ -575,3 +575,25 @@ def test_a_second_run_is_told_who_is_at_work(shop: Shop) -> None:
             assert "detail: It is restore " in busy.err
         assert "a run is at work: It is restore " in shop.ask("restore.status").out
     untouched(shop)
+
+
+# What is no file -----------------------------------------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize("words", ["restore --force", "restore -R"])
+def test_a_pipe_a_device_and_a_link_are_no_backup(
+    words: str, shop: Shop, taken: tuple[Target, Backup]
+) -> None:
+    if sys.platform == "win32":
+        raise AssertionError
+    os.mkfifo(shop.folder / "pipe.sql.gz")
+    (shop.folder / "device.sql").symlink_to("/dev/zero")
+    (shop.folder / "real.sql.gz").write_bytes(taken[1].path.read_bytes())
+    (shop.folder / "link.sql.gz").symlink_to("real.sql.gz")
+    for name, what in {"pipe.sql.gz": "a pipe", "device.sql": "a link", "link.sql.gz": "a link"}.items():
+        done = shop.ask(*words.split(), f"--backup={shop.folder / name}")
+        assert (done.code, done.out) == (1, "")
+        assert f"error: {name} can't be restored as it is: it is {what}" in done.err
+        assert what != "a link" or "hint: Name the file that it leads to: --backup=/" in done.err
+    untouched(shop)
