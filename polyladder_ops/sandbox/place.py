@@ -46,6 +46,7 @@ class State:
     maker: int  # the process that makes it
     sockets: str = ""
     system_identifier: str = ""  # empty until it is complete
+    programs: str = ""  # the folder of a local installation's; empty for the wheel's
     format: int = 1
 
 

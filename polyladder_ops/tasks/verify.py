@@ -12,6 +12,8 @@ from polyladder_ops.tasks.boundary import cleaning_in_sight, is_dry, number_of, 
 if TYPE_CHECKING:
     from invoke.context import Context
 
+    from polyladder_ops.verification import Verdict
+
 __all__ = ["verify"]
 
 
@@ -57,7 +59,7 @@ def verify(
         if level == "stored":
             result = verification.verify_stored(chosen, keys, progress=bar.advance)
         else:
-            with place.scratch() as scratch:
+            with place.scratch(chosen.manifest.source.server_major) as scratch:
                 result = verification.verify_by_restore(
                     chosen, keys, scratch.target, trusted=scratch.trusted, jobs=wanted, progress=bar.advance
                 )
@@ -77,11 +79,19 @@ def verify(
         is_old = all(
             reason.startswith("definitions compared with the dump only") for reason in result.reasons
         )
-        hint = _ANOTHER if result.verdict == "failed" else _ANEW if is_old else _ELSEWHERE
+        hint = _ANOTHER if result.verdict == "failed" else _ANEW if is_old else _elsewhere(result)
         raise Mismatch(f"backup {chosen.id} is {result.verdict}", hint=hint)
 
 
 _NEXT = "The next `invoke verify --level=restore` removes it."
 _ANEW = "Take a new backup, which keeps them: `invoke backup`."
 _ANOTHER = "Choose another backup: `invoke backup.list`."
-_ELSEWHERE = "Set POLYLADDER_SCRATCH_URL to a server that has what is missing, then verify again."
+
+
+def _elsewhere(result: Verdict) -> str:
+    """Return where what the scratch server lacked can be had."""
+    from polyladder_ops.sandbox import installations
+
+    if any(reason.startswith("the server's major version is") for reason in result.reasons):
+        return installations.how_to_install(result.backup.manifest.source.server_major)
+    return "Set POLYLADDER_SCRATCH_URL to a server that has what is missing, then verify again."
