@@ -169,7 +169,7 @@ class _Keeping:
     def _expect_restorable(self, made: Backup, keys: Sequence[Any]) -> None:
         self._say(f"restoring backup {made.id} on a scratch server, to see that it comes back")
         try:
-            with self._site.scratch() as scratch:
+            with self._site.scratch(made.manifest.source.server_major) as scratch:
                 verdict = verification.verify_by_restore(
                     made, keys, scratch.target, trusted=scratch.trusted, jobs=None
                 )
