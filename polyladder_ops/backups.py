@@ -264,6 +264,7 @@ class _Dumping:
             private=self.hidden,
             need_tls=self.need_tls,
             encoding=self.identity.encoding,
+            holder=self.connection,
             lock_wait_s=min(_QUEUED_S, wait_s) if held.locked else wait_s,
             stall_s=self.options.stall_s,
         )

@@ -16,7 +16,7 @@ import pytest
 
 from polyladder_ops import backups, inplace, oldfiles, restoring
 from polyladder_ops.errors import OpsError, Refused
-from polyladder_ops.postgres import clearing, clearing_facts, inventory, properties, session
+from polyladder_ops.postgres import clearing, clearing_facts, inventory, opening, properties, session
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.load.loader import LoadError
 from polyladder_ops.postgres.proof import read_back
@@ -381,7 +381,7 @@ def test_a_lock_on_something_that_is_no_table_is_not_waited_for_either(live: Liv
 def test_a_lost_answer_to_the_commit_is_asked_for_again(
     committed: bool, live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = session._Session.execute
+    real = opening.Session.execute
 
     def losing(self: session.Connection, query: object, *args: object, **options: object) -> object:
         if query == "COMMIT":
@@ -391,7 +391,7 @@ def test_a_lost_answer_to_the_commit_is_asked_for_again(
             raise psycopg.OperationalError("the connection is lost")
         return real(self, query, *args, **options)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(session._Session, "execute", losing)
+    monkeypatch.setattr(opening.Session, "execute", losing)
     if committed:
         inplace.restore(live.target, live.backup, [])
         assert differences(live.target, live.backup) == []

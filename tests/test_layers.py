@@ -347,7 +347,7 @@ def test_secrets_are_read_from_the_environment_in_one_place() -> None:
         "portable.py",
         "tasks/",
         "terminal.py",
-        "postgres/session.py",
+        "postgres/opening.py",
         "postgres/clients.py",
         "sandbox/app.py",
         "sandbox/migrator.py",

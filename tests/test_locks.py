@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -13,11 +14,16 @@ import pytest
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.portable import by_whom
-from polyladder_ops.postgres import locks, session
+from polyladder_ops.postgres import heartbeat, locks, opening, orphans, session
 from polyladder_ops.postgres.locks import Busy
+from tests import majors
 from tests.conftest import run
+from tests.faults.places import wait_for, with_other
+from tests.faults.tunnel import tunnel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.sandbox.server import Server
 
@@ -36,9 +42,7 @@ def test_a_second_run_hears_at_once_what_runs_who_runs_it_from_where_and_since_w
         assert time.monotonic() - began < 2
     assert caught.value.exit_code == 4
     assert caught.value.message == "another run is changing shop"
-    said = (
-        rf"It is restore {re.escape(by_whom())}, from 127\.0\.0\.1, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\dZ\."
-    )
+    said = rf"It is restore {re.escape(by_whom())}, from 127\.0\.0\.1, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\dZ, (last heard \d+ s ago|at work now)\."
     assert re.fullmatch(said, caught.value.detail)
     with locks.exclusive(target, "shop", doing="undo"):
         pass
@@ -185,3 +189,100 @@ def test_a_server_without_a_second_database_to_work_in_says_so(server: Server) -
         run(server.target(), "DROP ROLE %I", "locks_poor")
     assert caught.value.message == "the database postgres can't be replaced"
     assert caught.value.hint == "Keep the app's data in a database of its own."
+
+
+# A holder that is silent ----------------------------------------------------------------------------------------------
+
+SOON_S = 5.0
+LONG_S = 60.0  # on any machine; a server keeps a session that nobody ends for hours
+
+
+@pytest.fixture(scope="module", params=[13, 14, 15, 18])
+def of_a_major(request: pytest.FixtureRequest, need: Callable[[object, str], None]) -> Iterator[Target]:
+    """A server of each kind: 13 has no limit for idle sessions."""
+    need(majors.programs(request.param), f"no PostgreSQL {request.param} (python -m tests.majors)")
+    with majors.running(request.param) as target:
+        yield target
+
+
+def locked_by(target: Target, database: str) -> bool:
+    return bool(held(target, database))
+
+
+def test_a_holder_that_lives_is_heard_and_one_that_is_silent_is_let_go_of(of_a_major: Target) -> None:
+    with tunnel(of_a_major.port) as by, closing(connect_by(of_a_major, by.port)) as connection:
+        locks.acquire(connection, "shop")
+        with heartbeat.kept(connection, every_s=0.2, silent_s=SOON_S):
+            until = time.monotonic() + 2 * SOON_S
+            while time.monotonic() < until:
+                assert locked_by(of_a_major, "shop")
+                time.sleep(0.2)
+            assert re.search(r", (last heard \d s ago|at work now)\Z", held(of_a_major, "shop"))
+            by.hold()
+            wait_for(lambda: not locked_by(of_a_major, "shop"), within_s=LONG_S)
+
+
+def test_what_holds_the_lock_can_be_used_between_its_heartbeats(of_a_major: Target) -> None:
+    """On 13 it rests in a transaction, in which no database could be made."""
+    with closing(session.connect(of_a_major)) as connection:
+        locks.acquire(connection, "shop")
+        with heartbeat.kept(connection, every_s=0.05):
+            for _ in range(3):
+                wait_for(lambda: is_resting(connection), within_s=LONG_S)
+                assert session.is_usable(connection)
+                connection.execute("CREATE DATABASE beats TEMPLATE template0")
+                connection.execute("DROP DATABASE beats")
+            with connection.transaction():
+                connection.execute("CREATE TEMPORARY TABLE x (a integer)")
+                time.sleep(0.3)  # for some words of the heartbeat; none may do harm
+            with connection.pipeline():
+                connection.execute("INSERT INTO x VALUES (1)")
+                time.sleep(0.3)
+            assert connection.execute("SELECT a FROM x").fetchone() == (1,)
+            with pytest.raises(ZeroDivisionError), connection.transaction():
+                time.sleep(1 // 0)
+            locks.check(connection, "shop")
+        assert session.is_usable(connection)
+
+
+def is_resting(connection: session.Connection) -> bool:
+    """Whether the heartbeat has been there since something was said; on newer servers that leaves no trace."""
+    assert isinstance(connection, opening.Session)
+    assert connection.beat is not None
+    return connection.info.server_version >= 140000 or connection.beat.is_resting
+
+
+def connect_by(target: Target, port: int) -> session.Connection:
+    return session.connect(with_other(target, port=port))
+
+
+def test_a_session_with_a_heartbeat_is_closed_though_its_link_is_silent(server: Server) -> None:
+    target = server.target()
+    with tunnel(target.port) as by:
+        connection = connect_by(target, by.port)
+        with heartbeat.kept(connection, every_s=0.05):
+            by.hold()
+            wait_for(connection.lock.locked, within_s=LONG_S)  # the word is on its way
+            connection.close()
+        assert "heartbeat" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_dump_of_a_dead_run_is_ended_by_the_next_and_that_of_a_living_one_is_not(server: Server) -> None:
+    target = server.target()
+    with closing(session.connect(target)) as living, closing(session.connect(target)) as dead:
+        numbers = [session.backend_of(one) for one in (living, dead)]
+        dumps = [session.connect(with_other(target, application_name=orphans.name(n))) for n in numbers]
+        stranger = session.connect(with_other(target, application_name="polyladder-ops pg_dump of my own"))
+        dead.close()
+        wait_for(lambda: not there(living, numbers[1]), within_s=LONG_S)
+        with locks.exclusive(target, "shop", doing="restore"):
+            pass
+        wait_for(lambda: not there(living, session.backend_of(dumps[1])), within_s=LONG_S)
+        assert there(living, session.backend_of(dumps[0]))
+        assert there(living, session.backend_of(stranger))
+        for one in (*dumps, stranger):
+            one.close()
+
+
+def there(connection: session.Connection, pid: int) -> bool:
+    return connection.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid]).fetchone() is not None

@@ -18,7 +18,7 @@ import psycopg
 from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import locks
+from polyladder_ops.postgres import heartbeat, locks
 from polyladder_ops.postgres.session import Connection, backend_of, connect, in_short, is_usable, translated
 
 if TYPE_CHECKING:
@@ -292,7 +292,8 @@ def locked(server: Target, name: str) -> Iterator[Connection]:
     """Within the block this database counts as in use, until the block ends or our process does; yields what holds it."""
     with closing(connect(server)) as connection:
         hold(connection, name)
-        yield connection
+        with heartbeat.kept(connection):
+            yield connection
 
 
 def hold(connection: Connection, name: str) -> None:

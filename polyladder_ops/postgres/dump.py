@@ -18,7 +18,10 @@ from psycopg import pq
 
 from polyladder_ops import portable
 from polyladder_ops.errors import OpsError
+from polyladder_ops.postgres import orphans, waits
+from polyladder_ops.postgres.session import backend_of, link_of
 from polyladder_ops.postgres.snapshot import LOCK_WAIT_S, Changed, LocksExhausted
+from polyladder_ops.postgres.waits import Waiting
 from polyladder_ops.redaction import redact
 from polyladder_ops.undoing import standing
 
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
     from polyladder_ops.postgres.clients import Client
     from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.links import Link
+    from polyladder_ops.postgres.session import Connection
 
 __all__ = ["STALL_S", "run"]
 
@@ -35,6 +40,7 @@ STALL_S = 900.0  # pg_dump is silent while it reads the catalog of ten thousand 
 _BLOCK = 1 << 19
 _PAUSE_S = 0.002  # for a wide pipe to fill: pg_dump writes 4 KiB at a time and would wake us for each of them
 _GRACE_S = 1.0  # it has nothing to clean up; what it would do is tell a server that may not answer
+_THINKING_S = 120.0  # that pg_dump may sort what it has read of a large catalog, its session idle
 _WORDS = 8_000  # bytes kept of each end of what pg_dump says: it quotes a LOCK of 2,000 names
 # As in session.PINNED: what bends how rows are written as text. pg_dump pins DateStyle and the like itself, and lifts
 # the time limits that a role or database may have, but by statements that are under the limit themselves.
@@ -60,20 +66,21 @@ def run(
     private: Path,
     need_tls: bool,
     encoding: str,
+    holder: Connection,
     lock_wait_s: float = LOCK_WAIT_S,
     stall_s: float = STALL_S,
 ) -> None:
     """Hand the whole plain dump to `sink`, block by block; return only if pg_dump says that it is done.
 
     `meanwhile` is called once, when pg_dump begins to read the catalog, which keeps it and one server process busy.
-    `private` is a folder for the passfile; `encoding` is the database's own, in which everything it holds can be
+    `holder` is the session whose snapshot it is. `private` is a folder for the passfile; `encoding` is the database's own, in which everything it holds can be
     written. Raise Changed if a table changed under pg_dump or was locked for `lock_wait_s` seconds, LocksExhausted if
     the server has no room for its locks, OpsError if pg_dump fails, says nothing for `stall_s` seconds, or is ended.
     """
     argv = [str(client.program), "--no-password", "--format=plain", f"--snapshot={snapshot}"]
     argv += [f"--encoding={encoding}", f"--lock-wait-timeout={int(lock_wait_s * 1000)}"]
     argv += _unnamed_options(target)
-    variables = _variables(target, need_tls=need_tls)
+    variables = {**_variables(target, need_tls=need_tls), "PGAPPNAME": orphans.name(backend_of(holder))}
     passfile = private / "pgpass"
     with _handed(target, passfile, variables) as inherited:
         env = portable.clean_environment(variables)
@@ -85,7 +92,11 @@ def run(
         process = portable.start(argv, env=env, bufsize=0, **pipes, **inherited)
         try:
             with standing("", partial(portable.end, process, grace_s=0)):
-                _pump(process, sink, meanwhile, passfile, stall_s)
+                link = link_of(holder)
+                waiting = _waiting(process, link, variables["PGAPPNAME"]) if link else None
+                with _watch(process, stall_s, waiting) as watch:
+                    words = _pump(process, sink, meanwhile, passfile, watch)
+                _judge(process, words, watch)
         finally:
             portable.end(process, grace_s=_GRACE_S)
             for pipe in (process.stdout, process.stderr):
@@ -109,11 +120,12 @@ def _pump(
     sink: Callable[[bytes], None],
     meanwhile: Callable[[], None],
     passfile: Path,
-    stall_s: float,
-) -> None:
+    watch: _Watch,
+) -> bytearray:
+    """Hand on what comes until the program ends, and return its last words."""
     assert process.stdout is not None
     assert process.stderr is not None
-    with _last_words(process.stderr) as words, _watch(process, stall_s) as watch:
+    with _last_words(process.stderr) as words:
         room = portable.widen(process.stdout, 2 * _BLOCK)
         try:
             with watch.unconcerned():
@@ -130,9 +142,14 @@ def _pump(
         except BaseException:
             portable.end(process, grace_s=_GRACE_S)  # before its stderr is waited for, which it holds open
             raise
-    if watch.stalled:
+    return words
+
+
+def _judge(process: subprocess.Popen[bytes], words: bytearray, watch: _Watch) -> None:
+    """Raise what this end of pg_dump means, unless it says that it is done."""
+    if watch.ended_for:
         raise OpsError(
-            f"pg_dump said nothing for {stall_s:g} s and was ended",
+            watch.ended_for,
             detail=f"It had written {watch.came_bytes:,} bytes. {_sentence(_said(words))}",
             hint="Look for locks and for a hanging network with `invoke doctor`, then try again.",
         )
@@ -143,14 +160,21 @@ def _pump(
 class _Watch:
     """A thread that ends a process for which we have waited too long."""
 
-    def __init__(self, process: subprocess.Popen[bytes], stall_s: float) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], stall_s: float, waiting: Waiting | None) -> None:
         self.came_bytes = 0
+        self._waiting = waiting
         self.waiting_since: float | None = time.monotonic()
-        self.stalled = False
+        self._stalled = ""
         self._process = process
         self._stall_s = stall_s
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True, name="watch")
+
+    @property
+    def ended_for(self) -> str:
+        """That it was ended by us and why, empty if it ended by itself."""
+        why = self._waiting.ended_for if self._waiting else ""
+        return self._stalled or (why and f"pg_dump was ended: {why}")
 
     @contextlib.contextmanager
     def unconcerned(self) -> Iterator[None]:
@@ -162,15 +186,32 @@ class _Watch:
     def _look(self) -> None:
         while not self._over.wait(min(1.0, self._stall_s / 4)):
             since = self.waiting_since
+            self._tell(since)
             if since is not None and time.monotonic() - since > self._stall_s:
-                self.stalled = True
+                self._stalled = f"pg_dump said nothing for {self._stall_s:g} s and was ended"
                 portable.end(self._process, grace_s=_GRACE_S)
                 return
 
+    def _tell(self, since: float | None) -> None:
+        """Let those who tell work from silence know for how long nothing has come."""
+        if self._waiting and since is None:
+            self._waiting.passed()
+        elif self._waiting:
+            self._waiting.waits(since)
+
+
+def _waiting(process: subprocess.Popen[bytes], link: Link, application: str) -> Waiting:
+    """Return who waits for pg_dump's session, known to the server by its name; between two questions it may think for long."""
+
+    def wake() -> None:
+        portable.end(process, grace_s=0)
+
+    return waits.watched(Waiting(link, wake, application=application, idle_s=_THINKING_S))
+
 
 @contextlib.contextmanager
-def _watch(process: subprocess.Popen[bytes], stall_s: float) -> Iterator[_Watch]:
-    watch = _Watch(process, stall_s)
+def _watch(process: subprocess.Popen[bytes], stall_s: float, waiting: Waiting | None) -> Iterator[_Watch]:
+    watch = _Watch(process, stall_s, waiting)
     watch._thread.start()  # noqa: SLF001 - the same module
     try:
         yield watch
@@ -243,7 +284,7 @@ def _variables(target: Target, *, need_tls: bool) -> dict[str, str]:
     if need_tls and given.get("sslmode", "prefer") in ("disable", "allow", "prefer"):
         variables["PGSSLMODE"] = "require"  # what our own session got must not be less for the rows
     variables["PGOPTIONS"] = f"{target.parameters.get('options', '')} {_OPTIONS}".strip()
-    variables |= {"PGTZ": "UTC", "PGAPPNAME": "polyladder-ops pg_dump", "PGCONNECT_TIMEOUT": "15"}
+    variables |= {"PGTZ": "UTC", "PGCONNECT_TIMEOUT": "15"}
     return variables
 
 

@@ -38,7 +38,9 @@ _HOLDERS = f"""
 SELECT DISTINCT l.pid, coalesce(l.pid = pg_catalog.pg_backend_pid(), false) AS is_ours,
        coalesce(a.application_name, '') AS application, coalesce(r.rolname, '')::text AS role,
        coalesce(pg_catalog.host(a.client_addr), 'its own machine') AS address, a.backend_start AS since,
-       coalesce({_COUNTS}, false) AS counts, coalesce({MAY_END}, false) AS may_end
+       coalesce({_COUNTS}, false) AS counts, coalesce({MAY_END}, false) AS may_end,
+       CASE WHEN a.state <> 'active'
+            THEN extract(epoch FROM pg_catalog.clock_timestamp() - a.state_change) END::float8 AS silent_s
 FROM pg_catalog.pg_locks l CROSS JOIN (SELECT n.name, {KEY} AS key, {CLASS} AS class FROM (SELECT %s::text AS name) n) k
 LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
@@ -53,7 +55,10 @@ _END = f"SELECT pg_catalog.pg_terminate_backend(pid) FROM ({_HOLDERS}) h WHERE m
 
 @dataclass(frozen=True)
 class Holder:
-    """A session that holds a database's lock; `pid` is None for a prepared transaction, `since` if we may not see it."""
+    """A session that holds a database's lock; `pid` is None for a prepared transaction, `since` if we may not see it.
+
+    `silent_s` is for how long it has said nothing, None if it is at work. A run that lives says a word every five seconds.
+    """
 
     pid: int | None
     is_ours: bool
@@ -63,11 +68,15 @@ class Holder:
     since: datetime | None
     counts: bool
     may_end: bool
+    silent_s: float | None = None
 
     @property
     def when(self) -> str:
         """From where and since when; of another role's session only its name is shown to everybody."""
-        return f", from {self.address}, since {self.since:%Y-%m-%d %H:%M:%S}Z" if self.since else ""
+        if not self.since:
+            return ""
+        heard = "at work now" if self.silent_s is None else f"last heard {max(0.0, self.silent_s):.0f} s ago"
+        return f", from {self.address}, since {self.since:%Y-%m-%d %H:%M:%S}Z, {heard}"
 
     def __str__(self) -> str:
         """Who it is, as a sentence without its full stop."""

@@ -2,7 +2,7 @@
 
 An advisory lock belongs to a session in one database, and a session in the live database would keep it from being
 renamed. So it is taken in the maintenance database, and whoever holds it acts through the very session that holds it:
-if that is lost, so is the ability to go on.
+if that is lost, so is the ability to go on. A heartbeat shows that we live (`heartbeat.py`): nothing long is done on it.
 
 Where a stranger holds the lock (`holders.py`), a run takes another one beside it that nobody can know before: first it takes
 that, then it looks who else counts. Of two runs the second to take its lock sees the first, so that never both go on.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.portable import by_whom
-from polyladder_ops.postgres import holders
+from polyladder_ops.postgres import heartbeat, holders, orphans
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.holders import CLASS, KEY
 from polyladder_ops.postgres.session import Connection, backend_of, connect, translated
@@ -91,7 +91,9 @@ def exclusive(
             say(sentence)
         with translated("could not make sure that what is changed stays changed"):
             connection.execute(DURABLY)
-        yield connection
+            orphans.end(connection)
+        with heartbeat.kept(connection):
+            yield connection
 
 
 def acquire(connection: Connection, database: str, *, ends: bool = False) -> tuple[str, ...]:

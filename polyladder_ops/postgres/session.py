@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
-import socket
 import threading
-import traceback
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import pq, sql
 from psycopg.rows import TupleRow
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import poolers
+from polyladder_ops.postgres import links, poolers, silence, waits
+from polyladder_ops.postgres.opening import Session, opened
+from polyladder_ops.postgres.waits import hang_up
 from polyladder_ops.redaction import redact
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ __all__ = [
     "is_full",
     "is_relayed",
     "is_usable",
+    "link_of",
     "pin",
     "relayed",
     "translated",
@@ -67,14 +68,15 @@ _OVERRIDDEN = {
     "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off",
     "statement_timeout": "0",
-    "lock_timeout": "0",
+    # Behind somebody's ALTER TABLE a wait would have no end; a load's own sessions wait for each other as long as a dump says.
+    "lock_timeout": "60s",
     "idle_in_transaction_session_timeout": "0",
     "row_security": "off",
     "standard_conforming_strings": "on",
     "client_min_messages": "warning",
 }
-# How long a Ctrl-C waits for a server: until it hears that the query is to be cancelled, and until it has obeyed.
-_CANCEL_S, _OBEY_S = 1.0, 1.5
+_ASKING_S = 5.0
+_ONCE_MORE_S = 3.0  # for an address that has just fallen silent: a clean-up tries it, and says what is left
 _BY_MAJOR = {14: "idle_session_timeout", 17: "transaction_timeout"}
 # Within a minute; the system's own defaults take two hours.
 _NOTICING_A_DEAD_NETWORK = {
@@ -83,7 +85,6 @@ _NOTICING_A_DEAD_NETWORK = {
     "keepalives_count": "3",
     "tcp_user_timeout": "60000",
 }
-_environment = threading.Lock()
 # The targets of this run before which something stands that keeps our session ours: found once, at the first connection.
 _RELAYED: set[tuple[str, ...]] = set()
 _NAMING = ("host", "hostaddr", "port", "user", "dbname")
@@ -91,53 +92,9 @@ _OPTION = re.compile(r"(?:-c\s*|--)([\w.]+)=((?:[^\s\\]|\\.)*)")
 logging.getLogger("psycopg").addHandler(logging.NullHandler())  # what it has to tell comes to us as errors
 
 
-class _Session(psycopg.Connection[TupleRow]):
-    """A connection that gives way to a Ctrl-C in two seconds, even if the server does not answer."""
-
-    _giving_way: threading.Timer | None = None
-    backend: int | None = None
-
-    def wait(self, *args: Any, **kwargs: Any) -> Any:
-        """Wait for the server; after a Ctrl-C not for long."""
-        try:
-            return super().wait(*args, **kwargs)
-        finally:
-            self._keep()
-
-    def close(self) -> None:
-        """Hang up."""
-        self._keep()
-        super().close()
-
-    def _keep(self) -> None:
-        """Don't hang up any more: the socket's number may soon be another one's."""
-        if self._giving_way:
-            self._giving_way.cancel()
-            self._giving_way.join()
-            self._giving_way = None
-
-    def cancel_safe(self, *, timeout: float = 30.0) -> None:
-        """Ask the server to stop the query; hang up if it does not even answer that, or does not obey."""
-        if not self._giving_way and not self.closed:
-            self._giving_way = threading.Timer(_OBEY_S, hang_up, [self.pgconn.socket])
-            self._giving_way.daemon = True
-            self._giving_way.start()
-        try:
-            super().cancel_safe(timeout=min(timeout, _CANCEL_S))
-        except psycopg.Error:
-            self._keep()
-            self.pgconn.finish()
-            raise
-
-
-def hang_up(socket_number: int) -> None:
-    """Shut a connection's socket, so that whoever waits for it wakes up; libpq's own memory is left to that one."""
-    with contextlib.suppress(OSError):
-        same = socket.socket(fileno=socket_number)
-        try:
-            same.shutdown(socket.SHUT_RDWR)
-        finally:
-            same.detach()
+def _asking(parameters: Mapping[str, str], database: str) -> Session:
+    """Return a connection over which the server is asked what our sessions do."""
+    return opened({**parameters, "dbname": database, "application_name": "polyladder-ops watch"}, _ASKING_S)
 
 
 @contextlib.contextmanager
@@ -156,14 +113,17 @@ def given_up_after(connection: Connection, seconds: float) -> Iterator[None]:
         timer.join()
 
 
-def connect(target: Target, *, settings: Mapping[str, str] | None = None, timeout_s: int = 15) -> Connection:
+def connect(
+    target: Target, *, settings: Mapping[str, str] | None = None, timeout_s: float = 15
+) -> Connection:
     """Return a connection in autocommit mode whose settings are `PINNED` plus `settings`.
 
     Read-only defaults and timeouts that the database carries for its application do not reach it. Raise OpsError
     if the server can't be reached or refuses us, Pooled if a pooler would give the session to others: nothing is set then.
     """
+    timeout_s = float(target.parameters.get("connect_timeout") or timeout_s) or timeout_s
+    timeout_s = min(timeout_s, silence.limits().each_s or timeout_s)
     parameters = {
-        "connect_timeout": str(timeout_s),
         "application_name": "polyladder-ops",
         **_NOTICING_A_DEAD_NETWORK,
         **target.parameters,
@@ -173,7 +133,7 @@ def connect(target: Target, *, settings: Mapping[str, str] | None = None, timeou
         "options": f"{target.parameters.get('options', '')} -c statement_timeout=0".strip(),
     }
     with translated(f"could not connect to {target}"):
-        connection = _opened(parameters)
+        connection = _reached(parameters, timeout_s)
         try:
             _begin(connection, target, parameters, settings or {})
         except BaseException:
@@ -182,8 +142,18 @@ def connect(target: Target, *, settings: Mapping[str, str] | None = None, timeou
     return connection
 
 
+def _reached(parameters: Mapping[str, str], timeout_s: float) -> Session:
+    """Return a session each of whose waits ends at last. An address that has just fallen silent is not waited for long."""
+    address = (parameters.get("host", ""), parameters.get("hostaddr", ""), parameters.get("port", ""))
+    connection = opened(parameters, min(timeout_s, _ONCE_MORE_S) if address in waits.silent else timeout_s)
+    waits.silent.discard(address)
+    by = {**parameters, "hostaddr": connection.info.hostaddr}
+    connection.watched(links.link(address, parameters.get("user", ""), partial(_asking, by)))
+    return connection
+
+
 def _begin(
-    connection: _Session, target: Target, parameters: Mapping[str, str], settings: Mapping[str, str]
+    connection: Session, target: Target, parameters: Mapping[str, str], settings: Mapping[str, str]
 ) -> None:
     """Pin a new session. Where something stands between, that is only done once it is known that the session stays ours."""
     if not relayed(target):
@@ -198,9 +168,9 @@ def _begin(
     connection.backend = _pinned(connection, {**more, **settings})
 
 
-def _expect_own_session(connection: _Session, target: Target, parameters: Mapping[str, str]) -> None:
+def _expect_own_session(connection: Session, target: Target, parameters: Mapping[str, str]) -> None:
     """Return if each connection has a session of its own. Raise Pooled if not: whatever we set, others would get."""
-    with closing(_opened(parameters)) as second:
+    with closing(_reached(parameters, _ASKING_S)) as second:
         if poolers.keeps_our_session(connection, second, hang_up):
             return
     raise poolers.Pooled(
@@ -226,8 +196,13 @@ def is_relayed(connection: Connection) -> bool:
 
 def backend_of(connection: Connection) -> int:
     """Return the server's process of this session; libpq's own number (`info.backend_pid`) can be made up on the way."""
-    known = connection.backend if isinstance(connection, _Session) else None
-    return connection.info.backend_pid if known is None else known
+    return connection.process if isinstance(connection, Session) else connection.info.backend_pid
+
+
+def link_of(connection: Connection) -> links.Link | None:
+    """Return the way by which the server is asked what a session does."""
+    waiting = connection.waiting if isinstance(connection, Session) else None
+    return waiting.link if waiting else None
 
 
 def pin(connection: Connection, settings: Mapping[str, str] | None = None) -> None:
@@ -254,36 +229,13 @@ def _pinned(connection: Connection, settings: Mapping[str, str], *, by: int | No
     return None if row is None else int(row[0])
 
 
-def _opened(parameters: Mapping[str, str]) -> _Session:
-    """Return a connection, or leave none behind.
-
-    An interrupt keeps a half-open one alive in its traceback. The server would wait a minute for that one's password, and every
-    DROP DATABASE would wait for the server's process that does.
-    """
-    try:
-        with _without_pg_variables():
-            return _Session.connect(**parameters, autocommit=True)  # type: ignore[arg-type]
-    except BaseException as error:
-        traceback.clear_frames(error.__traceback__)
-        raise
-
-
-@contextlib.contextmanager
-def _without_pg_variables() -> Iterator[None]:
-    """PGHOSTADDR beats the host of the URL, PGSERVICE fills what it omits: libpq must see none of them."""
-    with _environment:
-        hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
-        try:
-            yield
-        finally:
-            os.environ.update(hidden)
-
-
 def is_usable(connection: Connection) -> bool:
     """Whether a session can be told something: it is there, nothing runs on it, and it is in no transaction.
 
     A Ctrl-C can leave it in the middle of a statement.
     """
+    if isinstance(connection, Session):
+        return connection.is_usable
     return connection.info.transaction_status == pq.TransactionStatus.IDLE
 
 
@@ -344,6 +296,9 @@ def hint_for(error: psycopg.Error) -> str:
         "not currently accepting connections": "If it was set aside, `invoke restore.status` shows how to look into it; if a restore"
         " died here, `invoke restore.abort` opens it again.",
         "FATAL:  database": "List the names with `psql -l`, or check the URL.",
+        "lock timeout": "Another session holds a lock that this waits for: wait until it is done, or end it, then try again.",
+        "the link in between is silent": "Look at the network or the tunnel in between, then try again.",
+        "nothing came from the server": "Look at the network or the tunnel in between, then try again.",
         "max_locks_per_transaction": "Raise max_locks_per_transaction on the server and restart it.",
         "No space left": "Free space on the server's disk.",
         "timeout": "Check that the address is right and that no firewall is in between.",

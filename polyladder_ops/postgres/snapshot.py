@@ -17,7 +17,7 @@ import psycopg
 from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import watched
+from polyladder_ops.postgres import heartbeat, orphans, watched
 from polyladder_ops.postgres.session import Connection, translated
 
 if TYPE_CHECKING:
@@ -128,8 +128,10 @@ def hold(
     """
     try:
         with translated(_FAILED):
+            orphans.end(connection)
             snapshot = _held(connection, lock=lock, lock_wait_s=lock_wait_s)
-        yield snapshot
+        with heartbeat.kept(connection):
+            yield snapshot
     except (Changed, LocksExhausted):
         _roll_back(connection)
         raise

@@ -12,12 +12,12 @@ refuses it the load goes on without it. What the server takes is never left out.
 from __future__ import annotations
 
 import re
-import select
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from psycopg import pq
 
+from polyladder_ops.postgres import waits
 from polyladder_ops.postgres.contents import Ledger
 from polyladder_ops.postgres.lexer import setting_of
 from polyladder_ops.postgres.load.hands import REFUSED
@@ -377,11 +377,10 @@ class Loader:
 
     def _wait(self, *, write: bool = False) -> bool:
         """Wait up to a second for the socket; return whether there is something to read."""
-        socket = self._pgconn.socket
-        readable, _, _ = select.select([socket], [socket] if write else [], [], 1.0)
+        readable = waits.ready(self._connection, write=write)
         if self._tick:
             self._tick()
-        return bool(readable)
+        return readable
 
     def _results(self) -> Iterator[pq.abc.PGresult]:
         self._flush()

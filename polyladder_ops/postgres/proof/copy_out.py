@@ -8,7 +8,6 @@ as long for one.
 
 from __future__ import annotations
 
-import select
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import pq, sql
 from psycopg.errors import error_from_result
+
+from polyladder_ops.postgres import waits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -117,14 +118,22 @@ def _expect(connection: Connection, status: pq.ExecStatus | None, limit: Limit |
         _wait(connection, limit)
     result = pgconn.get_result()
     if result is not None and result.status != status:
-        while pgconn.get_result():  # until then nothing else can be asked
-            pass
+        _finish(connection, limit)
         raise error_from_result(result, encoding=connection.info.encoding)
+
+
+def _finish(connection: Connection, limit: Limit | None) -> None:
+    """Take what else the server says: until it is ready, nothing can be asked. Its last word may never come."""
+    while True:
+        while connection.pgconn.is_busy():
+            _wait(connection, limit)
+        if connection.pgconn.get_result() is None:
+            return
 
 
 def _wait(connection: Connection, limit: Limit | None) -> None:
     """Wait up to a second for the server, so that a Ctrl-C gets through, and read what it sent."""
-    if select.select([connection.pgconn.socket], [], [], 1.0)[0]:
+    if waits.ready(connection):
         connection.pgconn.consume_input()
     if limit:
         limit.expect()

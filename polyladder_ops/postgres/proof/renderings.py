@@ -10,13 +10,12 @@ which refuses two in one (the simple one, psycopg's choice where there are no pa
 
 from __future__ import annotations
 
-import select
 from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import pq
 
-from polyladder_ops.postgres import queries
+from polyladder_ops.postgres import queries, waits
 from polyladder_ops.postgres.proof.remakes import Place, Remake, remake
 
 if TYPE_CHECKING:
@@ -150,8 +149,7 @@ def _result(connection: Connection) -> pq.abc.PGresult | None:
     """Wait a second at a time, so that a Ctrl-C gets through."""
     pgconn = connection.pgconn
     while (unsent := bool(pgconn.flush())) or pgconn.is_busy():
-        ready, _, _ = select.select([pgconn.socket], [pgconn.socket] if unsent else [], [], 1.0)
-        if ready:
+        if waits.ready(connection, write=unsent):
             pgconn.consume_input()
     if pgconn.status != pq.ConnStatus.OK:
         raise psycopg.OperationalError("the server closed the connection while definitions were compared")
