@@ -32,6 +32,7 @@ from polyladder_ops.postgres import (
     switch,
 )
 from polyladder_ops.postgres.script import Script
+from polyladder_ops.restore import lock_again
 from polyladder_ops.restore.watch import Watch
 from polyladder_ops.settling import after_switch, settled
 from polyladder_ops.terminal import plain
@@ -207,14 +208,20 @@ class _Run:
     not_given: list[NotApplied] = field(default_factory=list)
     copy: int | None = None  # the new database's oid, from its birth on
     seconds: dict[str, float] = field(default_factory=dict)
+    ready: str = ""  # the copy's name
+    stack: ExitStack = field(default_factory=ExitStack)
 
     def run(self) -> Result:
+        with self.stack:
+            return self._done()
+
+    def _done(self) -> Result:
         self.accepted += self.plan.accepted
         made = self._make_roles()
         with self._beside() as ready:
             self._build(ready)
             with session.translated(f"the server failed, so {self.name} was left as it was"):
-                locks.check(self.connection, self.name)
+                self._held()
                 undo = self._announce()
                 switched, oid = self._switch(ready)
         self._look_again(switched, oid)
@@ -226,6 +233,16 @@ class _Run:
     @property
     def name(self) -> str:
         return self.plan.target.database
+
+    def _held(self) -> Connection:
+        """Return the session that holds the lock; one that was lost (a laptop slept) is followed by another one."""
+        try:
+            locks.check(self.connection, self.name)
+        except OpsError as lost:
+            again = lock_again.taken(self.server, self.name, self.ready, self.copy, lost)
+            self.connection = self.stack.enter_context(again)
+            self.say(f"the lock of {self.name} was lost, and taken again: the copy is as it was")
+        return self.connection
 
     def _make_roles(self) -> tuple[str, ...]:
         if not self.options.create_roles:
@@ -245,7 +262,7 @@ class _Run:
             databases.hold(self.connection, ready)
         with undone_if_failing(f"the database {ready}", partial(databases.drop, self.server, ready)):
             restoring.make_database_by(self.connection, self.server, ready, self.plan.backup.manifest)
-            self.copy = switch.oid_of(self.connection, ready)
+            self.ready, self.copy = ready, switch.oid_of(self.connection, ready)
             yield ready
 
     def _build(self, ready: str) -> None:
@@ -296,8 +313,7 @@ class _Run:
                     self._ask(connection)
 
     def _shut(self, ready: str, ours: Sequence[Connection]) -> None:
-        locks.check(self.connection, self.name)
-        alone.shut(self.connection, ready, ours)
+        alone.shut(self._held(), ready, ours)
 
     @contextmanager
     def _reader(self, copy: Target) -> Iterator[tuple[Connection, ...]]:
@@ -398,5 +414,5 @@ class _Run:
         began = time.monotonic()
         report = self.options.progress(name) if self.options.progress else lambda _size: None
         is_watched = self.plan.server.volume is not None and "space" not in self.options.accept
-        yield Watch(self.connection, self.name, report, preflight.FULL_SHARE if is_watched else None)
+        yield Watch(self._held, report, preflight.FULL_SHARE if is_watched else None)
         self.seconds[name] = time.monotonic() - began

@@ -73,10 +73,16 @@ class Holder:
     @property
     def when(self) -> str:
         """From where and since when; of another role's session only its name is shown to everybody."""
+        return f", from {self.address}, since {self.since:%Y-%m-%d %H:%M:%S}Z" if self.since else ""
+
+    @property
+    def heard(self) -> str:
+        """When it said a word; a run that lives does so every five seconds."""
         if not self.since:
             return ""
-        heard = "at work now" if self.silent_s is None else f"last heard {max(0.0, self.silent_s):.0f} s ago"
-        return f", from {self.address}, since {self.since:%Y-%m-%d %H:%M:%S}Z, {heard}"
+        return (
+            ", at work now" if self.silent_s is None else f", last heard {max(0.0, self.silent_s):.0f} s ago"
+        )
 
     def __str__(self) -> str:
         """Who it is, as a sentence without its full stop."""
@@ -86,8 +92,8 @@ class Holder:
                 if self.role
                 else "a prepared transaction"
             )
-            return f"It is {who}{self.when}"
-        return f"It is {self.application.removeprefix('polyladder-ops ')}{self.when}"
+            return f"It is {who}{self.when}{self.heard}"
+        return f"It is {self.application.removeprefix('polyladder-ops ')}{self.when}{self.heard}"
 
 
 def find(connection: Connection, database: str) -> tuple[Holder, ...]:

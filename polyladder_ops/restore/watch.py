@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import locks, volume
+from polyladder_ops.postgres import volume
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,21 +21,23 @@ _BEAT_S = 2.0  # between two looks
 
 @dataclass
 class Watch:
-    """Counts bytes, and looks every other second whether the lock is still ours and the server's disk not too full."""
+    """Counts bytes, and looks every other second whether the lock is still ours and the server's disk not too full.
 
-    connection: Connection
-    live: str
+    `held` returns the session that holds the lock.
+    """
+
+    held: Callable[[], Connection]
     report: Callable[[int], None]
     full: float | None
     looked_at: float = field(default_factory=time.monotonic)
 
     def __call__(self, size: int) -> None:
-        """Count bytes. Raise OpsError if the lock is lost, or the disk too full."""
+        """Count bytes. Raise OpsError if the lock is lost for good, or the disk too full."""
         self.report(size)
         if time.monotonic() - self.looked_at < _BEAT_S:
             return
-        locks.check(self.connection, self.live)
-        disk = volume.measure(self.connection) if self.full else None
+        connection = self.held()
+        disk = volume.measure(connection) if self.full else None
         if disk and self.full and disk.used_share > self.full:
             raise OpsError(
                 f"the server's disk is {disk.used_share:.0%} full",

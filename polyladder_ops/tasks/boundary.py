@@ -12,6 +12,7 @@ import errno
 import functools
 import gc
 import inspect
+import math
 import os
 import re
 import threading
@@ -26,6 +27,7 @@ from invoke.tasks import task as invoke_task
 from polyladder_ops import output, undoing
 from polyladder_ops.errors import Interrupted, OpsError, Refused, UsageError
 from polyladder_ops.interrupts import stop_on_signals
+from polyladder_ops.postgres import silence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OpsTask",
+    "allowed_s",
     "cleaning_in_sight",
     "confirm",
     "is_dry",
@@ -76,10 +79,33 @@ class OpsTask(Task[Any]):
         output.prepare()
         with _ending_as_exit(inspect.getfile(self.body)), _interruptible():
             refuse_flags_as_values(kwargs)
-            result = super().__call__(*args, **kwargs)
+            with silence.allow(allowed_s(args[0]) if args else None):
+                result = super().__call__(*args, **kwargs)
             output.flush()  # here a lost reader can still be told apart; at Python's end it is noise and code 120
             _refuse_lost()
             return result
+
+
+def allowed_s(c: Context) -> float | None:
+    """Return how many seconds `-T` allows for each wait, None if it was not said. Raise UsageError if it is no such number.
+
+    From INVOKE_TIMEOUTS_COMMAND Invoke takes it as text; the tasks find a number.
+    """
+    given = c.config.timeouts.command
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise UsageError(
+            f"-T got {given!r}, which is no number of seconds above 0",
+            detail="It says how long each wait may take; INVOKE_TIMEOUTS_COMMAND means the same.",
+            hint="Write -T 60, or leave it out.",
+        )
+    c.config.timeouts.command = seconds
+    return seconds
 
 
 # Short flags are dealt in the order of the parameters: a new parameter would move an old one's letter.

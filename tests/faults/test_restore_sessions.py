@@ -16,7 +16,9 @@ from psycopg.conninfo import make_conninfo
 from polyladder_ops import setaside
 from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.postgres import locks, switch
+from polyladder_ops.postgres.locks import Busy
 from polyladder_ops.postgres.session import connect
+from polyladder_ops.restore import lock_again
 from tests.faults.places import Place, ask, login, say, with_other
 from tests.faults.restores import COMMENT, Stage, stage
 from tests.faults.wire import Strike, wire
@@ -195,21 +197,64 @@ def ending_the_lock(on_stage: Stage, server: servers.Server) -> Callable[[], obj
     return end
 
 
-@pytest.mark.parametrize("phase", ["load", "analyze", "proof", "switch"])
-def test_a_restore_that_loses_its_lock_changes_nothing_more(
-    phase: str, on_stage: Stage, server: servers.Server
-) -> None:
-    end = ending_the_lock(on_stage, server)
-
+def at_the_begin_of(phase: str, act: Callable[[], object]) -> Callable[[str], Callable[[int], None]]:
     def begin(name: str) -> Any:
         if name == phase:
-            end()
+            act()
         return lambda _size: None
 
-    error = on_stage.fails(OpsError, progress=begin)
-    assert ("lock" if phase != "switch" else "left as it was") in error.message
-    on_stage.replace()
+    return begin
+
+
+@pytest.mark.parametrize("phase", ["load", "analyze", "proof"])
+def test_a_lock_that_is_lost_before_the_switch_is_taken_again(
+    phase: str, on_stage: Stage, server: servers.Server
+) -> None:
+    """As after a laptop's sleep: the server let go of it, nobody took it, and the copy is as it was."""
+    end = ending_the_lock(on_stage, server)
+    on_stage.replace(progress=at_the_begin_of(phase, end))
+    assert "was lost, and taken again" in "\n".join(on_stage.said)
     on_stage.is_restored()
+    on_stage.set_up()
+
+
+def test_a_lock_that_is_lost_in_the_switch_is_the_runs_end(on_stage: Stage, server: servers.Server) -> None:
+    end = ending_the_lock(on_stage, server)
+    error = on_stage.fails(OpsError, progress=at_the_begin_of("switch", end))
+    assert "left as it was" in error.message
+
+
+def test_a_lock_that_another_run_took_meanwhile_is_the_runs_end(
+    on_stage: Stage, server: servers.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_again, "_LETS_GO_S", 0.5)
+    end = ending_the_lock(on_stage, server)
+    with contextlib.ExitStack() as stack:
+
+        def take_it() -> None:
+            end()
+            another = locks.exclusive(on_stage.server, on_stage.target.database, doing="undo")
+            on_stage.place.wait_for(lambda: stack.enter_context(another) if is_free() else None)
+
+        def is_free() -> bool:
+            return not locks.holder(on_stage.asking, on_stage.target.database)
+
+        with pytest.raises(Busy) as caught:
+            on_stage.replace(progress=at_the_begin_of("analyze", take_it))
+    assert "It is undo" in caught.value.detail
+    on_stage.is_untouched()
+
+
+def test_a_lock_is_not_taken_again_for_a_copy_that_is_another_one_now(on_stage: Stage) -> None:
+    lost = OpsError("the lock was lost")
+    name = on_stage.target.database
+    for copy, oid in ((name, 1), ("polyladder_beside_gone", 1)):
+        with (
+            pytest.raises(OpsError, match="the lock was lost"),
+            lock_again.taken(on_stage.server, name, copy, oid, lost),
+        ):
+            pass
+    assert not locks.holder(on_stage.asking, name)
 
 
 @pytest.mark.parametrize(
