@@ -21,6 +21,7 @@ from polyladder_ops.app.http import Reply, Stage, Unanswered
 from polyladder_ops.postgres import link, session
 from polyladder_ops.postgres.link import Asker, Window
 from tests.conftest import numbers, run
+from tests.test_limits import says
 from tests.test_sandbox_app import running
 from tests.test_tasks import Ended, Project, project, url
 
@@ -150,7 +151,7 @@ def serving(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
         server.server_close()
 
 
-def says(status: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
+def replying(status: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(status)
         for name, value in headers.items():
@@ -162,12 +163,12 @@ def says(status: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], None
 
 
 def test_a_redirect_is_told_and_not_followed() -> None:
-    with serving(says(301, Location="http://127.0.0.1:1/loop")) as address:
+    with serving(replying(301, Location="http://127.0.0.1:1/loop")) as address:
         assert http.get(address, timeout_s=30) == Reply(301, WELL, "http://127.0.0.1:1/loop")
 
 
 def test_the_time_after_which_to_come_again_is_read() -> None:
-    with serving(says(429, Retry_After="7")) as address:
+    with serving(replying(429, Retry_After="7")) as address:
         heard = http.get(address, timeout_s=30)
     assert isinstance(heard, Reply)
     assert heard.retry_after_s == 7
@@ -207,7 +208,7 @@ def test_who_accepts_and_says_nothing_is_silent() -> None:
 
 
 def test_an_address_without_tls_that_should_have_it_is_told_as_that() -> None:
-    with serving(says(200)) as address:
+    with serving(replying(200)) as address:
         heard = http.get(address.replace("http:", "https:"), timeout_s=30)
     assert isinstance(heard, Unanswered)
     assert heard.stage is Stage.TLS
@@ -283,6 +284,12 @@ def test_the_link_is_who_asks_at_each_request(windows: Any, quiet: Any, ok: bool
     assert found.ok is ok
     assert said in found.seen
     assert bool(found.hint) is not ok
+
+
+def test_who_asks_without_a_pause_passes_for_the_app_and_that_is_said() -> None:
+    says("a program that asks without a pause passes for it; that it asks without our requests, too, is said")
+    found = link.decide([Window(frozenset({BOB}))] * 3, Window(frozenset({BOB})), place())
+    assert (found.ok, "without our requests" in found.seen) == (True, True)
 
 
 def test_what_may_not_be_looked_at_is_no_link_and_no_other_database() -> None:

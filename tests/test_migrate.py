@@ -348,6 +348,29 @@ def test_a_dry_run_says_what_would_run_and_runs_nothing(app: App) -> None:
     assert app.tables == {}
 
 
+def test_who_holds_the_lock_that_it_waits_for_is_said(app: App) -> None:
+    app.tell("CREATE TABLE public.busy ()")
+    app.tell(f"ALTER TABLE public.busy OWNER TO {app.owner}")
+    app.put("1700000000003_wait", "ALTER TABLE public.busy ADD a int;")
+    by_name = Target.of(**{**app.target.parameters, "application_name": "somebody"})
+    with closing(session.connect(by_name)) as holder, app.where.start("migrate") as process:
+        holder.execute("BEGIN; LOCK TABLE public.busy")
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        assert next((line for line in lines if "it waits for a lock" in line and "somebody" in line), "")
+        holder.execute("ROLLBACK")
+        process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert app.noted == [ONE, TWO, "1700000000003_wait"]
+
+
+def test_a_hint_means_the_database_that_was_meant(app: App, copy: Target) -> None:
+    """Without the flags `invoke migrate` would act on production."""
+    found = app.migrate("migrate.status", "--site=staging", f"--database={copy.database}")
+    assert found.code == 3, found
+    assert f"hint: Run `invoke migrate --site=staging --database={copy.database}`." in found.err
+
+
 def test_a_secret_that_a_program_prints_is_not_shown_though_the_line_is_cut(app: App) -> None:
     script = (
         "import os; print('x' * 390 + os.environ['DATABASE_URL']); print(os.environ['DATABASE_URL'][-60:])"

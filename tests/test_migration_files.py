@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from polyladder_ops.app.migration_files import File, is_reversible, ordered, parts, remarks
 from tests import node
+from tests.test_limits import says
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,6 +177,13 @@ def test_a_program_is_looked_at_by_its_words(tmp_path: Path) -> None:
     text = "export const up = (pgm) => {\n  pgm.noTransaction();\n  pgm.dropTable('t');\n  pgm.createRole('x');\n};\n"
     found = said(tmp_path, text, "1700000000000_a.ts")
     assert [(line, beyond) for line, _, beyond in found] == [(4, True), (2, False), (3, False)]
+
+
+def test_what_a_program_puts_together_is_not_seen(tmp_path: Path) -> None:
+    says("one in TypeScript may drop what none of its words names")
+    assert (
+        said(tmp_path, "export const up = (pgm) => pgm['drop' + 'Table']('t');", "1700000000000_a.ts") == []
+    )
 
 
 @pytest.mark.parametrize(

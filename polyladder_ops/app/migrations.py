@@ -261,7 +261,7 @@ class _Program:
             text = plain(redact(line.decode("utf-8", "replace").rstrip()))[:_LONGEST]
             if text:
                 say(text)
-                kept.append(text)
+                kept.append(text.strip())
         return Ended(self._process.wait(), tuple(kept))
 
     def _lines(self, say: Callable[[str], object], waits_for: Callable[[], Sequence[str]]) -> Iterator[bytes]:

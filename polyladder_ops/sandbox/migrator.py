@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,7 +88,11 @@ def _main() -> None:
             out.write(f"{line}\n".encode())
 
         made = Target.of(**{**target.parameters, **options})
-        migrate(made, Path("migrations"), arguments.direction, say)
+        try:
+            migrate(made, Path("migrations"), arguments.direction, say)
+        except OpsError as error:
+            say(str(error))
+            sys.exit(1)
 
 
 if __name__ == "__main__":

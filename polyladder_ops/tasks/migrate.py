@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import shlex
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,7 @@ __all__ = ["collection"]
 
 DATABASE = "Act on this database beside the live one, a copy that nobody uses (default: the live one)."
 FORCE = "Do not ask."
+_FLAGS = {"migrate": 2, "restore": 1}  # how many of ours other commands know
 _FINISH = "The next `invoke migrate` drops what is left."
 
 
@@ -46,15 +49,16 @@ def up(c: Context, database: str = "", force: bool = False, site: str = "", json
         invoke migrate --database=yesterday
     """
     place, checkout, target = _opened(c, site, database)
-    with _alone(place, target, "migrate", dry=is_dry(c)) as server:
+    with _followed(site, database), _alone(place, target, "migrate", dry=is_dry(c)) as server:
         before, level = _stands(target, checkout)
         _say_gone(level)
         beyond = _show(level.pending, place, target)
         from polyladder_ops.app import migrations
+        from polyladder_ops.terminal import many
 
         migrations.expect_to_go(level)
         if is_dry(c):
-            output.line(f"would run {len(level.pending)} migrations on {target}")
+            output.line(f"would run {many(len(level.pending), 'migration')} on {target}")
             return
         if level.pending:
             if beyond and target.database != place.target().database:
@@ -80,7 +84,7 @@ def down(c: Context, database: str = "", force: bool = False, site: str = "", js
     from polyladder_ops.terminal import plain
 
     place, checkout, target = _opened(c, site, database)
-    with _alone(place, target, "migrate.down", dry=is_dry(c)) as server:
+    with _followed(site, database), _alone(place, target, "migrate.down", dry=is_dry(c)) as server:
         before, level = _stands(target, checkout)
         if not level.head:
             raise OpsError(f"{target} notes no migration", hint="There is nothing to take back.")
@@ -113,7 +117,7 @@ def status(c: Context, database: str = "", site: str = "", json: bool = False) -
         invoke migrate.status
         invoke migrate.status --json
     """
-    from polyladder_ops.terminal import plain, table
+    from polyladder_ops.terminal import table
 
     place, checkout, target = _opened(c, site, database)
     _expect_beside(place, target)
@@ -132,19 +136,26 @@ def status(c: Context, database: str = "", site: str = "", json: bool = False) -
         output.lines(table(rows, ("migration", "state", "ran at")))
     _show(level.pending, place, target)
     if not level.is_level:
-        what = {
-            "pending": len(level.pending),
-            "without a file here": len(level.gone),
-            "there twice": len(level.doubled),
-        }
-        raise Mismatch(
-            f"{target.database} and the checkout differ: " + ", ".join(f"{n} {k}" for k, n in what.items() if n),
-            detail=f"The database's head is {plain(level.head) or 'none'}; the checkout is {checkout.root}.",
-            hint=(
-                "Check out the release of this database, or restore another backup." if level.gone
-                else "Run `invoke migrate`."
-            ),
-        )  # fmt: skip
+        with _followed(site, database):
+            raise _differs(level, checkout, target)
+
+
+def _differs(level: Level, checkout: Checkout, target: Target) -> Mismatch:
+    from polyladder_ops.terminal import plain
+
+    what = {
+        "pending": len(level.pending),
+        "without a file here": len(level.gone),
+        "there twice": len(level.doubled),
+    }
+    named = ", ".join(f"{number} {kind}" for kind, number in what.items() if number)
+    behind = "Run `invoke migrate`."
+    another = "Check out the release of this database, or restore another backup: `invoke restore --list`."
+    return Mismatch(
+        f"{target.database} and the checkout differ: {named}",
+        detail=f"The database's head is {plain(level.head) or 'none'}; the checkout is {checkout.root}.",
+        hint=another if level.gone else behind,
+    )
 
 
 # Opening --------------------------------------------------------------------------------------------------------------
@@ -165,6 +176,24 @@ def _opened(c: Context, site: str, database: str) -> tuple[Site, Checkout, Targe
             hint="Leave --database away to act on it; it names a copy beside.",
         )
     return place, found, target.with_database(database) if database else target
+
+
+@contextlib.contextmanager
+def _followed(site: str, database: str) -> Iterator[None]:
+    """Within the block the commands in an error's hint get the flags of this one: without them they would mean another database."""
+    given = (("--site", site), ("--database", database))
+    flags = {
+        name: "".join(f" {flag}={shlex.quote(text)}" for flag, text in given[:many] if text)
+        for name, many in _FLAGS.items()
+    }
+    try:
+        yield
+    except OpsError as error:
+        for name, text in flags.items():
+            error.hint = re.sub(
+                rf"`(invoke {name}[^`]*)`", "`\\g<1>" + text.replace("\\", r"\\") + "`", error.hint
+            )
+        raise
 
 
 @contextlib.contextmanager
