@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from polyladder_ops import catalog, checks, encryption, replacement, setaside
 from polyladder_ops.errors import Interrupted, OpsError
+from polyladder_ops.fly import shape
+from polyladder_ops.fly.answers import Answer as FlyAnswer
+from polyladder_ops.fly.answers import ask_each
 from polyladder_ops.postgres import poolers
 from polyladder_ops.postgres.clients import Client, choose, find_clients
 from polyladder_ops.postgres.conninfo import Target, parse
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Check", "examine", "stopping"]
 
-Stops = Literal["", "backup", "restore"]
+Stops = Literal["", "backup", "restore", "the app"]
 T = TypeVar("T")
 _LOCAL = ("", "localhost", "127.0.0.1", "::1")
 # A dump as gzip is a fifth to a half of its database with indexes; an eighth is less than was ever seen.
@@ -94,6 +97,7 @@ def examine(settings: Settings) -> list[Check]:
         _attempt("proof by restore", "", lambda: _proof(settings, known)),
         *_restores(target, is_known=known is not None),
         *(_restore_now(target, settings) if isinstance(target, Target) and known else ()),
+        *look_at_fly(settings),
     ]
 
 
@@ -151,6 +155,47 @@ def judge_restore(backup: str, obstacles: Sequence[Obstacle]) -> Check:
         return Check("restore", True, f"Nothing stands in the way of {backup}.")
     detail = "; ".join(map(str, obstacles))
     return Check("restore", False, f"{backup} would be refused: {detail}.", obstacles[0].cure)
+
+
+def look_at_fly(settings: Settings) -> list[Check]:
+    """Return whether machines wait to come back, and whether each call that only looks is answered as we expect.
+
+    Fly that does not answer is a warning: a restore needs none of it.
+    """
+    waiting = judge_shape(settings)
+    if not (settings.is_sandbox or settings.fly_api_token or settings.flyctl):
+        return [
+            *waiting,
+            Check("Fly", None, "Neither FLY_API_TOKEN nor POLYLADDER_FLYCTL is set, so it is not asked."),
+        ]
+    if settings.is_sandbox and not settings.sandbox_cloud.exists():
+        return [*waiting, Check("Fly", None, "The sandbox has none; `invoke sandbox.up` brings it.")]
+    found = _attempt("Fly", "", lambda: ask_each(Site(settings).flyctl(), settings.app, settings.db_app))
+    return [*waiting, found if isinstance(found, Check) else judge_fly(found)]
+
+
+def judge_shape(settings: Settings) -> list[Check]:
+    """Return a check that fails while what fly.stop or fly.scale took away has not come back; none if nothing waits."""
+    path = settings.shapes / f"{settings.app}.json"
+    if not shape.waits(path):
+        return []
+    hint = f"Run `invoke fly.start --site={settings.site}`."
+    return [
+        Check(
+            "machines", False, f"The machines of {settings.app} wait to come back ({path}).", hint, "the app"
+        )
+    ]
+
+
+def judge_fly(answers: Sequence[FlyAnswer]) -> Check:
+    """Return which of Fly's answers are as we expect: none of this was ever run against the real Fly."""
+    wrong = [answer for answer in answers if not answer.ok]
+    if not wrong:
+        return Check("Fly", True, f"flyctl {answers[0].detail}; {len(answers)} answers are as expected.")
+    detail = "; ".join(f"{answer.call}: {answer.detail}" for answer in wrong)
+    return Check(
+        "Fly", False, f"{len(answers) - len(wrong)} answers are as expected; {detail}", wrong[0].hint
+    )
 
 
 def _unknown_names(settings: Settings) -> Iterator[Check]:

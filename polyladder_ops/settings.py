@@ -46,7 +46,7 @@ SANDBOX = "sandbox"
 _SANDBOX_CHECKS = Path(__file__).parent / SANDBOX / "checks.sql"
 # What site sandbox does not read: all that could lead to production.
 _CLOSED = re.compile(
-    r"DATABASE_URL|POLYLADDER_(?:SCRATCH_URL|HEALTH_URL|APP_DIR|MIGRATE_COMMAND)|FLY_.+|AWS_(?!CA_BUNDLE$|PAGER$).+"
+    r"DATABASE_URL|POLYLADDER_(?:SCRATCH_URL|HEALTH_URL|FLYCTL|APP_DIR|MIGRATE_COMMAND)|FLY_.+|AWS_(?!CA_BUNDLE$|PAGER$).+"
 )
 # Not settings of ours, but the programs and libraries below us read them and may quote them.
 _OTHER_SECRETS = (
@@ -125,6 +125,10 @@ class Settings(BaseModel):
     org: Annotated[
         FlyName | None, Variable("POLYLADDER_ORG", "Organisation on Fly, where the token knows several.")
     ] = None
+    flyctl: Annotated[
+        AbsolutePath | None,
+        Variable("POLYLADDER_FLYCTL", "The program flyctl, where it is not `fly` or `flyctl` on PATH."),
+    ] = None
     health_url: Annotated[
         WebUrl | None,
         Variable(
@@ -196,6 +200,16 @@ class Settings(BaseModel):
     def sandbox_server(self) -> Path:
         """Folder of the sandbox's server; the sandbox's backups lie beside it."""
         return self.state_dir / SANDBOX / "server"
+
+    @property
+    def sandbox_cloud(self) -> Path:
+        """Folder of the sandbox's stand-in for Fly."""
+        return self.state_dir / SANDBOX / "fly"
+
+    @property
+    def shapes(self) -> Path:
+        """Folder of what must come back of the site's machines on Fly."""
+        return self.state_dir / "fly" / self.site
 
     def needed(self, variable: str) -> str:
         """Return the value of a variable that a task can't do without. Raise SettingsError if it is unset."""

@@ -7,18 +7,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import portable
-from polyladder_ops.errors import Interrupted, OpsError
+from polyladder_ops.errors import Interrupted, OpsError, SettingsError
 from polyladder_ops.interrupts import held
+from polyladder_ops.redaction import hide
 from polyladder_ops.sandbox import installations, place, scratch, server
+from polyladder_ops.sandbox.fly import cloud as clouds
 from polyladder_ops.undoing import at_work, standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
     from pathlib import Path
 
     from polyladder_ops.catalog import Backup
+    from polyladder_ops.fly.fleet import Fleet
+    from polyladder_ops.fly.flyctl import Flyctl
     from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.sandbox.fly.cloud import Cloud
     from polyladder_ops.settings import Settings
 
 __all__ = ["Scratch", "Site"]
@@ -81,6 +86,54 @@ class Site:
             raise
         except OpsError:
             return None
+
+    def flyctl(self) -> Flyctl:
+        """Return our caller of flyctl; at site sandbox that of the stand-in, whatever is exported.
+
+        Raise SettingsError if there is no flyctl, OpsError if there is no sandbox.
+        """
+        from polyladder_ops.fly.flyctl import Flyctl, find
+
+        config = self.settings.shapes / "config"
+        if self.settings.is_sandbox:
+            cloud = self._cloud()
+            return Flyctl(str(cloud.program), cloud.token, config)
+        return Flyctl(find(self.settings.flyctl), self.settings.fly_api_token, config)
+
+    def fleet(self, flags: str = "", say: Callable[[str], None] = lambda _sentence: None) -> Fleet:
+        """Return the app's machines; `flags` are what the commands in its hints need, `say` hears what it does.
+
+        Raise SettingsError if POLYLADDER_APP is the database's app, which is never touched.
+        """
+        from polyladder_ops.fly.fleet import Fleet
+
+        if self.settings.app == self.settings.db_app:
+            raise SettingsError(
+                f"POLYLADDER_APP and POLYLADDER_DB_APP are both {self.settings.app}",
+                detail="The database's app is never stopped or scaled.",
+                hint="Name the web app in POLYLADDER_APP.",
+            )
+        return Fleet(self.flyctl(), self.settings.app, self.settings.shapes, flags, say)
+
+    def health_url(self) -> str:
+        """Return where the app says how it is: POLYLADDER_HEALTH_URL, the sandbox's edge, else /health at Fly's host name.
+
+        Raise SettingsError if it is not set and no flyctl is set up, OpsError if Fly does not tell the host name.
+        """
+        if self.settings.is_sandbox:
+            return f"{self._cloud().url}/health"
+        if self.settings.health_url or not (self.settings.fly_api_token or self.settings.flyctl):
+            return self.settings.needed("POLYLADDER_HEALTH_URL")
+        from polyladder_ops.fly.flyctl import hostname
+
+        return f"https://{hostname(self.flyctl(), self.settings.app)}/health"
+
+    def _cloud(self) -> Cloud:
+        cloud = clouds.Cloud(self.settings.sandbox_cloud)
+        if not cloud.exists():
+            raise OpsError("the sandbox has no Fly", hint="Start it with `invoke sandbox.up`.")
+        hide(cloud.token)
+        return cloud
 
     def keys(self, *, encrypted: bool) -> list[Any]:
         """Return the private keys for an encrypted backup, none for a plain one. Raise SettingsError if they lack."""

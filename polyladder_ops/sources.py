@@ -75,6 +75,10 @@ def first(name: str, layers: Iterable[Layer]) -> tuple[str, str]:
 
 def dotenv(path: Path, faults: list[str]) -> Layer:
     """Return what a ``.env`` file says, nothing interpolated; empty if there is none."""
+    if path.is_symlink() and not path.exists():  # passed over, another site's values would hold in its place
+        faults.append(
+            f"{path.name} is a link to a file that is not there; remove it, or bring the file back."
+        )
     if not path.exists() or path.is_dir():  # some people's virtual environment is a folder .env
         return Layer(path.name, {})
     if not path.is_file():

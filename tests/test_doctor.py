@@ -28,7 +28,7 @@ from polyladder_ops.postgres.marks import Mark
 from polyladder_ops.postgres.session import Identity, connect
 from polyladder_ops.preflight import Obstacle
 from polyladder_ops.sandbox.server import Server, create
-from polyladder_ops.settings import Settings, load
+from polyladder_ops.settings import VARIABLES, Settings, load
 from tests.conftest import run
 
 if TYPE_CHECKING:
@@ -80,8 +80,9 @@ def invoke(root: Path, *words: str, **environ: str) -> tuple[int, str, str]:
 def test_with_a_server_and_its_client_nothing_stands_in_the_way(state: Path, tmp_path: Path) -> None:
     code, out, err = invoke(tmp_path, DATABASE_URL=url(state), POLYLADDER_STATE_DIR=str(tmp_path / "state"))
     assert (code, err) == (0, "")
+    widest = max(len(variable.name) for variable in VARIABLES)
     for part in (
-        r"DATABASE_URL              ********",
+        f"{'DATABASE_URL':{widest}}  ********",
         "PostgreSQL 18.",
         "polyladder (oid ",
         f"on system {Server(state / 'sandbox' / 'server').recorded_identifier}, the primary.",

@@ -100,6 +100,12 @@ def test_a_dotenv_file_that_is_not_understood_is_refused_by_line_and_without_its
     assert ".env can't be read: it is not UTF-8" in faults(tmp_path)
 
 
+def test_a_link_to_a_dotenv_file_that_is_gone_is_refused(tmp_path: Path) -> None:
+    """Passed over, the settings of another site would hold in its place."""
+    (tmp_path / ".env.staging").symlink_to(tmp_path / "gone.env")
+    assert ".env.staging is a link to a file that is not there" in faults(tmp_path, POLYLADDER_SITE="staging")
+
+
 def test_a_folder_named_dotenv_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / ".env").mkdir()
     assert read(tmp_path).ignored == ()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from io import BufferedReader
     from pathlib import Path
 
-__all__ = ["OLDEST", "Flyctl", "find"]
+__all__ = ["OLDEST", "Flyctl", "find", "hostname"]
 
 OLDEST = (0, 4, 80)
 """Older ones lose the tail of outputs, and lack commands (contract 1.1)."""
@@ -45,6 +45,18 @@ def find(named: Path | None) -> str:
         detail=where,
         hint="Install it (https://fly.io/docs/flyctl/install), or name it in POLYLADDER_FLYCTL.",
     )
+
+
+def hostname(flyctl: Flyctl, app: str) -> str:
+    """Return the app's public host name, as Fly tells it. Raise OpsError if it tells none."""
+    found = flyctl.json(dict, "status", "--json", app=app).get("Hostname")
+    if not isinstance(found, str) or not re.fullmatch(r"[A-Za-z0-9.-]+", found):
+        raise OpsError(
+            f"Fly tells no host name of {app}",
+            detail="It has none until it was deployed with a public address.",
+            hint="Set POLYLADDER_HEALTH_URL.",
+        )
+    return found
 
 
 @dataclass(frozen=True)

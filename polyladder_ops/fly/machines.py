@@ -20,7 +20,7 @@ _OVER = ("destroyed", "destroying")
 class Machine:
     """One machine: size in MB; `autostart` is None where it has no services, so that nothing wakes it.
 
-    `is_known` is False where Fly gave no config, because it can't reach the host. `check` is the first check that fails.
+    `is_known` is False where Fly gave no config, because it can't reach the host. `checks` are pairs of name and status.
     """
 
     id: str
@@ -37,12 +37,17 @@ class Machine:
     is_known: bool = True
     is_database: bool = False
     mark: str = ""
-    check: str = ""
+    checks: tuple[tuple[str, str], ...] = ()
 
     @property
     def size(self) -> str:
         """The size as flyctl takes it, such as shared-cpu-1x."""
         return f"{self.cpu_kind}-cpu-{self.cpus}x"
+
+    @property
+    def check(self) -> str:
+        """The first check that does not pass, with its status; empty if all do."""
+        return next((f"{name} {status}" for name, status in self.checks if status != "passing"), "")
 
     @property
     def is_down(self) -> bool:
@@ -103,7 +108,7 @@ def _machine(found: object) -> Machine:
         is_known=is_known,
         is_database=_is_database(found, metadata, image),
         mark=str(metadata.get(MARK, "")),
-        check=_failing(found.get("checks")),
+        checks=_checks(found.get("checks")),
     )
 
 
@@ -120,9 +125,9 @@ def _is_database(found: Mapping[str, Any], metadata: Mapping[str, Any], image: M
     return has_role or "fly-managed-postgres" in metadata or "postgres" in str(image.get("repository", ""))
 
 
-def _failing(checks: object) -> str:
-    rows = [_mapping(each) for each in checks] if isinstance(checks, list) else []
-    return next((str(each.get("name", "?")) for each in rows if each.get("status") != "passing"), "")
+def _checks(found: object) -> tuple[tuple[str, str], ...]:
+    rows = [_mapping(each) for each in found] if isinstance(found, list) else []
+    return tuple((str(each.get("name", "?")), str(each.get("status", "?"))) for each in rows)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -2,7 +2,19 @@
 
 from invoke.collection import Collection
 
-from polyladder_ops.tasks import backup, dev, doctor, health, migrate, restore, retention, sandbox, verify
+from polyladder_ops.tasks import (
+    backup,
+    dev,
+    doctor,
+    fault,
+    fly,
+    health,
+    migrate,
+    restore,
+    retention,
+    sandbox,
+    verify,
+)
 
 __all__ = ["ns"]
 
@@ -15,6 +27,8 @@ ns.add_collection(restore.collection)
 ns.add_task(doctor.doctor)
 ns.add_task(health.health)
 ns.add_collection(migrate.collection)
+ns.add_collection(fly.collection)
+sandbox.collection.add_task(fault.fault)
 ns.add_collection(sandbox.collection)
 ns.add_collection(dev.collection)
 # Equal calls on one command line are meant: `invoke backup backup` is two backups.

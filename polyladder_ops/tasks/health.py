@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from invoke.context import Context
 
-    from polyladder_ops.app.health import Part
+    from polyladder_ops.app.health import Machine, Part
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.site import Site
 
@@ -35,7 +36,7 @@ _MOST_S = 3600
 def health(c: Context, wait: str = "", site: str = "", json: bool = False) -> None:
     """Look whether the app is well, on this very database.
 
-    Asks POLYLADDER_HEALTH_URL until it answers that all is well; looks whether a session on the database of DATABASE_URL was
+    Asks POLYLADDER_HEALTH_URL (else /health at the host name that Fly tells) until it answers that all is well; looks whether a session on the database of DATABASE_URL was
     asked something at each of three requests, by the server's clock; and asks POLYLADDER_CHECKS of the live database: the
     app's own answer stays good over a dropped table. A request wakes a machine that Fly has stopped. Exits 3 if one
     of these is not as it must be, with the reason in the first line.
@@ -45,7 +46,7 @@ def health(c: Context, wait: str = "", site: str = "", json: bool = False) -> No
         invoke health --wait=120 --json
     """
     place = open_site(c, site)
-    url = place.settings.needed("POLYLADDER_HEALTH_URL")
+    url = place.health_url()
     seconds = number_of(wait, "wait", most=_MOST_S) or _WAIT_S
     target = place.target()
     if is_dry(c):
@@ -65,14 +66,60 @@ def health(c: Context, wait: str = "", site: str = "", json: bool = False) -> No
 def _looked(place: Site, url: str, target: Target, seconds: float) -> Iterator[Part]:
     from polyladder_ops.app import health as app
 
+    if (found := _machines(place)) is not None and not any(can_answer for _, can_answer in found):
+        yield app.of_machines([each for each, _ in found])
+        return  # nothing can answer, so there is nothing to wait for
     answer = app.wait(url, seconds=seconds, say=_say)
     yield app.of_answer(answer)
+    if found is not None and answer.is_well:
+        yield _of_machines(place, seconds)
     try:
         if answer.is_well:
             yield _link(url, target)
         yield from _answers(place, target)
     except OpsError as error:
         yield app.Part("database", False, f"{error.message}: {error.detail}".rstrip(".: "), error.hint)
+
+
+def _machines(place: Site) -> list[tuple[Machine, bool]] | None:
+    """Return the app's machines as Fly tells of them, and whether each can answer a request or be woken by one.
+
+    None where no flyctl is set up, and where Fly does not tell: the app may be well all the same, so that is said, no more.
+    """
+    from polyladder_ops.app.health import Machine
+    from polyladder_ops.fly import machines
+
+    settings = place.settings
+    if not (settings.is_sandbox or settings.fly_api_token or settings.flyctl):
+        return None
+    try:
+        found = machines.managed(place.fleet().look())
+    except OpsError as error:
+        _say(
+            f"note: Fly's own checks are not looked at: {error.message}. {error.detail} {error.hint}".rstrip()
+        )
+        return None
+    return [
+        (Machine(each.id, each.state, each.checks), each.state != "stopped" or each.autostart is True)
+        for each in found
+    ]
+
+
+def _of_machines(place: Site, seconds: float) -> Part:
+    """Return what Fly says of the machines; its checks come every 15 s, so they may need a moment after a start."""
+    from polyladder_ops.app import health as app
+
+    deadline = time.monotonic() + seconds
+    while True:
+        found = _machines(place)
+        part = (
+            app.Part("machines", True, "not looked at")
+            if found is None
+            else app.of_machines([each for each, _ in found])
+        )
+        if part.ok or time.monotonic() > deadline:
+            return part
+        time.sleep(1.0)
 
 
 def _link(url: str, target: Target) -> Part:

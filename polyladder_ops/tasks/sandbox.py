@@ -26,18 +26,25 @@ SCALE = "Size of the data where there is none yet: 1 is 50 MB of plain SQL (defa
 
 @task(help={"scale": SCALE})
 def up(c: Context, scale: str = "1") -> None:
-    """Start a PostgreSQL of our own, with data.
+    """Start a PostgreSQL of our own, with data, and an app.
 
-    Needs no settings and touches nothing but its own folder. Started again, it has the data that it had.
+    The app runs on a stand-in for Fly, so that every step of an emergency can be practised. Needs no settings and touches
+    nothing but its own folder. Started again, it has the data that it had.
 
     Examples:
         invoke sandbox.up
         invoke sandbox.up --scale=0.1
     """
     refuse_dry(c)
+    from polyladder_ops.sandbox import practice
+
     settings = open_settings(c, site="sandbox")
     started = bring_up(settings, _number(scale))
     output.line(f"the sandbox runs on {started.target('polyladder')}; use it with POLYLADDER_SITE=sandbox")
+    output.line(f"its app answers at {practice.bring_up(settings, started)}/health")
+    output.note(
+        f"site rehearsal has settings as production has: link {practice.rehearsal_of(settings)} to .env.rehearsal"
+    )
 
 
 @task(help={"force": "Do not ask."})
@@ -50,7 +57,7 @@ def down(c: Context, force: bool = False) -> None:
         invoke sandbox.down --force
     """
     refuse_dry(c)
-    from polyladder_ops.sandbox import server
+    from polyladder_ops.sandbox import practice, server
 
     settings = open_settings(c, site="sandbox")
     if not server.exists(settings.sandbox_server):
@@ -60,6 +67,7 @@ def down(c: Context, force: bool = False) -> None:
     if found.is_running():
         _refuse_another(found, silence_is_fine=True)  # what is broken must be possible to delete
     confirm("This deletes the sandbox's databases.", "sandbox", force=force)
+    practice.take_down(settings)
     found.remove()
     shutil.rmtree(settings.state_dir / "sandbox" / "checkout", ignore_errors=True)
     output.line("the sandbox is gone")

@@ -1,0 +1,240 @@
+"""The tasks for Fly as a person calls them: real `invoke` processes at sites sandbox and rehearsal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from polyladder_ops.fly import machines, shape
+from polyladder_ops.sandbox.fly import world
+from polyladder_ops.sandbox.fly.cloud import Cloud
+from tests.fly.conftest import DB, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+CANARY = "s3cret-canary"
+Call = Any
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of its own, whose .env.rehearsal leads to what `sandbox.up` wrote."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "tasks.py").write_text("from polyladder_ops.tasks import ns\n", encoding="utf-8")
+    (folder / ".env.rehearsal").symlink_to(folder / "state" / "sandbox" / "rehearsal.env")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def call(home: Path, need: Callable[[object, str], None]) -> Iterator[Call]:
+    """Run a task at site sandbox, production's variables exported, no terminal."""
+    environ = {
+        name: text
+        for name, text in os.environ.items()
+        if not name.startswith(("POLYLADDER_", "BACKUP_", "FLY_"))
+    }
+    environ |= {"POLYLADDER_STATE_DIR": str(home / "state"), "POLYLADDER_SITE": "sandbox"}
+    production = {
+        "FLY_API_TOKEN": f"fo1_{CANARY}",
+        "FLY_APP": "production",
+        "POLYLADDER_FLYCTL": "/nowhere/fly",
+    }
+
+    def invoke(*argv: str, **more: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "invoke", *argv],
+            cwd=home,
+            env={**environ, **(production if "--site=rehearsal" not in argv else {}), **more},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+        assert CANARY not in done.stdout + done.stderr
+        return done
+
+    first = invoke("sandbox.up", "--scale=0.02")
+    need(first.returncode == 0 or "is not installed" not in first.stderr, first.stderr)
+    assert first.returncode == 0, first.stderr
+    yield invoke
+    assert invoke("sandbox.down", "--force").returncode == 0
+    assert not (home / "state" / "sandbox" / "fly").exists()
+
+
+@pytest.fixture
+def cloud(home: Path, call: Call) -> Iterator[Cloud]:
+    """The sandbox's Fly, as it should be before and after each test."""
+    made = Cloud(home / "state" / "sandbox" / "fly")
+    yield made
+    made.switch("all", off=True)
+    done = call("fly.start")
+    assert done.returncode == 0, done.stderr
+
+
+def ask(cloud: Cloud) -> int:
+    try:
+        with urllib.request.urlopen(f"{cloud.url}/health", timeout=60) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_the_evening_that_readme_promises(call: Call, cloud: Cloud) -> None:
+    """Scale away and back, stop and start; nothing wakes what is down, and health tells it all the while."""
+    for argv, code, said in (
+        (("health",), 0, "asked polyladder"),
+        (("fly.status",), 0, "started"),
+        (("fly.scale", "--count=0", "--force"), 0, "has 0 machines; `invoke fly.start` brings back app: 1"),
+        (("health",), 3, "no machine"),
+        (("fly.scale", "--count=1"), 0, "group app of polyladder has 1 machine"),
+        (("health",), 0, "200 healthy"),
+        (("fly.stop", "--force"), 0, "polyladder is down: app: 1 stopped, autostart off"),
+    ):
+        done = call(*argv)
+        assert (done.returncode, argv) == (code, argv), done.stderr
+        assert said in done.stdout + done.stderr
+    assert ask(cloud) == 503, "a request does not wake it"
+    assert [each["state"] for each in shown(cloud)] == ["stopped"]
+    waits = call("fly.status")
+    assert waits.returncode == 3
+    assert "hint: Run `invoke fly.start`." in waits.stderr
+    doctor = call("doctor")
+    assert doctor.returncode == 3
+    assert "wait to come back" in doctor.stdout
+    assert call("fly.start").returncode == 0
+    assert call("health").returncode == 0
+    assert "machines  yes" in call("health").stdout
+
+
+def test_a_status_is_one_call(call: Call, cloud: Cloud) -> None:
+    before = len(cloud.calls())
+    done = call("fly.status", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [each["group"] for each in document["machines"]] == ["app"]
+    assert document["shape"] is None
+    assert [words for words in cloud.calls()[before:] if words[0] != "version"] == [
+        ["machine", "list", "--json", "-a", "polyladder"]
+    ]
+
+
+def test_what_is_destructive_asks_and_a_dry_run_does_nothing(call: Call, cloud: Cloud) -> None:
+    for argv in (("fly.stop",), ("fly.scale", "--count=0")):
+        done = call(*argv)
+        assert done.returncode == 4
+        assert "Add --force" in done.stderr
+    for argv, said in (
+        (("fly.stop",), "would stop"),
+        (("fly.start",), "would bring back app: 1"),
+        (("fly.scale", "--count=0"), "would give the group of polyladder 0 machines"),
+    ):
+        done = call("-R", *argv)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+    assert [each["state"] for each in shown(cloud)] == ["started"]
+    assert not any(words[:2] in (["machine", "stop"], ["scale", "count"]) for words in cloud.calls()[-8:])
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (("fly.scale",), 2, "is no number of machines"),
+        (("fly.scale", "--count=many"), 2, "is no number of machines"),
+        (("fly.scale", "--count=1", "--group=a b"), 2, "is no group's name"),
+        (("fly.scale", "--count=3", "--group=nowhere"), 1, "no such process group"),
+        (("sandbox.fault", "--name=everything"), 2, "there is no fault everything"),
+        (("sandbox.fault", "--off"), 2, "no fault is named"),
+    ],
+)
+def test_wrong_words_are_named(argv: tuple[str, ...], code: int, said: str, call: Call, cloud: Cloud) -> None:
+    done = call(*argv)
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+
+
+def test_faults_are_listed_and_switched(call: Call, cloud: Cloud) -> None:
+    assert call("sandbox.fault", "--name=english").returncode == 0
+    done = call("fly.status")
+    assert done.returncode == 1
+    assert "gave no list" in done.stderr
+    assert "english" in call("sandbox.fault", "--name=english", "--off").stdout
+    assert cloud.faults() == {}
+    assert call("fly.status").returncode == 0
+
+
+def test_a_console_beside_the_stopped_app_is_told(call: Call, cloud: Cloud) -> None:
+    from polyladder_ops.sandbox.fly import platform
+
+    with world.changing(cloud.folder) as here:
+        guest = {"cpu_kind": "shared", "cpus": 1, "memory_mb": 256}
+        here.apps["polyladder"]["program"], kept = [], here.apps["polyladder"]["program"]
+        made = platform.make(here, "polyladder", group="fly_app_console", region="iad", guest=guest)
+        here.apps["polyladder"]["program"] = kept
+    done = call("fly.stop", "--force")
+    with world.changing(cloud.folder) as here:
+        platform.destroy(here, "polyladder", platform.find(here, "polyladder", made["shown"]["id"]))
+    assert done.returncode == 3
+    assert "polyladder is down" in done.stdout
+    assert f"fly machine stop {made['shown']['id']} -a polyladder" in done.stderr
+
+
+def test_fly_down_is_said_and_does_not_make_a_well_app_ill(call: Call, cloud: Cloud) -> None:
+    cloud.switch("api-down")
+    done = call("health")
+    assert done.returncode == 0, done.stderr
+    assert "note: Fly's own checks are not looked at" in done.stderr
+    assert call("fly.status").returncode == 1
+
+
+# --- site rehearsal: an ordinary site, whose settings lead to the stand-in ---
+
+
+def test_rehearsal_is_a_site_as_production_is(call: Call, cloud: Cloud, home: Path) -> None:
+    done = call("fly.stop", "--force", "--site=rehearsal", POLYLADDER_SITE="")
+    assert done.returncode == 0, done.stderr
+    assert "`invoke fly.start --site=rehearsal` brings back" in done.stdout
+    assert shape.waits(home / "state" / "fly" / "rehearsal" / "polyladder.json")
+    assert shown(cloud)[0]["config"]["metadata"][machines.MARK]
+    other = call("fly.status")
+    assert other.returncode == 3, "another folder sees it in the machines"
+    assert "the machines' metadata keeps them" in other.stderr
+    done = call("fly.start", "--site=rehearsal", POLYLADDER_SITE="")
+    assert done.returncode == 0, done.stderr
+    assert call("health", "--site=rehearsal", POLYLADDER_SITE="").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"FLY_API_TOKEN": f"fo1_{CANARY}"}, "does not accept the token"),
+        ({"FLY_APP": "other", "FLY_ORG": "other", "LOG_LEVEL": "debug"}, ""),
+        ({"POLYLADDER_APP": "nowhere"}, "no right on it"),
+        ({"POLYLADDER_APP": DB}, "are both polyladder-db"),
+        ({"POLYLADDER_DB_APP": "x", "POLYLADDER_APP": DB}, "is a database's app"),
+        ({"POLYLADDER_FLYCTL": "/nowhere/fly"}, "POLYLADDER_FLYCTL says /nowhere/fly"),
+    ],
+    ids=["token", "exported", "app", "same app", "database", "flyctl"],
+)
+def test_at_rehearsal_tokens_and_names_count(
+    more: dict[str, str], said: str, call: Call, cloud: Cloud
+) -> None:
+    done = call("fly.status", "--site=rehearsal", **{"POLYLADDER_SITE": "", **more})
+    assert (done.returncode == 0) is not bool(said), done.stderr
+    assert said in done.stderr
+
+
+def test_an_old_flyctl_is_refused_before_it_is_used(call: Call, cloud: Cloud) -> None:
+    cloud.switch("old-version")
+    done = call("fly.stop", "--force")
+    assert done.returncode == 1
+    assert "flyctl 0.4.70 is too old" in done.stderr
+    assert [each["state"] for each in shown(cloud)] == ["started"]
