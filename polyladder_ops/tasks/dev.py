@@ -183,6 +183,23 @@ def kills(c: Context) -> None:
     )
 
 
+@task(help={"minutes": "How long (default: 60)."})
+def links(c: Context, minutes: str = "60") -> None:
+    """Work behind a bad link for an hour.
+
+    Backups, verifications, restores and undos, one after the other, over a link that stalls, cuts, delays and refuses at
+    seeded instants. Each must end; what is green must be true; the live database must let the app in after each.
+
+    Examples:
+        invoke dev.links
+        invoke dev.links --minutes=5
+    """
+    refuse_dry(c)
+    if not minutes.isdigit() or not int(minutes):
+        raise UsageError(f"--minutes={minutes} is no number of minutes", hint="Say for example --minutes=60.")
+    _run("pytest", "-n", "0", "-s", "tests/faults/test_bad_links.py", TEST_MINUTES=minutes, CI="true")
+
+
 def _run(*argv: str, **variables: str) -> None:
     """Run a tool of this environment, its output as it comes. Raise Mismatch if it is not content."""
     if _run_in(project_root(Path.cwd()), *argv, **variables):
@@ -202,3 +219,4 @@ collection.add_task(check, name="check")
 collection.add_task(bench, name="bench")
 collection.add_task(shapes, name="shapes")
 collection.add_task(kills, name="kills")
+collection.add_task(links, name="links")
