@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a reset can't be told from an end there")
 MINUTES = float(os.environ.get("TEST_MINUTES", "0"))
-ROUNDS = 12  # without TEST_MINUTES
+ROUNDS = 6  # without TEST_MINUTES
 SEED = 20261201
 ENDS_WITHIN_S = 240
 FREE_WITHIN_S = 90  # a server lets go of a silent run after 30 s; its machine may have other work
