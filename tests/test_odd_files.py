@@ -108,9 +108,9 @@ TASKS = (
     ("backup.pin --backup=latest", 0),
 )
 PEAK = (
-    "import sys\nfrom invoke.program import Program\nfrom polyladder_ops import portable\n"
+    "import sys\nfrom invoke.program import Program\nfrom polyladder_ops import usage\n"
     "from polyladder_ops.tasks import ns\n"
-    "Program(namespace=ns).run(['invoke', 'backup.list'], exit=False)\nprint('peak', portable.peak_bytes())"
+    "Program(namespace=ns).run(['invoke', 'backup.list'], exit=False)\nprint('peak', usage.peak_bytes())"
 )
 
 
