@@ -13,13 +13,14 @@ import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from polyladder_ops import catalog, checks, encryption, replacement, setaside
+from polyladder_ops import catalog, checks, encryption, kept, replacement, setaside
 from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.fly import shape
 from polyladder_ops.fly.answers import Answer as FlyAnswer
 from polyladder_ops.fly.answers import ask_each
+from polyladder_ops.kept import Check, Stops
 from polyladder_ops.postgres import poolers
 from polyladder_ops.postgres.clients import Client, choose, find_clients
 from polyladder_ops.postgres.conninfo import Target, parse
@@ -36,25 +37,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Check", "examine", "stopping"]
 
-Stops = Literal["", "backup", "restore", "the app"]
 T = TypeVar("T")
 _LOCAL = ("", "localhost", "127.0.0.1", "::1")
 # A dump as gzip is a fifth to a half of its database with indexes; an eighth is less than was ever seen.
 _LEAST = 8
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at: fine, not fine, or (None) neither, only worth knowing.
-
-    `blocks` names what can't be done while this is not fine; empty if it is a warning.
-    """
-
-    name: str
-    ok: bool | None
-    detail: str
-    hint: str = ""
-    blocks: Stops = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +82,7 @@ def examine(settings: Settings) -> list[Check]:
         try_checks(settings),
         _attempt("proof by restore", "", lambda: _proof(settings, known)),
         *_restores(target, is_known=known is not None),
+        *_backups(settings),
         *(_restore_now(target, settings) if isinstance(target, Target) and known else ()),
         *look_at_fly(settings),
     ]
@@ -137,6 +124,11 @@ def judge_restores(found: setaside.Status, now: datetime) -> list[Check]:
     if left:
         return [Check("restores", False, f"{left}.", "Run `invoke restore.abort`.", "restore"), *asides]
     return [Check("restores", True, f"{said.rstrip('.')}."), *asides]
+
+
+def _backups(settings: Settings) -> Sequence[Check]:
+    found = _attempt("backups", "restore", lambda: kept.look(settings.backup_dir, settings.site))
+    return [found] if isinstance(found, Check) else found
 
 
 def _restore_now(target: Target, settings: Settings) -> list[Check]:

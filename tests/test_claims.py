@@ -243,12 +243,16 @@ def test_no_backup_at_all_is_red_everywhere_and_nobody_is_told_to_save_the_damag
         (("restore", "--list", "--json"), 3),
         (("restore", "--latest", "--force"), 1),
         (("restore", "--latest", "--dry"), 1),
+        (("doctor",), 3),
     ):
         ended = shop.ask(*words)
         assert (ended.code, str(folder) in ended.err) == (code, True), (words, ended)
         assert ("is not there" in ended.err) is not is_there
         assert "invoke restore --backup=./FILE.sql.gz" in ended.err
         assert "invoke restore.status" in ended.err
+        if words == ("doctor",):
+            assert "If it never was backed up, run `invoke backup`. If it was: look elsewhere" in ended.err
+            continue
         assert "`invoke backup`" not in ended.err
         assert json.loads(ended.out) == [] if "--json" in words else ended.out == ""
 

@@ -30,9 +30,12 @@ from polyladder_ops.preflight import Obstacle
 from polyladder_ops.sandbox.server import Server, create
 from polyladder_ops.settings import VARIABLES, Settings, load
 from tests.conftest import run
+from tests.factories import put, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from polyladder_ops.manifest import Manifest
 
 ROOT = Path(__file__).parents[1]
 IDENTITY = Identity("7400000000000000001", "polyladder", 16384, "16.4", 16, is_standby=False, encoding="UTF8")
@@ -77,7 +80,16 @@ def invoke(root: Path, *words: str, **environ: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+def kept(root: Path, **changes: Any) -> Manifest:
+    """Lay a verified backup into the folder that is the default."""
+    (root / "backups").mkdir(parents=True)
+    made = put(root / "backups", taken_at=datetime.now(UTC) - timedelta(hours=3), **changes)
+    record(root / "backups", made)
+    return made
+
+
 def test_with_a_server_and_its_client_nothing_stands_in_the_way(state: Path, tmp_path: Path) -> None:
+    made = kept(tmp_path)
     code, out, err = invoke(tmp_path, DATABASE_URL=url(state), POLYLADDER_STATE_DIR=str(tmp_path / "state"))
     assert (code, err) == (0, "")
     widest = max(len(variable.name) for variable in VARIABLES)
@@ -87,12 +99,78 @@ def test_with_a_server_and_its_client_nothing_stands_in_the_way(state: Path, tmp
         "polyladder (oid ",
         f"on system {Server(state / 'sandbox' / 'server').recorded_identifier}, the primary.",
         "Not encrypted, and the server is on this machine",
-        f"{tmp_path / 'backups'} can be made.",
+        f"{tmp_path / 'backups'} is writable.",
+        f"The newest of site production in {tmp_path / 'backups'} is {made.id}, 3 h ago; its bytes were verified.",
     ):
         assert part in out
     assert "stops" not in out
-    assert not (tmp_path / "backups").exists()
+    assert len(list((tmp_path / "backups").iterdir())) == 3
     assert not (tmp_path / "state").exists()
+
+
+SHOWN: dict[str, tuple[dict[str, Any], dict[str, Any] | None, str, str]] = {
+    "of which nobody has looked": ({}, None, "", "nobody has verified it"),
+    "whose bytes were verified": ({}, {}, "", "its bytes were verified"),
+    "that restores": ({}, {"level": "restore"}, "", "it restores"),
+    "with warnings": (
+        {"warnings": ("x",), "lost": ("y",)},
+        {},
+        "",
+        "its bytes were verified, with 2 WARNINGs",
+    ),
+    "that failed": ({}, {"verdict": "failed"}, "restore", "its verification FAILED"),
+    "that did not restore": (
+        {},
+        {"verdict": "failed", "level": "restore"},
+        "restore",
+        "its verification FAILED",
+    ),
+    "of another size": (
+        {"size_bytes": 5},
+        None,
+        "restore",
+        "it is not complete, its data file has another size",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SHOWN.values(), ids=SHOWN)
+def test_the_newest_backup_is_shown_with_what_is_known_against_it(
+    case: tuple[dict[str, Any], dict[str, Any] | None, str, str], tmp_path: Path
+) -> None:
+    changes, verified, blocks, words = case
+    (tmp_path / "backups").mkdir()
+    older = put(tmp_path / "backups", taken_at=datetime.now(UTC) - timedelta(days=2))
+    record(tmp_path / "backups", older)
+    made = put(tmp_path / "backups", taken_at=datetime.now(UTC) - timedelta(hours=3), **changes)
+    if verified is not None:
+        record(tmp_path / "backups", made, **verified)
+    check = by_name(examine(settings(tmp_path)))["backups"]
+    assert (check.blocks, made.id in check.detail, words in check.detail) == (blocks, True, True), check
+    assert check.ok is (words in ("its bytes were verified", "it restores"))
+
+
+def test_checks_that_failed_on_the_newest_backup_are_red(tmp_path: Path) -> None:
+    made = kept(tmp_path)
+    record(tmp_path / "backups", made, kind="checks", level="", verdict="failed", details=("no secret",))
+    check = by_name(examine(settings(tmp_path)))["backups"]
+    assert (check.ok, check.blocks, "checks FAILED on it: no secret" in check.detail) == (
+        False,
+        "restore",
+        True,
+    )
+
+
+def test_manifests_that_can_not_be_read_and_backups_of_the_future_are_named(tmp_path: Path) -> None:
+    kept(tmp_path)
+    ahead = put(tmp_path / "backups", taken_at=datetime.now(UTC) + timedelta(days=400))
+    (tmp_path / "backups" / "polyladder_20260105_020000.sql.gz.json").write_text("{}")
+    checks = by_name(examine(settings(tmp_path)))
+    assert checks["backups"].ok
+    assert checks["other backups"].detail == (
+        "the manifest polyladder_20260105_020000.sql.gz.json is unusable;"
+        f" {ahead.id} is dated in the future, so a clock was wrong."
+    )
 
 
 def test_a_file_of_questions_that_can_not_be_read_would_stop_a_restore(state: Path, tmp_path: Path) -> None:
@@ -103,12 +181,14 @@ def test_a_file_of_questions_that_can_not_be_read_would_stop_a_restore(state: Pa
     }
     code, out, err = invoke(tmp_path, **settings)
     assert (code, "POLYLADDER_CHECKS" in err) == (3, True), out
+    kept(tmp_path)
     (tmp_path / "checks.sql").write_text("-- check: one\n-- expect: 1\nSELECT 1;\n")
     code, out, _ = invoke(tmp_path, **settings)
     assert (code, "checks.sql has a question" in out) == (0, True), out
 
 
 def test_json_holds_every_setting_and_check_and_no_secret(state: Path, tmp_path: Path) -> None:
+    kept(tmp_path)
     environ = {"DATABASE_URL": url(state), "FLY_API_TOKEN": "fly-canary-5", "BACKUP_FOLDER": "x"}
     code, out, err = invoke(tmp_path, "--json", POLYLADDER_STATE_DIR=str(tmp_path), **environ)
     assert (code, err) == (0, "")
@@ -148,6 +228,7 @@ def test_one_thing_that_fails_does_not_hide_the_others_and_the_exit_code_is_3(tm
 
 def test_site_sandbox_looks_at_our_own_server_whatever_is_exported(state: Path, tmp_path: Path) -> None:
     live = "postgres://app:canary-78@192.0.2.1/live"
+    kept(state / "sandbox", site="sandbox")
     code, out, err = invoke(tmp_path, "--site=sandbox", DATABASE_URL=live, POLYLADDER_STATE_DIR=str(state))
     assert code == 0
     assert err == "note: site sandbox is closed, so these are ignored: DATABASE_URL\n"
@@ -181,6 +262,7 @@ def test_what_a_dead_restore_left_exits_3_and_the_next_look_is_fine(state: Path,
     half_made = databases.temporary_name("beside")
     run(server, "CREATE DATABASE %I TEMPLATE template0", half_made)
     environ = {"DATABASE_URL": url(state), "POLYLADDER_STATE_DIR": str(tmp_path / "state")}
+    kept(tmp_path)
     code, out, err = invoke(tmp_path, **environ)
     databases.drop(server, half_made)
     assert code == 3

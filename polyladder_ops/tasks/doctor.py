@@ -29,9 +29,9 @@ __all__ = ["doctor"]
 def doctor(c: Context, site: str = "", json: bool = False) -> None:
     """Look whether a backup and a restore can work here.
 
-    Shows every setting with its source, secrets masked, then looks at server, pg_dump, folders, space, keys and Fly.
-    Changes nothing, so it runs the same with -R. Exits 3 if something would stop a backup or a restore, and while the app's
-    machines wait to come back.
+    Shows every setting with its source, secrets masked, then looks at server, pg_dump, folders, space, keys, backups and Fly.
+    Changes nothing, so it runs the same with -R. Exits 3 if something would stop a backup or a restore (no backup at all, or
+    a newest one that is damaged or FAILED, does), and while the app's machines wait to come back.
 
     Examples:
         invoke doctor

@@ -1,0 +1,99 @@
+"""Whether a site has a backup to count on, as checks of the doctor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from polyladder_ops import catalog, choosing, clocks
+from polyladder_ops.terminal import age, many
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from polyladder_ops.catalog import Backup, Catalog
+    from polyladder_ops.errors import OpsError
+
+__all__ = ["Check", "Stops", "judge", "look"]
+
+Stops = Literal["", "backup", "restore", "the app"]
+_LIST = "`invoke backup.list` shows all."
+_ANOTHER = "Take another with `invoke backup` if the database is well; else restore an older one."
+_NONE = f"If it never was backed up, run `invoke backup`. If it was: {choosing.ELSEWHERE[:1].lower()}{choosing.ELSEWHERE[1:]}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: fine, not fine, or (None) neither, only worth knowing.
+
+    `blocks` names what can't be done while this is not fine; empty if it is a warning.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+    hint: str = ""
+    blocks: Stops = ""
+
+
+def look(folder: Path, site: str) -> list[Check]:
+    """Return what is known of a folder's backups of this site. Raise OpsError if the folder can't be read."""
+    found = catalog.scan(folder, site)
+    unusable: list[OpsError] = list(found.headless)
+    newest = next(found.opened(unusable, until=clocks.ours() + clocks.SKEW), None)
+    return judge(folder, site, found, newest, unusable, now=datetime.now(UTC))
+
+
+def judge(
+    folder: Path,
+    site: str,
+    found: Catalog,
+    newest: Backup | None,
+    unusable: Sequence[OpsError],
+    *,
+    now: datetime,
+) -> list[Check]:
+    """Return whether there is a backup to restore from, and what is known against the newest; the folder is named.
+
+    One that is damaged, that failed its verification or a person's checks stops a restore: whoever reads "ok" on a quiet
+    day believes that there is one.
+    """
+    ahead = found.ahead(now + clocks.SKEW)
+    others = [
+        *(f"{error.message}" for error in unusable),
+        *(f"{entry.id} is dated in the future, so a clock was wrong" for entry in ahead[:3]),
+    ]
+    doubts = [Check("other backups", False, f"{'; '.join(others)}.", _LIST)] if others else []
+    where = f"{folder}" + ("" if folder.exists() else ", which is not there")
+    if newest is None:
+        return [
+            Check("backups", False, f"There is none of site {site} in {where}.", _NONE, "restore"),
+            *doubts,
+        ]
+    named = f"The newest of site {site} in {where} is {newest.id}, {age(newest.taken_at, now)}"
+    if against := _against(newest):
+        return [Check("backups", False, f"{named}: {against}.", f"{_ANOTHER} {_LIST}", "restore"), *doubts]
+    if not newest.verified:
+        hint = f"Run `invoke verify --backup={newest.id} --level=restore`."
+        return [Check("backups", False, f"{named}; nobody has verified it.", hint), *doubts]
+    level = "it restores" if newest.level == "restore" else "its bytes were verified"
+    warnings = len(newest.manifest.warnings) + len(newest.manifest.lost)
+    if warnings:
+        hint = f"Read them: `invoke backup.show --backup={newest.id}`."
+        return [
+            Check("backups", False, f"{named}; {level}, with {many(warnings, 'WARNING')}.", hint),
+            *doubts,
+        ]
+    return [Check("backups", True, f"{named}; {level}."), *doubts]
+
+
+def _against(newest: Backup) -> str:
+    """Return what forbids to count on a backup; empty if nothing is known."""
+    if newest.flaw:
+        return f"it is not complete, {newest.flaw}"
+    if newest.failed:
+        return "its verification FAILED"
+    failed = ", ".join(newest.checks_failed)
+    return f"checks FAILED on it: {failed}" if failed else ""
