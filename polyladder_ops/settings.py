@@ -216,8 +216,9 @@ class Settings(BaseModel):
         value = getattr(self, _BY_NAME[variable].attribute)
         if value is None or value == ():
             raise SettingsError(
-                f"{variable} is not set",
-                detail=f"It is needed here. {_BY_NAME[variable].help}",
+                f"{variable} is not set for site {self.site}",
+                detail=f"It is needed here. {_BY_NAME[variable].help}"
+                f" The site is from {self.sources.get('POLYLADDER_SITE', 'default')}; --site=NAME means another.",
                 hint=f"Export it, or write it into .env.{self.site}; `invoke doctor` shows what is set where.",
             )
         return str(value)

@@ -265,3 +265,14 @@ def test_backups_without_their_data_are_not_taken_for_backups(tmp_path: Path) ->
         ended = shop.ask(*words)
         assert (ended.code, "1 are listed and none is complete" in ended.err) == (3, True), ended
         assert "its data file is missing" in ended.out
+
+
+@pytest.mark.parametrize(
+    "words", [("backup",), ("restore", "--latest"), ("restore.status",), ("restore.undo",)]
+)
+def test_where_database_url_is_missing_the_site_that_was_meant_is_named(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    shop = project(tmp_path / "project", BACKUP_DIR=str(tmp_path))
+    assert "DATABASE_URL is not set for site production" in shop.ask(*words).err
+    assert "DATABASE_URL is not set for site staging" in shop.ask(*words, "--site=staging").err
