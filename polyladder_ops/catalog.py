@@ -123,6 +123,7 @@ class _Facts(NamedTuple):
     level: str
     pinned: bool
     damaged: tuple[str, ...]
+    failure: str
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,10 @@ class Entry:
             return None
         manifest = backup.manifest
         sizes = manifest.size_bytes, backup.stored_bytes
-        return _Facts(manifest.sha256, *sizes, backup.flaw, backup.level, backup.pinned, backup.damaged)
+        failure = records.standing(backup.records).failure
+        why = "; ".join(failure.details[:3]) or "it failed" if failure else ""
+        seen = backup.flaw, backup.level, backup.pinned, backup.damaged, why
+        return _Facts(manifest.sha256, *sizes, *seen)
 
     @property
     def complete(self) -> bool:
@@ -359,7 +363,8 @@ def open_backup(path: Path) -> Backup:
 def _opened(data: Path, recorded: Iterable[Path]) -> Backup:
     manifest = load(_manifest_of(data))
     size, oddity = _size(data)
-    return Backup(manifest, data, size, records.load_all(recorded, manifest.sha256), oddity)
+    recorded_here = records.load_all(recorded, manifest.sha256, _manifest_of(data))
+    return Backup(manifest, data, size, recorded_here, oddity)
 
 
 def _size(data: Path) -> tuple[int | None, str]:

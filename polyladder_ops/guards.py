@@ -87,6 +87,8 @@ class Reader:
 def _read(guard: Entry) -> Damage | None:
     facts = guard.facts
     assert facts is not None, "what can't be opened guards nothing"
+    if facts.failure:
+        return Damage(guard, f"its verification failed ({facts.failure})", seen=False)
     try:
         size, sha256 = storage.fingerprint(guard.path)
     except OpsError as error:

@@ -32,6 +32,7 @@ __all__ = [
     "Standing",
     "append",
     "checks_failed",
+    "digest_of",
     "instant_after",
     "is_pinned",
     "load_all",
@@ -64,6 +65,9 @@ class Record(BaseModel):
     level: str = ""
     verdict: Verdict = ""
     details: tuple[str, ...] = ()
+    manifest: str = (
+        ""  # sha256 of the manifest's file as it was then; empty in records from before there was one
+    )
     check: str = ""  # of all else in it; empty in records from before there was one
     damaged: bool = Field(default=False, exclude=True)  # it stands for a file that can't be read
 
@@ -101,10 +105,19 @@ def _read(path: Path) -> Record:
     return record
 
 
-def load_all(paths: Iterable[Path], sha256: str) -> tuple[Record, ...]:
+def digest_of(manifest: Path) -> str:
+    """Return the sha256 of a manifest's file as it lies there; empty if it can't be read."""
+    try:
+        return hashlib.sha256(manifest.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def load_all(paths: Iterable[Path], sha256: str, manifest: Path | None = None) -> tuple[Record, ...]:
     """Return the records among these files that speak of the bytes with this sha256, oldest first.
 
     One that can't be read counts as the careful case, whichever bytes it spoke of: a pin as a pin, a verification as a failure.
+    So does a verification that passed with another manifest than this file: what it was held against is not there any more.
     """
     records: list[Record] = []
     for path in paths:
@@ -116,8 +129,15 @@ def load_all(paths: Iterable[Path], sha256: str) -> tuple[Record, ...]:
             records += _unreadable(path, sha256)
             continue
         if record.sha256 == sha256:
-            records.append(record)
+            is_of_another = record.manifest and manifest and record.manifest != digest_of(manifest)
+            records.append(_outlived(record) if is_of_another and record.verdict == "passed" else record)
     return tuple(sorted(records, key=lambda record: record.at))
+
+
+def _outlived(record: Record) -> Record:
+    """Return what a verification is taken for of which the manifest was changed since."""
+    why = "its manifest is not the one with which it was verified, so that counts as a failure"
+    return record.model_copy(update={"verdict": "failed", "details": (why,), "damaged": True})
 
 
 def _unreadable(path: Path, sha256: str) -> Iterator[Record]:

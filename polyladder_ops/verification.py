@@ -234,6 +234,7 @@ def _recorded(backup: Backup, level: Level, verdict: Word, reasons: Sequence[str
         level=level,
         verdict=verdict,
         details=tuple(reasons),
+        manifest=records.digest_of(backup.path.with_name(f"{backup.path.name}.json")),
     )
     try:
         with folder_lock(backup.path.parent, doing="recording a verification"):

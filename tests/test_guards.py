@@ -7,18 +7,17 @@ import os
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from polyladder_ops import catalog, pruning
+from polyladder_ops import catalog, pruning, records
 from polyladder_ops.retention import Rule
 from tests.factories import put, record
 from tests.test_tasks import project
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from polyladder_ops.manifest import Manifest
 
 SITE = "production"
@@ -156,6 +155,38 @@ def test_the_task_names_it_and_the_answer_is_no(words: tuple[str, ...], tmp_path
     assert folder.ages() == {1, 60, 100}
 
 
+def looked_at(folder: Folder, days: int) -> None:
+    """Record a verification as a run does: bound to the manifest that lies there."""
+    data = folder.file(days)
+    record(folder.path, folder.made[days], at=NOW, manifest=records.digest_of(Path(f"{data}.json")))
+
+
+def test_one_whose_manifest_has_rotted_since_it_was_verified_stands_for_nobody(two: Folder) -> None:
+    looked_at(two, 60)
+    path = Path(f"{two.file(60)}.json")
+    path.write_text(path.read_text().replace('"digest": "0', '"digest": "1'))
+    assert two.prune().ids == ()
+    assert two.ages() == {1, 60, 100}
+    backup = next(b for b in catalog.scan(two.path, SITE).backups if b.id == two.made[60].id)
+    assert backup.failed
+    assert "its manifest is not the one with which it was verified" in backup.damaged[0]
+
+
+def test_one_whose_manifest_is_the_one_that_was_verified_stands_for_others(two: Folder) -> None:
+    looked_at(two, 60)
+    assert two.prune().ids == (two.made[100].id,)
+
+
+def test_the_newest_of_which_a_failure_stands_is_no_reason_to_delete_another(tmp_path: Path) -> None:
+    folder = lay(tmp_path / "backups", 60, 61, 62, 100)
+    record(folder.path, folder.made[60], level="restore", verdict="failed", at=NOW)
+    done = folder.prune()
+    assert [damage.backup.id for damage in done.damages] == [folder.made[60].id]
+    assert "its verification failed" in done.damages[0].why
+    assert done.ids == (folder.made[100].id,)
+    assert folder.ages() == {60, 61, 62}
+
+
 # A deletion that a killed run had begun --------------------------------------------------------------------------------
 
 
@@ -241,8 +272,6 @@ def test_records_from_before_there_was_a_check_count_as_they_stand(two: Folder) 
 
 
 def test_a_field_that_a_later_version_adds_is_no_damage(two: Folder) -> None:
-    from polyladder_ops import records
-
     path = record(two.path, two.made[100], kind="pin", level="", verdict="")
     fields = {**json.loads(path.read_text()), "mood": "careful"}
     path.write_text(json.dumps({**fields, "check": records._check(fields)}))
