@@ -124,6 +124,7 @@ class _Facts(NamedTuple):
     pinned: bool
     damaged: tuple[str, ...]
     failure: str
+    oddity: str
 
 
 @dataclass(frozen=True)
@@ -170,11 +171,19 @@ class Entry:
         except OpsError:
             return None
         manifest = backup.manifest
-        sizes = manifest.size_bytes, backup.stored_bytes
         failure = records.standing(backup.records).failure
         why = "; ".join(failure.details[:3]) or "it failed" if failure else ""
-        seen = backup.flaw, backup.level, backup.pinned, backup.damaged, why
-        return _Facts(manifest.sha256, *sizes, *seen)
+        return _Facts(
+            sha256=manifest.sha256,
+            size_bytes=manifest.size_bytes,
+            stored_bytes=backup.stored_bytes,
+            flaw=backup.flaw,
+            level=backup.level,
+            pinned=backup.pinned,
+            damaged=backup.damaged,
+            failure=why,
+            oddity=backup.oddity,
+        )
 
     @property
     def complete(self) -> bool:

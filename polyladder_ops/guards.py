@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from polyladder_ops import retention, storage
 from polyladder_ops.errors import OpsError
+from polyladder_ops.retention import Decision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from polyladder_ops.catalog import Catalog, Entry
-    from polyladder_ops.retention import Decision, Rule
+    from polyladder_ops.retention import Rule
 
 __all__ = ["Damage", "Judged", "Reader", "touched"]
 
@@ -65,7 +66,9 @@ class Reader:
         while True:
             kept = retention.guards(found.entries, rule, now, damaged=damages)
             decisions = retention.decide(found.entries, rule, now, damaged=damages)
-            usable = tuple(d for d in decisions if not d.goes or d.backup.facts is not None)
+            usable = tuple(
+                _without_odd_data(d) for d in decisions if not d.goes or d.backup.facts is not None
+            )
             enough = kept.newest is not None and len(kept.verified) >= rule.keep_verified
             judged = Judged(usable, kept.all, tuple(damages.values()), enough)
             fresh = self._damaged(kept.all) if judged.any_goes or begun else []
@@ -82,6 +85,14 @@ class Reader:
         if self.seen.get(guard.path, (None, None))[0] != state or state is None:
             self.seen[guard.path] = (state, _read(guard))
         return self.seen[guard.path][1]
+
+
+def _without_odd_data(decision: Decision[Entry]) -> Decision[Entry]:
+    """Let stay what has a link or a device in its data's place: the data may be elsewhere, and the manifest is all that tells of it."""
+    facts = decision.backup.facts if decision.goes else None
+    if facts is None or not facts.oddity:
+        return decision
+    return Decision(decision.backup, goes=False, why="in place of its data is something that is no file")
 
 
 def _read(guard: Entry) -> Damage | None:
