@@ -93,11 +93,12 @@ def _change(name: str, old: TableData | None, new: TableData | None) -> Change:
     return Change(name, old.rows if old else None, new.rows if new else None, is_reordered)
 
 
-def _order(change: Change | Besides) -> tuple[int, int, int, str]:
-    """Return what puts the worst first: lost rows by their number, then all else by its rank, growth by the least."""
+def _order(change: Change | Besides) -> tuple[int, int, bool, int, str]:
+    """Return what puts the worst first: lost rows by their number, then all else by its rank, tables first, growth by the least."""
     if isinstance(change, Change):
-        return (change.rank, -change.lost, (change.after or 0) - (change.before or 0), change.table)
-    return (change.rank, 0, 0, str(change))
+        grown = (change.after or 0) - (change.before or 0)
+        return (change.rank, -change.lost, False, grown, change.table)
+    return (change.rank, 0, True, 0, str(change))
 
 
 def everything(before: Backup, now: Backup) -> tuple[Change | Besides, ...]:

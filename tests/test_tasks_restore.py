@@ -354,7 +354,7 @@ def test_at_a_terminal_the_databases_name_has_to_be_typed(shop: Shop, taken: tup
     assert (code, out) == (4, "")
     assert "error: not confirmed, so nothing was done" in screen
     assert f"* {taken[1].id}  " in screen
-    assert "public.deck is new" in screen
+    assert "public.decks is gone (15 rows)" in screen
     assert f"Type {shop.name} to go on: " in screen
     untouched(shop)
     code, out, screen = at_terminal(shop, shop.name, "restore", "--latest")
