@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -18,16 +20,18 @@ from filelock import FileLock, Timeout
 
 from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.interrupts import held
-from polyladder_ops.portable import by_whom, is_alive, make_private_directory
+from polyladder_ops.portable import by_whom, is_alive, is_ours, make_private_directory
 from polyladder_ops.undoing import at_work, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["folder_lock", "sweep", "workspace"]
+__all__ = ["Swept", "folder_lock", "foreign", "is_candidate", "sweep", "workspace"]
 
 _PREFIX = ".run-"
+_NAME = re.compile(r"\.run-[0-9a-f]{12}")
+_ALIVE = "lock"
 _HOLDER = ".lock-holder"
 
 
@@ -116,13 +120,14 @@ def workspace(parent: Path) -> Iterator[Path]:
         path = parent / f"{_PREFIX}{secrets.token_hex(6)}"
         try:
             make_private_directory(path)
-            alive = FileLock(path / "lock")
+            alive = FileLock(path / _ALIVE)
             alive.acquire()
         except OSError as error:
             raise _unusable(parent, error) from error
 
     def clear() -> None:
         _unpublish(parent, path)
+        _empty(path)  # before it looks dead: what just ended was not killed
         alive.release()
         shutil.rmtree(path, ignore_errors=True)
 
@@ -138,29 +143,105 @@ def workspace(parent: Path) -> Iterator[Path]:
     held()
 
 
-def sweep(parent: Path) -> list[Path]:
-    """Remove what dead runs left in `parent` and return their folders."""
-    if not parent.is_dir():
-        return []
-    with folder_lock(parent, doing="sweeping what killed runs left"):
+@dataclass(frozen=True)
+class Swept:
+    """What was removed of killed runs, and in sentences what is still there."""
+
+    removed: tuple[Path, ...] = ()
+    left: tuple[str, ...] = ()
+
+    def __add__(self, other: Swept) -> Swept:
+        return Swept(self.removed + other.removed, self.left + other.left)
+
+
+def is_candidate(name: str) -> bool:
+    """Whether a folder of this name could be a run's."""
+    return _NAME.fullmatch(name) is not None
+
+
+def sweep(parent: Path, *, timeout_s: float = 60.0, look_only: bool = False) -> Swept:
+    """Remove what dead runs left in `parent`, but what belongs to others or leads elsewhere; `look_only` removes nothing.
+
+    Raise Refused if somebody keeps the folder locked for that long, OpsError if we may not write there.
+    """
+    dead, left = _found(parent)
+    if look_only:
+        return Swept(
+            left=(*left, *(f"a killed run left {path}: the next command removes it" for path in dead))
+        )
+    if not dead:
+        return Swept(left=left)
+    with folder_lock(parent, doing="sweeping what killed runs left", timeout_s=timeout_s):
         return _sweep(parent)
 
 
-def _sweep(parent: Path) -> list[Path]:
-    dead = [path for path in parent.glob(f"{_PREFIX}*") if path.is_dir() and not _is_alive(path)]
+def _sweep(parent: Path) -> Swept:
+    dead, left = _found(parent)  # again: a run makes its folder and locks it while it holds the folder's lock
+    removed = []
     for path in dead:
+        with contextlib.suppress(OSError):
+            if any(entry.name != _ALIVE for entry in path.iterdir()):  # else it just ended, or had just begun
+                removed.append(path)
         _unpublish(parent, path)
         shutil.rmtree(path, ignore_errors=True)
-    return dead
+    stuck = [path for path in dead if path.exists()]
+    told = [f"what a killed run left can't be removed: {path}" for path in stuck]
+    return Swept(tuple(path for path in removed if path not in stuck), (*left, *told))
+
+
+def _found(parent: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """Return the folders of dead runs, and in sentences what is named like one and not ours to remove."""
+    dead, left = [], []
+    try:
+        names = sorted(os.listdir(parent))  # noqa: PTH208 - names are enough, of ten thousand files
+    except OSError:  # not there, or not for us: then nothing of ours is in it
+        return [], ()
+    for path in (parent / name for name in names if is_candidate(name)):
+        if why := foreign(path) or _no_run(path):
+            left.append(f"perhaps a killed run's, not touched: {path} {why}")
+        elif path.is_dir() and not _is_alive(path):
+            dead.append(path)
+    return dead, tuple(left)
+
+
+def foreign(path: Path) -> str:
+    """Return why a folder that is named like ours is not ours to remove; empty if it is, or is gone."""
+    try:
+        if path.is_symlink():
+            return "is a link"
+        if not path.is_dir():
+            return "is no folder" if path.exists() else ""
+        return "" if is_ours(path) else "belongs to another account"
+    except FileNotFoundError:
+        return ""
+
+
+def _no_run(path: Path) -> str:
+    try:
+        return "" if (path / _ALIVE).is_file() or not any(path.iterdir()) else "has no lock as a run's has"
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"can't be looked at ({error.strerror or error})"
 
 
 def _is_alive(path: Path) -> bool:
-    """Whether somebody holds the lock in a run's folder; what another user's run left is not ours to judge."""
+    """Whether somebody holds the lock in a run's folder; what ended a moment ago is gone by itself."""
     try:
-        with FileLock(path / "lock", timeout=0):
+        with FileLock(path / _ALIVE, timeout=0):
             return False
     except (Timeout, OSError):
         return True
+
+
+def _empty(run: Path) -> None:
+    """Delete all in a run's folder but its lock, which Windows does not let go of while it is held."""
+    with contextlib.suppress(OSError):
+        for entry in run.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != _ALIVE:
+                entry.unlink(missing_ok=True)
 
 
 def _unpublish(parent: Path, run: Path) -> None:

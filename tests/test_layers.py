@@ -132,7 +132,7 @@ LAYERS = [
         "besides",
         "bench",
     ),
-    ("site",),
+    ("site", "sweeping"),
     ("sandbox", "stores", "fly", "app"),
     ("choosing", "publishing"),
     ("seal",),

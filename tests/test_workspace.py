@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from polyladder_ops import portable
 from polyladder_ops.errors import OpsError, Refused
-from polyladder_ops.workspace import folder_lock, sweep, workspace
+from polyladder_ops.workspace import Swept, folder_lock, sweep, workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,7 +79,7 @@ def test_two_workspaces_of_one_process_do_not_disturb_each_other(tmp_path: Path)
     with workspace(tmp_path) as one:
         with workspace(tmp_path) as other:
             assert one != other
-            assert sweep(tmp_path) == []
+            assert sweep(tmp_path) == Swept()
             assert one.is_dir()
         assert one.is_dir()
         assert not other.exists()
@@ -102,12 +102,12 @@ def test_a_run_that_lives_is_not_swept(
 ) -> None:
     process, alive = run(DATA)
     with workspace(tmp_path):
-        assert sweep(tmp_path) == []
+        assert sweep(tmp_path) == Swept()
     assert (alive / "0.sql.gz").exists()
     assert (tmp_path / DATA).exists()
     process.kill()
     process.wait()
-    assert sweep(tmp_path) == [alive]
+    assert sweep(tmp_path) == Swept((alive,))
     assert left(tmp_path) == set()
 
 
@@ -158,9 +158,9 @@ def test_a_folder_whose_run_died_before_it_had_a_lock_is_swept(tmp_path: Path) -
     (tmp_path / ".run-0123456789ab").mkdir()
     (tmp_path / ".run-file").touch()
     (tmp_path / "other").mkdir()
-    assert sweep(tmp_path) == [tmp_path / ".run-0123456789ab"]
+    assert sweep(tmp_path) == Swept()  # it holds nothing, so nobody need hear of it
     assert left(tmp_path) == {".run-file", "other"}
-    assert sweep(tmp_path / "gone") == []
+    assert sweep(tmp_path / "gone") == Swept()
 
 
 def test_many_processes_at_once_each_have_their_own_folder(

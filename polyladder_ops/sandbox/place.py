@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -24,6 +25,7 @@ __all__ = [
     "delete",
     "free_port",
     "home_for",
+    "is_elsewhere_of_ours",
     "is_free",
     "offer",
     "read",
@@ -89,6 +91,11 @@ def home_for(folder: Path, name: str, account: portable.Account | None) -> Path:
         detail="Neither /var/lib nor the folder for temporary files will do instead.",
         hint="Set POLYLADDER_STATE_DIR to a folder that every account can enter.",
     )
+
+
+def is_elsewhere_of_ours(home: Path) -> bool:
+    """Whether this is a place as `home_for` chooses it outside of our folder: what a file says is not deleted unseen."""
+    return re.fullmatch(r"polyladder-ops-[0-9a-f]{12}", home.name) is not None and not home.is_symlink()
 
 
 def offer(bin_folder: Path, copy: Path, account: portable.Account | None) -> None:

@@ -14,16 +14,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from polyladder_ops import portable
+from polyladder_ops.errors import OpsError
 from polyladder_ops.sandbox import place
 from polyladder_ops.sandbox.server import Server
+from polyladder_ops.workspace import Swept, foreign
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["clear", "folders", "in_use", "reserved"]
+__all__ = ["clear", "is_candidate", "reserved", "sweep"]
 
 _NAME = re.compile(r"[0-9a-f]{12}")
 _GUARDIAN = (
@@ -41,12 +43,40 @@ def reserved(parent: Path) -> Iterator[Path]:
         yield folder
 
 
-def folders(parent: Path) -> list[Path]:
-    """Return what is named like a scratch server's folder, in use or not; a link is none."""
-    found = parent.iterdir() if parent.is_dir() else ()
-    return sorted(
-        path for path in found if _NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
-    )
+def is_candidate(name: str) -> bool:
+    """Whether a folder of this name could be a scratch server's."""
+    return _NAME.fullmatch(name) is not None
+
+
+def sweep(parent: Path, *, look_only: bool = False) -> Swept:
+    """Remove the servers of killed proofs in `parent`, but what belongs to others or leads elsewhere; or look only."""
+    swept = Swept()
+    for path in sorted(parent.iterdir() if parent.is_dir() else ()):
+        if not is_candidate(path.name):
+            continue
+        why = foreign(path)
+        swept += (
+            Swept(left=(f"perhaps a killed proof's, not touched: {path} {why}",))
+            if why
+            else _swept(path, look_only=look_only)
+        )
+    return swept
+
+
+def _swept(folder: Path, *, look_only: bool) -> Swept:
+    try:
+        with in_use(folder):
+            if look_only:
+                return Swept(left=(f"a killed proof left a server in {folder}: the next command removes it",))
+            _clear(folder)
+    except Timeout:
+        return Swept()  # it is at work, or its guardian is
+    except (OpsError, OSError) as error:
+        why = error.message if isinstance(error, OpsError) else error.strerror or str(error)
+        return Swept(left=(f"what a killed proof left can't be removed: {folder}: {why}",))
+    if folder.exists():
+        return Swept(left=(f"perhaps a killed proof's, not touched: {folder} holds what is no server's",))
+    return Swept(removed=(folder,))
 
 
 @contextlib.contextmanager
@@ -65,9 +95,14 @@ def clear(folder: Path) -> None:
     What was not made by us stays: only a server that the folder remembers is removed, or the folder if it is empty.
     """
     with in_use(folder, timeout_s=_PATIENCE_S):
+        _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    if folder.is_dir():
         if (folder / place.STATE).is_file():
             Server(folder).remove()
-        elif folder.is_dir():
+        else:
             (folder / f"{place.STATE}.new").unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 folder.rmdir()

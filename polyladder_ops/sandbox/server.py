@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -222,7 +223,7 @@ class Server:
     def remove(self) -> None:
         """Stop the server and delete it: its data and what we made in its folder, nothing else there."""
         self._outlive_programs()
-        if self._home == self.folder / "server" or self._home.name == self._state.name:
+        if self._home == self.folder / "server" or place.is_elsewhere_of_ours(self._home):
             place.delete(self._home)
         for name in (_PASSWORD, _IN_USE, f"{place.STATE}.new"):
             (self.folder / name).unlink(missing_ok=True)
@@ -323,7 +324,8 @@ class Server:
 
     def _drop_sockets(self) -> None:
         if sockets := self._state.sockets:
-            place.delete(Path(sockets))
+            if re.fullmatch(r"pl-\w+", Path(sockets).name):
+                place.delete(Path(sockets))
             self._remember(sockets="")
 
     def _log_size(self) -> int:

@@ -265,7 +265,19 @@ def open_settings(c: Context, **flags: str) -> Settings:
     loaded = settings.load(flags, environ=os.environ, root=project_root(Path.cwd()), config=section)
     if loaded.ignored:
         output.note(f"note: site {loaded.site} is closed, so these are ignored: {', '.join(loaded.ignored)}")
+    _sweep(loaded, look_only=is_dry(c))
     return loaded
+
+
+def _sweep(settings: Settings, *, look_only: bool) -> None:
+    """Remove what killed runs left on this machine, whichever command comes next, and say so."""
+    from polyladder_ops import sweeping
+
+    swept = sweeping.sweep_machine(settings.state_dir, settings.backup_dir, look_only=look_only)
+    for path in swept.removed:
+        output.note(f"note: removed what a killed run left: {path}")
+    for sentence in swept.left:
+        output.note(f"note: {sentence}")
 
 
 def is_dry(c: Context) -> bool:

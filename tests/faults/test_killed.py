@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import tempfile
 import threading
@@ -84,14 +85,14 @@ def has(state: Path, name: str) -> bool:
     return there is not None and (there / name).exists()
 
 
-def processes(state: Path) -> list[str]:
+def processes(state: Path) -> dict[int, str]:
     """Return what runs in this folder or names it: server, initdb, guardian."""
-    found = []
+    found = {}
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             if str(state) in command or str(state) in str((path / "cwd").readlink()):
-                found.append(command)
+                found[int(path.name)] = command
     return found
 
 
@@ -157,7 +158,7 @@ def test_a_proof_that_is_killed_while_its_server_is_made_leaves_nothing(
 def test_a_proof_that_ends_by_itself_leaves_neither_server_nor_guardian(shop: Project, state: Path) -> None:
     done = shop.run("verify", "--backup=latest", "--level=restore", "--json")
     assert (done.code, json.loads(done.out)["verdict"]) == (0, "passed"), done.err
-    assert processes(state) == []
+    assert processes(state) == {}
     assert list(state.glob("scratch/*")) == []
 
 
@@ -186,10 +187,14 @@ class Written:
 
     def look(self) -> None:
         self.looks += 1
-        for path in (path for folder in self._folders for path in folder.rglob("*")):
-            with contextlib.suppress(OSError):
-                if path.is_file() and self._text in path.read_bytes():
+        for path in (path for folder in self._folders for path in files(folder)):
+            with contextlib.suppress(OSError):  # gone again
+                if self._text in path.read_bytes():
                     self.found.add(path.name)
+
+
+def files(folder: Path) -> list[Path]:
+    return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
 
 
 def has_begun(folder: Path, instant: str, process: subprocess.Popen[str]) -> bool:
@@ -215,3 +220,20 @@ def test_a_backup_that_is_killed_leaves_no_password_whenever_that_is(
         assert shop.run("backup").code == 0
     assert written.looks > 10
     assert written.found == set()
+
+
+def test_a_proof_whose_guardian_is_killed_with_it_is_ended_by_the_next_command(
+    shop: Project, state: Path
+) -> None:
+    process = shop.start("verify", "--backup=latest", "--level=restore")
+    wait(lambda: is_loading(state) or process.poll() is not None, "no proof began")
+    at = folder(state)
+    assert at is not None
+    guardians = [pid for pid, command in processes(state).items() if "guardian" in command]
+    assert len(guardians) == 1
+    os.kill(guardians[0], 9)
+    sockets = killed(process, state)
+    assert servers.Server(at).is_running()
+    done = shop.run("backup.list")
+    assert (done.code, f"note: removed what a killed run left: {at}" in done.err) == (0, True)
+    nothing_is_left(state, sockets)
