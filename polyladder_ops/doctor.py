@@ -21,7 +21,7 @@ from polyladder_ops.fly import shape
 from polyladder_ops.fly.answers import Answer as FlyAnswer
 from polyladder_ops.fly.answers import ask_each
 from polyladder_ops.kept import Check, Stops
-from polyladder_ops.postgres import poolers
+from polyladder_ops.postgres import login_triggers, poolers
 from polyladder_ops.postgres.clients import Client, choose, find_clients
 from polyladder_ops.postgres.conninfo import Target, parse
 from polyladder_ops.postgres.session import Identity, connect, identify, is_relayed
@@ -52,6 +52,7 @@ class Answer:
     uses_tls: bool
     is_local: bool
     is_relayed: bool = False
+    login_triggers: tuple[str, ...] = ()
 
 
 def stopping(checks: Sequence[Check]) -> tuple[Check, ...]:
@@ -208,7 +209,8 @@ def _ask(target: Target) -> Answer:
         assert row is not None
         is_local = target.host in _LOCAL or target.host.startswith("/")
         tls, relayed = bool(connection.pgconn.ssl_in_use), is_relayed(connection)
-        return Answer(identify(connection), int(row[0]), tls, is_local, relayed)
+        fired = login_triggers.that_run(connection)
+        return Answer(identify(connection), int(row[0]), tls, is_local, relayed, fired)
 
 
 def _judge(answer: Answer | None) -> Iterator[Check]:
@@ -218,6 +220,13 @@ def _judge(answer: Answer | None) -> Iterator[Check]:
         yield judge_tls(answer)
         if answer.is_relayed:
             yield Check("pooler", None, f"{poolers.SAID[:1].upper()}{poolers.SAID[1:]}.")
+        if answer.login_triggers:
+            yield Check(
+                "login triggers",
+                None,
+                f"{', '.join(answer.login_triggers)}: runs each time that one of our sessions begins, and may write.",
+                "Only a superuser's sessions can leave it out.",
+            )
 
 
 def judge_identity(answer: Answer) -> Check:

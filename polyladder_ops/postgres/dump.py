@@ -18,7 +18,7 @@ from psycopg import pq
 
 from polyladder_ops import portable
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import orphans, waits
+from polyladder_ops.postgres import login_triggers, orphans, waits
 from polyladder_ops.postgres.session import backend_of, link_of
 from polyladder_ops.postgres.snapshot import LOCK_WAIT_S, Changed, LocksExhausted
 from polyladder_ops.postgres.waits import Waiting
@@ -283,7 +283,8 @@ def _variables(target: Target, *, need_tls: bool) -> dict[str, str]:
     variables = {names[name]: value for name, value in given.items() if name in names}
     if need_tls and given.get("sslmode", "prefer") in ("disable", "allow", "prefer"):
         variables["PGSSLMODE"] = "require"  # what our own session got must not be less for the rows
-    variables["PGOPTIONS"] = f"{target.parameters.get('options', '')} {_OPTIONS}".strip()
+    options = (target.parameters.get("options", ""), _OPTIONS, login_triggers.option(target.parameters))
+    variables["PGOPTIONS"] = " ".join(filter(None, options))
     variables |= {"PGTZ": "UTC", "PGCONNECT_TIMEOUT": "15"}
     return variables
 

@@ -16,7 +16,7 @@ from psycopg import pq, sql
 from psycopg.rows import TupleRow
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import links, poolers, silence, waits
+from polyladder_ops.postgres import links, login_triggers, poolers, silence, waits
 from polyladder_ops.postgres.opening import Session, opened
 from polyladder_ops.postgres.waits import hang_up
 from polyladder_ops.redaction import redact
@@ -133,7 +133,7 @@ def connect(
         "options": f"{target.parameters.get('options', '')} -c statement_timeout=0".strip(),
     }
     with translated(f"could not connect to {target}"):
-        connection = _reached(parameters, timeout_s)
+        connection = login_triggers.opened(parameters, partial(_reached, timeout_s=timeout_s))
         try:
             _begin(connection, target, parameters, settings or {})
         except BaseException:
@@ -170,7 +170,8 @@ def _begin(
 
 def _expect_own_session(connection: Session, target: Target, parameters: Mapping[str, str]) -> None:
     """Return if each connection has a session of its own. Raise Pooled if not: whatever we set, others would get."""
-    with closing(_reached(parameters, _ASKING_S)) as second:
+    reach = partial(_reached, timeout_s=_ASKING_S)
+    with closing(login_triggers.opened(parameters, reach)) as second:
         if poolers.keeps_our_session(connection, second, hang_up):
             return
     raise poolers.Pooled(
