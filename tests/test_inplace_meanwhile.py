@@ -15,6 +15,7 @@ from polyladder_ops.postgres import meanwhile, session, takeover
 from polyladder_ops.postgres.conninfo import Target
 from tests.faults.wire import wire
 from tests.test_inplace import differences, execute, take
+from tests.test_limits import says
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -239,3 +240,18 @@ def test_no_catalog_is_locked_so_that_others_go_on_in_what_is_their_own(shop: Sh
 
     inplace.restore(shop.target, shop.backup, [], keep=shop.saves(), progress=look)
     assert locks == []
+
+
+def test_what_comes_after_the_last_look_stays_but_for_what_is_added_to_a_large_object(shop: Shop) -> None:
+    says("Tables made after the last look before the COMMIT stay")
+    says("what is added to a large object in that instant is lost")
+
+    def committing() -> None:
+        execute(
+            shop.target, "CREATE TABLE public.late AS SELECT 100 AS paid; SELECT lo_put(7001, 4096, 'more')"
+        )
+
+    inplace.restore(shop.target, shop.backup, [], committing=committing)
+    assert shop.asks("SELECT paid FROM public.late") == 100
+    assert shop.asks("SELECT count(*) FROM public.payment") == 2
+    assert shop.asks("SELECT lo_get(7001, 0, 6)") == b"before"

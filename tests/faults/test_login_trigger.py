@@ -13,6 +13,7 @@ from polyladder_ops.postgres import session
 from tests import majors
 from tests.conftest import run
 from tests.faults.places import Place, with_other
+from tests.test_limits import says
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,6 +101,7 @@ def test_a_restore_in_place_is_proved(noting: Place) -> None:
 @pytest.mark.parametrize("task", ["doctor", "backup", "restore.status", "restore.check"])
 def test_a_run_is_noted_once_at_most(task: str, noting: Place) -> None:
     """The first session of a run shows whether a session may begin without it."""
+    says("on 17 and later a login trigger runs in the first session of a run")
     done = noting.invoke(task)
     assert done.code in (0, 2, 3), done.said
     assert len(noted(noting)) <= 1 + 1
@@ -114,6 +116,7 @@ def test_a_trigger_that_refuses_everybody_does_not_keep_us_from_a_backup(noting:
 
 
 def test_who_may_not_leave_it_out_is_told(noting: Place, major: Target) -> None:
+    says("and in every one where our role is no superuser (`doctor` names it)")
     run(major, "CREATE ROLE %I LOGIN PASSWORD 'x'", "clerk")
     try:
         clerk = Place(with_other(noting.target, user="clerk", password="x"), noting.folder, noting.private)
