@@ -163,6 +163,7 @@ def as_json(shown: Plan, result: Result) -> dict[str, Any]:
         "outage_s": round(switched.outage_s, 3),
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "accepted": list(result.accepted),
+        "checks_failed": list(result.failed),
         "roles_made": list(result.roles),
         "not_given": list(result.not_given),
         "undo_sql": list(result.undo),

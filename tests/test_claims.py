@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polyladder_ops import backups, history, verification
-from polyladder_ops.postgres import session
+from polyladder_ops.postgres import databases, session, switch
 from tests.conftest import run
 from tests.factories import put, record
 from tests.test_prune import url
@@ -184,6 +184,55 @@ def test_checks_of_a_file_without_a_manifest_are_kept_nowhere(filled: Target, tm
     taken.path.with_name(f"{taken.path.name}.json").unlink()
     assert verification.keep_checks(taken, ["decks"]) == ""
     assert list(taken.path.parent.glob("*.checks-*.json")) == []
+
+
+def test_checks_that_fail_in_a_database_to_look_at_are_told_and_it_is_there(
+    shop: Project, filled: Target, tmp_path: Path
+) -> None:
+    """Who looks into a copy may do so for just what the check found."""
+    take(filled, tmp_path)
+    asked = tmp_path / "checks.sql"
+    asked.write_text(ASKS.format(31))
+    beside = filled.with_database(f"{filled.database}_look")
+    words = ("restore", "--latest", "--force", f"--into={beside.database}")
+    try:
+        ended = shop.ask(*words, POLYLADDER_CHECKS=str(asked))
+        assert ended.code == 3, ended
+        assert f"{beside.database} is there to look at, but 1 of your checks failed on it" in ended.err
+        assert "check:no secret in a record: " in ended.err
+        with session.connect(beside) as connection:
+            assert connection.execute("SELECT count(*) FROM public.deck").fetchone() == (30,)
+        again = shop.ask(*words, "--replace", POLYLADDER_CHECKS=str(asked))
+        assert (again.code, "so it did not replace anything" in again.err) == (3, True), again
+    finally:
+        databases.drop(filled.with_database("postgres"), beside.database)
+    assert shop.ask("backup.list").out.rstrip().endswith("checks FAILED: no secret in a record")
+
+
+@pytest.mark.parametrize("expected", [30, 31], ids=["done", "not done"])
+def test_roles_that_were_made_go_again_when_the_restore_does_not_happen(
+    expected: int, shop: Project, filled: Target, tmp_path: Path
+) -> None:
+    owner = f"owner_{filled.database}"
+    run(filled, "CREATE ROLE %I", owner)
+    run(filled, "ALTER TABLE public.deck OWNER TO %I", owner)
+    take(filled, tmp_path)
+    run(filled, "REASSIGN OWNED BY %I TO CURRENT_USER", owner)
+    run(filled, "DROP ROLE %I", owner)
+    asked = tmp_path / "checks.sql"
+    asked.write_text(ASKS.format(expected))
+    ended = shop.ask("restore", "--latest", "--force", "--create-roles", POLYLADDER_CHECKS=str(asked))
+    assert f"made the roles {owner}, without passwords" in ended.err
+    is_done = expected == 30
+    with session.connect(filled.with_database("postgres")) as connection:
+        count = connection.execute("SELECT count(*) FROM pg_roles WHERE rolname = %s", [owner]).fetchone()
+        names = switch.names(connection)
+    for name in (name for name in names if name.startswith(f"{filled.database}_aside_")):
+        databases.drop(filled.with_database("postgres"), name)
+    if is_done:
+        run(filled, "REASSIGN OWNED BY %I TO CURRENT_USER", owner)
+        run(filled, "DROP ROLE %I", owner)
+    assert (ended.code, count) == ((0, (1,)) if is_done else (3, (0,))), ended
 
 
 # What speaks against a backup ----------------------------------------------------------------------------------------

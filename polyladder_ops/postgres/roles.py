@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.properties import Membership, Role
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["create_missing"]
+__all__ = ["create_missing", "drop"]
 
 _ALWAYS = {"inherit": "INHERIT", "createrole": "CREATEROLE", "createdb": "CREATEDB", "login": "LOGIN"}
 _BY_SUPERUSERS = {"superuser": "SUPERUSER", "replication": "REPLICATION", "bypassrls": "BYPASSRLS"}
@@ -47,6 +47,14 @@ def create_missing(
         *(what for role in wanted if role.name in there for what in _untouched(role, made)),
     ]
     return tuple(role.name for role in missing), tuple(lacking)
+
+
+def drop(connection: Connection, names: Sequence[str]) -> None:
+    """Drop the roles, all or none. Raise OpsError if the server refuses: something belongs to one of them."""
+    with translated("could not drop the roles that were made"), connection.transaction():
+        connection.execute(
+            sql.SQL("DROP ROLE IF EXISTS {}").format(sql.SQL(", ").join(map(sql.Identifier, names)))
+        )
 
 
 def _creation(role: Role, *, as_superuser: bool) -> sql.Composed:

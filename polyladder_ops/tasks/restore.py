@@ -317,6 +317,12 @@ def _tell(plan: Plan, result: Result, options: Options, *, as_json: bool, is_liv
         print_json({**restore_report.as_json(plan, result), "accept_unused": unused})
     else:
         output.lines(restore_report.done(plan, result, unused, is_live=is_live))
+    if result.failed:
+        raise Mismatch(
+            f"{result.switched.live} is there to look at, but {len(result.failed)} of your checks failed on it",
+            detail="\n        ".join((*result.failed, *result.accepted)),
+            hint="Perhaps the backup holds the damage, and an older one does not: `invoke restore --list`.",
+        )
     if result.accepted:
         raise Mismatch(
             f"{result.switched.live} was restored, but not all of it is proved",
