@@ -24,7 +24,7 @@ from polyladder_ops.kept import Check, Stops
 from polyladder_ops.postgres import login_triggers, poolers
 from polyladder_ops.postgres.clients import Client, choose, find_clients
 from polyladder_ops.postgres.conninfo import Target, parse
-from polyladder_ops.postgres.session import Identity, connect, identify, is_relayed
+from polyladder_ops.postgres.session import Identity, connect, identify, is_relayed, translated
 from polyladder_ops.sandbox import installations
 from polyladder_ops.site import Site
 from polyladder_ops.terminal import age, size
@@ -202,7 +202,7 @@ def _unknown_names(settings: Settings) -> Iterator[Check]:
 
 
 def _ask(target: Target) -> Answer:
-    with connect(target) as connection:
+    with connect(target) as connection, translated(f"could not ask {target}"):
         row = connection.execute(
             "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
         ).fetchone()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = ["Interrupted", "Mismatch", "OpsError", "Refused", "SettingsError", "UsageError"]
+__all__ = ["Interrupted", "Mismatch", "OpsError", "Refused", "SettingsError", "Unanswered", "UsageError"]
 
 
 class OpsError(Exception):
@@ -57,3 +57,7 @@ class Interrupted(OpsError):  # noqa: N818 - somebody asked for it
     """Stopped by Ctrl-C or SIGTERM; exit code 130."""
 
     exit_code = 130
+
+
+class Unanswered(Exception):  # noqa: N818 - it names what happened
+    """Nothing came from a server, and the wait for it was ended; the text says what is known of it."""

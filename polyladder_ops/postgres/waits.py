@@ -20,6 +20,7 @@ from weakref import WeakSet
 
 import psycopg
 
+from polyladder_ops.errors import Unanswered
 from polyladder_ops.postgres.silence import limits, verdict
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ Address = tuple[str, str, str]
 """Host, numeric address and port as they were given."""
 
 
-class Silent(psycopg.OperationalError):
+class Silent(psycopg.OperationalError, Unanswered):
     """A wait was ended by us, because nothing came; the text says what was found out about it."""
 
 

@@ -52,7 +52,7 @@ def take(
     Examples:
         invoke backup
         invoke backup --site=staging --json
-        invoke -T 60 backup         (give up if pg_dump says nothing for a minute)
+        invoke -T 60 backup         (give up if nothing comes for a minute)
     """
     from polyladder_ops import backups, catalog, report, terminal
     from polyladder_ops.postgres import dump, poolers, session

@@ -80,7 +80,7 @@ BEFORE = {
     "when the switch begins": Sending(
         "SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', $1, ", "SIGINT"
     ),
-    "when sessions are ended": Sending("pg_terminate_backend", "SIGTERM"),
+    "when sessions are ended": Sending("pg_terminate_backend(pid)", "SIGTERM"),
     "at the first name": Sending(" RENAME TO ", "SIGINT"),
     "between the names": Sending(" RENAME TO ", "SIGINT", turn=2),
     "when the copy is opened": Sending(" ALLOW_CONNECTIONS true", "SIGTERM", turn=2),

@@ -39,7 +39,7 @@ class Tunnel:
         self._open: list[socket.socket] = []
 
     def hold(self) -> None:
-        """Let nothing more through, whatever came so far."""
+        """Let nothing more through, whatever came so far, nor that somebody hung up."""
         self._all_stop = True
         self.held.set()
 
@@ -72,7 +72,10 @@ class Tunnel:
         with contextlib.suppress(OSError, ValueError), near, far:
             while ready := select.select([near, far], [], [], self._idle_s)[0]:
                 for source in ready:
-                    if not (data := source.recv(1 << 16)):
+                    data = source.recv(1 << 16)
+                    if self._all_stop and self.held.is_set():
+                        self._released.wait()  # nobody hears that an end was closed either
+                    if not data:
                         return
                     if source is near and spoke is far and data not in _NO_QUESTIONS:
                         self.turns.append(data[:100])
@@ -80,7 +83,7 @@ class Tunnel:
                     came += len(data) * (source is far)
                     if came > self._hold_after and not self._released.is_set():
                         self.held.set()
-                    if came > self._hold_after or (self._all_stop and self.held.is_set()):
+                    if came > self._hold_after:
                         self._released.wait()
                     other[source].sendall(data)
 
