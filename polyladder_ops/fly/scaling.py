@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import Mismatch, OpsError, UsageError
@@ -20,11 +20,16 @@ __all__ = ["Scaled", "scale"]
 
 @dataclass(frozen=True)
 class Scaled:
-    """The group's machines at the end, and the shape that waits still, None if none does."""
+    """The group's machines at the end, what runs beside the app's own, and the shape that waits still, None if none does.
+
+    `is_compared` if the group has come back from nothing and what it was before is known.
+    """
 
     group: str
     machines: tuple[Machine, ...]
+    others: tuple[Machine, ...]
     waiting: Shape | None
+    is_compared: bool = True
 
 
 def scale(fleet: Fleet, group: str, count: int) -> Scaled:
@@ -51,7 +56,8 @@ def scale(fleet: Fleet, group: str, count: int) -> Scaled:
             fleet.say(f"scaling {group} from {len(have)} to {count} …")
             fleet.trying(fleet.deadline(), lambda: fleet.flyctl.run(*words, app=fleet.app))
             found = _wait(fleet, group, count, must_run=count > len(have))
-        return _judged(fleet, found, group, count, before)
+        is_known = bool(have) or group in before.counts
+        return replace(_judged(fleet, found, group, count, before), is_compared=is_known or not count)
 
 
 def _of(found: tuple[Machine, ...], group: str) -> tuple[Machine, ...]:
@@ -93,7 +99,7 @@ def _judged(fleet: Fleet, found: tuple[Machine, ...], group: str, count: int, be
             detail="; ".join(problems) + ".",
             hint=f"`fly scale vm SIZE --vm-memory MB -a {fleet.app}` sets sizes; {fleet.hint('fly.start')} gives autostart back.",
         )
-    return Scaled(group, _of(found, group), waiting)
+    return Scaled(group, _of(found, group), machines.others(found), waiting)
 
 
 def _without(fleet: Fleet, waiting: Shape, found: tuple[Machine, ...], group: str) -> Shape | None:

@@ -113,10 +113,10 @@ def mark_of(shape: Shape, machine: Machine) -> str:
 
 
 def _read_mark(mark: str) -> dict[str, Any] | None:
-    found = re.fullmatch(r"of=((?:[\w-]+:\d+/?)+);autostart=(true|false|none);ran=(true|false)", mark)
+    found = re.fullmatch(r"of=((?:[\w-]*:\d+/?)+);autostart=(true|false|none);ran=(true|false)", mark)
     if not found:
         return None
-    counts = {group: int(count) for group, count in re.findall(r"([\w-]+):(\d+)", found[1])}
+    counts = {group: int(count) for group, count in re.findall(r"([\w-]*):(\d+)", found[1])}
     return {
         "counts": counts,
         "autostart": {"true": True, "false": False, "none": None}[found[2]],

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from polyladder_ops.errors import OpsError
+from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.fly import machines, shape
 from polyladder_ops.fly.failures import FlyError
 from polyladder_ops.fly.machines import MARK
@@ -44,22 +44,25 @@ def stop(fleet: Fleet) -> Stopped:
         if not ours:
             return Stopped((), machines.others(found), shape.load(fleet.path))
         kept = fleet.remember(found)
+        if kept.source != "now":
+            fleet.say(f"a shape waits already ({kept}); it is kept as it is")
+        way = f"{fleet.hint('fly.stop')} finishes, {fleet.hint('fly.start')} undoes."
+        kept_so = f"Perhaps some machines are stopped already; their shape is kept: {way}"
         try:
             return _bring_down(fleet, ours, kept)
         except FlyError as error:
-            way = f"{fleet.hint('fly.stop')} finishes, {fleet.hint('fly.start')} undoes."
-            error.detail = (
-                f"{error.detail} Perhaps some machines are stopped already; their shape is kept: {way}"
-            )
+            error.detail = f"{error.detail} {kept_so}"
             raise
+        except KeyboardInterrupt as error:
+            raise Interrupted(f"interrupted by {str(error) or 'Ctrl-C'}", detail=kept_so) from error
 
 
-def _refuse_unreachable(ours: tuple[Machine, ...]) -> None:
+def _refuse_unreachable(ours: tuple[Machine, ...], so_far: str = "Nothing was touched.") -> None:
     lost = [each.id for each in ours if not each.is_known]
     if lost:
         raise OpsError(
             f"the host of machine {lost[0]} can't be reached",
-            detail="Fly can neither stop it nor say what it does, so the app can't be called down. Nothing was touched.",
+            detail="Fly can neither stop it nor say what it does, so the app can't be called down. " + so_far,
             hint="See https://status.flyio.net; a restore closes the database to every session anyway.",
         )
 
@@ -73,7 +76,7 @@ def _bring_down(fleet: Fleet, ours: tuple[Machine, ...], kept: Shape) -> Stopped
         time.sleep(fleet.pace.settle_s if not agreed else fleet.pace.apart_s)
         found = fleet.look()
         ours = machines.managed(found)
-        _refuse_unreachable(ours)
+        _refuse_unreachable(ours, f"The shape is kept: {fleet.hint('fly.start')} undoes.")
         moving = any(each.state not in ("stopped", "started") for each in ours)
         up = tuple(each for each in ours if not each.is_down and each.state not in _MOVING)
         agreed = agreed + 1 if not up and not moving else 0

@@ -90,12 +90,7 @@ def stop(c: Context, force: bool = False, site: str = "") -> None:
         output.line(
             f"{fleet.app} is down: {_counted(done.machines)} stopped, autostart off; {fleet.hint('fly.start')} brings back"
         )
-    if done.others:
-        raise Mismatch(
-            f"beside {fleet.app}'s own machines {done.others[0].id} is {done.others[0].state}",
-            detail="Fly does not deploy it (a console, a release command, `fly machine run`), and it may use the database.",
-            hint=f"Look who uses it, then `fly machine stop {done.others[0].id} -a {fleet.app}`.",
-        )
+    _refuse_others(fleet, done.others)
 
 
 @task(help={"site": SITE})
@@ -166,6 +161,20 @@ def scale(c: Context, count: str = "", group: str = "", force: bool = False, sit
     done = scaling.scale(fleet, group, wanted)
     rest = f"; {fleet.hint('fly.start')} brings back {done.waiting}" if done.waiting else ""
     output.line(f"group {done.group} of {fleet.app} has {many(len(done.machines), 'machine')}{rest}")
+    if not done.is_compared:
+        output.note("note: what the group was before is not known; size and region are the release's")
+    if wanted == 0:
+        _refuse_others(fleet, done.others)
+
+
+def _refuse_others(fleet: Fleet, others: Sequence[Machine]) -> None:
+    """Raise Mismatch if a machine runs that Fly does not deploy: the app is down, and yet somebody may use the database."""
+    if others:
+        raise Mismatch(
+            f"beside {fleet.app}'s own machines {others[0].id} is {others[0].state}",
+            detail="Fly does not deploy it (a console, a release command, `fly machine run`), and it may use the database.",
+            hint=f"Look who uses it, then `fly machine stop {others[0].id} -a {fleet.app}`.",
+        )
 
 
 def _confirm_fewer(fleet: Fleet, group: str, wanted: int) -> None:

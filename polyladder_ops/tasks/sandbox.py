@@ -84,7 +84,8 @@ def status(c: Context, json: bool = False) -> None:
     """
     from polyladder_ops import terminal
     from polyladder_ops.postgres import session
-    from polyladder_ops.sandbox import server
+    from polyladder_ops.sandbox import practice, server
+    from polyladder_ops.sandbox.fly.cloud import Cloud
 
     settings = open_settings(c, site="sandbox")
     found = server.open_server(settings.sandbox_server) if server.exists(settings.sandbox_server) else None
@@ -103,6 +104,9 @@ def status(c: Context, json: bool = False) -> None:
             "psql": _psql(opened),
             "databases": sizes,
         }
+    cloud = Cloud(settings.sandbox_cloud)
+    if cloud.is_running():
+        facts |= {"app": f"{cloud.url}/health", "rehearsal": str(practice.rehearsal_of(settings))}
     if json:
         output.document(facts)
     else:

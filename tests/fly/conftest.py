@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,13 @@ class Said:
     @property
     def both(self) -> tuple[int, str]:
         return self.code, self.err
+
+
+@pytest.fixture(autouse=True)
+def not_on_windows() -> None:
+    """The stand-in and the scripts of these tests are started by a line of shell."""
+    if sys.platform == "win32":
+        pytest.skip("the stand-in for fly was not tried on Windows")
 
 
 @pytest.fixture

@@ -352,7 +352,7 @@ stop(Fleet(Flyctl(program, token, Path(folder, "config")), "polyladder", Path(fo
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+@pytest.mark.skipif(sys.platform != "linux", reason="what is left over is looked for in /proc")
 @pytest.mark.parametrize("then", ["here", "elsewhere"])
 def test_after_kill_9_between_stop_and_update_a_rerun_finishes_and_start_undoes(
     then: str, cloud: Cloud, fleet: Fleet, tmp_path: Path
@@ -421,6 +421,7 @@ def test_a_shape_that_can_not_be_read_is_told_unless_the_machines_have_it(cloud:
 
 def test_to_zero_and_back_is_what_it_was_in_four_calls_each(cloud: Cloud, fleet: Fleet) -> None:
     done = scale(fleet, "", 0)
+    assert done.is_compared
     assert (done.group, done.machines, shown(cloud)) == ("app", (), [])
     assert done.waiting is not None
     assert str(done.waiting) == "app: 1"
@@ -460,6 +461,18 @@ def test_a_size_that_does_not_come_back_is_told(cloud: Cloud, fleet: Fleet) -> N
     assert shape.waits(fleet.path)
 
 
+def test_a_group_of_which_nothing_is_known_is_made_and_that_is_told(cloud: Cloud, fleet: Fleet) -> None:
+    with world.changing(cloud.folder) as here:
+        here.apps[APP]["machines"] = {}
+    done = scale(fleet, "app", 1)
+    assert (len(done.machines), done.is_compared) == (1, False)
+
+
+def test_a_console_is_told_though_all_of_the_app_is_scaled_away(cloud: Cloud, fleet: Fleet) -> None:
+    console = put(cloud, group="fly_app_console")
+    assert [each.id for each in scale(fleet, "app", 0).others] == [console]
+
+
 def test_what_is_scaled_already_is_left_alone(cloud: Cloud, fleet: Fleet) -> None:
     scale(fleet, "app", 1)
     assert calls(cloud) == ["machine list"]
@@ -483,16 +496,14 @@ def test_of_several_groups_one_must_be_named(workers: Cloud, tmp_path: Path) -> 
     assert len(shown(workers)) == 2
 
 
-@pytest.mark.parametrize("fault", ["no-release", "no-capacity"])
-def test_scale_without_a_release_and_a_group_that_is_not_there(
-    fault: str, cloud: Cloud, fleet: Fleet
-) -> None:
-    if fault == "no-release":
-        cloud.switch(fault)
-        with pytest.raises(FlyError) as caught:
-            scale(fleet, "app", 2)
-        assert "never deployed" in caught.value.detail
-        return
+def test_scale_without_a_release_is_told(cloud: Cloud, fleet: Fleet) -> None:
+    cloud.switch("no-release")
+    with pytest.raises(FlyError) as caught:
+        scale(fleet, "app", 2)
+    assert "never deployed" in caught.value.detail
+
+
+def test_a_group_that_is_not_there_is_told(fleet: Fleet) -> None:
     with pytest.raises(FlyError) as caught:
         scale(fleet, "x", 1)
     assert "no such process group" in caught.value.detail

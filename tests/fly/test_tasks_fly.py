@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -193,6 +195,58 @@ def test_fly_down_is_said_and_does_not_make_a_well_app_ill(call: Call, cloud: Cl
     assert done.returncode == 0, done.stderr
     assert "note: Fly's own checks are not looked at" in done.stderr
     assert call("fly.status").returncode == 1
+
+
+def test_a_machine_with_an_old_secret_is_red_though_it_answers_200(call: Call, cloud: Cloud) -> None:
+    """A restart does not apply what is staged (contract 1.21): the app stays on the database that it had."""
+    with world.changing(cloud.folder) as here:
+        app = here.apps["polyladder"]
+        kept = app["secrets"]["DATABASE_URL"]
+        app["secrets"]["DATABASE_URL"] = kept.replace("/polyladder?", "/postgres?")
+    assert call("fly.stop", "--force").returncode == 0  # its update applies it
+    with world.changing(cloud.folder) as here:
+        here.apps["polyladder"]["secrets"]["DATABASE_URL"] = kept
+    with world.changing(
+        cloud.folder
+    ) as here:  # and now the machine is behind: another database than the app's secret says
+        for machine in here.machines("polyladder"):
+            for service in machine["shown"]["config"]["services"]:
+                service["autostart"] = True
+    red = call("health")
+    assert red.returncode == 3, red.stdout + red.stderr
+    assert "answer    yes" in red.stdout
+    assert "the app is not well: link" in red.stderr
+    assert call("fly.stop", "--force").returncode == 0
+    assert call("fly.start").returncode == 0
+    assert call("health").returncode == 0
+
+
+def test_ctrl_c_ends_flyctl_too_and_says_what_is_kept(call: Call, cloud: Cloud, home: Path) -> None:
+    cloud.switch("frozen")
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("POLYLADDER_")}
+    environ |= {"POLYLADDER_STATE_DIR": str(home / "state"), "POLYLADDER_SITE": "sandbox"}
+    before = len(cloud.calls())
+    argv = [sys.executable, "-c", INTERRUPTIBLE, "fly.stop", "--force"]
+    process = subprocess.Popen(argv, cwd=home, env=environ, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while ["machine", "stop"] not in [words[:2] for words in cloud.calls()[before:]]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "their shape is kept: `invoke fly.stop` finishes, `invoke fly.start` undoes" in err
+    cloud.switch("all", off=True)
+    assert call("fly.stop", "--force").returncode == 0, "no lease is left, flyctl was asked to end"
+
+
+# A shell that starts a command behind its back ignores Ctrl-C for it, and so would we.
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from invoke.main import program
+program.run()
+"""
 
 
 # --- site rehearsal: an ordinary site, whose settings lead to the stand-in ---

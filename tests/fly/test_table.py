@@ -1,0 +1,130 @@
+"""Issue 14's lists, each item with the tests that stand for it: what is named here is there."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+
+# The items of the contract's checklist 7 as far as we use Fly by now; the rest (SSH, tunnels, MPG, attach) comes with its user.
+CHECKLIST = {
+    "1 names, errors on stderr, exit codes, interrupts": [
+        "fly/test_stand_in::test_0_1_both_names_are_there_and_errors_go_to_stderr_with_exit_1",
+        "fly/test_stand_in::test_0_1_an_interrupt_is_127_and_silent",
+        "fly/test_stand_in::test_0_1_a_crash_is_exit_3",
+    ],
+    "2 login, order of tokens, scopes": [
+        "fly/test_stand_in::test_0_2_without_a_token",
+        "fly/test_stand_in::test_0_3_the_order_of_tokens_and_of_apps",
+        "fly/test_stand_in::test_0_2_an_app_of_somebody_else_and_one_that_is_not_there_look_alike",
+    ],
+    "3 states, leases, releases, the edge that wakes, scale destroys": [
+        "fly/test_stand_in::test_1_5_a_stop_does_not_wait_without_w",
+        "fly/test_stand_in::test_5_1_a_request_wakes_a_stopped_machine",
+        "fly/test_stand_in::test_5_1_no_request_wakes_it_when_autostart_is_off",
+        "fly/test_stand_in::test_1_12_the_plan_stands_on_stdout_and_needs_a_yes",
+        "fly/test_stand_in::test_1_12_from_zero_the_size_comes_from_the_release",
+    ],
+    "9 JSON, English, missing config": [
+        "fly/test_stand_in::test_0_4_json_has_four_spaces_and_noise_stands_on_stdout",
+        "fly/test_stand_in::test_1_4_an_empty_list_and_a_lost_host",
+    ],
+    "11 secrets": [
+        "fly/test_stand_in::test_1_21_a_staged_secret_reaches_a_machine_by_an_update_and_not_by_a_restart",
+        "fly/test_stand_in::test_1_21_secrets_deploy_needs_a_machine",
+        "fly/test_stand_in::test_5_1_a_process_that_keeps_its_old_secret",
+    ],
+    "13 replacing and 412, leases that outlive, several at once": [
+        "fly/test_stand_in::test_1_6_412_amid_replacing_and_no_capacity",
+        "fly/test_stand_in::test_1_5_a_lease_outlives_a_caller_that_was_killed",
+        "fly/test_stand_in::test_1_5_several_end_at_the_first_failure",
+    ],
+    "14 scale from zero, no release, a failed one": [
+        "fly/test_stand_in::test_1_12_from_zero_the_size_comes_from_the_release",
+        "fly/test_stand_in::test_1_12_a_release_is_needed_and_a_failed_one_counts",
+    ],
+    "17 PolyLadder's own shape": [
+        "fly/test_stand_in::test_1_21_config_checks_and_volumes",
+        "fly/test_stand_in::test_9_1_the_database_app",
+    ],
+}
+BAD_INPUT = {
+    "no token": ["fly/test_flyctl::test_a_failure_is_named_with_its_cure"],
+    "expired token": ["fly/test_tasks_fly::test_at_rehearsal_tokens_and_names_count"],
+    "a token of another scope": ["fly/test_flyctl::test_a_token_of_another_app_is_told_as_such"],
+    "FLY_APP, FLY_ORG, LOG_LEVEL exported": [
+        "fly/test_flyctl::test_what_a_person_exported_does_not_lead_elsewhere",
+        "fly/test_flyctl::test_the_childs_environment_is_ours_alone",
+    ],
+    "app missing": ["fly/test_tasks_fly::test_at_rehearsal_tokens_and_names_count"],
+    "no machine started": [
+        "fly/test_tasks_fly::test_the_evening_that_readme_promises",
+        "fly/test_fleet::test_an_app_that_sleeps_by_itself_is_woken_and_a_worker_that_slept_is_told",
+    ],
+    "a machine woken while it should be down": [
+        "fly/test_fleet::test_a_machine_that_a_request_wakes_meanwhile_is_stopped_again",
+    ],
+    "a lease held": ["fly/test_fleet::test_a_lease_of_a_killed_command_is_waited_for"],
+    "capacity gone on start": ["fly/test_fleet::test_autostart_is_given_back_though_no_machine_can_start"],
+    "host unreachable": ["fly/test_fleet::test_a_lost_host_is_told_before_anything_is_touched"],
+    "two groups, a worker without services": [
+        "fly/test_fleet::test_workers_are_stopped_and_started_too",
+        "fly/test_fleet::test_of_several_groups_one_must_be_named",
+    ],
+    "a machine replaced between list and use": [
+        "fly/test_fleet::test_a_machine_that_a_deploy_puts_in_anothers_place_is_stopped_too",
+    ],
+    "noise on stdout": ["fly/test_flyctl::test_noise_before_the_json_is_passed_over"],
+    "English instead of JSON": [
+        "fly/test_flyctl::test_what_is_no_json_is_no_empty_list",
+        "fly/test_fleet::test_an_answer_that_can_not_be_read_is_not_an_app_that_is_down",
+    ],
+    "scale without a release, from a failed one": [
+        "fly/test_fleet::test_scale_without_a_release_is_told",
+        "fly/test_fleet::test_from_a_failed_release_the_other_image_is_told",
+    ],
+    "SIGKILL between stop and update, then a rerun, here and from another folder": [
+        "fly/test_fleet::test_after_kill_9_between_stop_and_update_a_rerun_finishes_and_start_undoes",
+        "fly/test_fleet::test_from_another_folder_the_machines_tell_their_shape",
+        "fly/test_fleet::test_a_second_run_never_writes_over_the_shape_of_the_first",
+    ],
+    "a migration that fails half-way": ["test_migrate::test_a_failure_half_way_leaves_nothing_and_says_so"],
+    "pnpm missing": ["test_migrate::test_without_node_or_pnpm_the_cure_is_said"],
+    "filter without match": ["test_migrate::test_a_workspace_without_the_package_is_named"],
+    "health 200 from a machine on the wrong database": [
+        "test_health::test_a_good_answer_from_another_database_is_red",
+        "fly/test_tasks_fly::test_a_machine_with_an_old_secret_is_red_though_it_answers_200",
+    ],
+    "500, timeout, 429, redirects": [
+        "test_health::test_an_answer_has_one_kind_and_only_one_kind_is_well",
+        "test_health::test_a_redirect_is_told_and_not_followed",
+        "test_health::test_who_accepts_and_says_nothing_is_silent",
+    ],
+    "the API down": ["fly/test_tasks_fly::test_fly_down_is_said_and_does_not_make_a_well_app_ill"],
+    "unmanaged machines": [
+        "fly/test_fleet::test_what_runs_beside_the_app_is_told_and_left_alone",
+        "fly/test_tasks_fly::test_a_console_beside_the_stopped_app_is_told",
+    ],
+    "the database's app": ["fly/test_fleet::test_a_databases_app_is_never_touched"],
+    "calls counted": [
+        "fly/test_fleet::test_a_stop_is_five_calls_and_ends_with_two_looks_that_agree",
+        "fly/test_fleet::test_to_zero_and_back_is_what_it_was_in_four_calls_each",
+        "fly/test_tasks_fly::test_a_status_is_one_call",
+    ],
+}
+
+
+def names_in(module: str) -> set[str]:
+    tree = ast.parse((TESTS / f"{module}.py").read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("item", [*CHECKLIST.items(), *BAD_INPUT.items()], ids=[*CHECKLIST, *BAD_INPUT])
+def test_each_item_has_its_tests(item: tuple[str, list[str]]) -> None:
+    assert item[1]
+    for test in item[1]:
+        module, _, name = test.partition("::")
+        assert name in names_in(module), test
