@@ -404,6 +404,16 @@ def test_a_second_run_never_writes_over_the_shape_of_the_first(cloud: Cloud, fle
     assert json.loads(before)["parts"][0]["autostart"] is True
 
 
+def test_a_shape_that_waits_is_not_written_over_by_a_run_beside(tmp_path: Path) -> None:
+    path = tmp_path / "fly" / "polyladder.json"
+    shape.save(path, shape.of(APP, ()))
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError):
+        shape.save(path, shape.of(APP, (machines.Machine("1", "stopped", group="app"),)))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
 def test_a_shape_that_can_not_be_read_is_told_unless_the_machines_have_it(cloud: Cloud, fleet: Fleet) -> None:
     stop(fleet)
     fleet.path.write_text("{", encoding="utf-8")
