@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from polyladder_ops import backups, portable
+from polyladder_ops import backups, portable, publishing
 from polyladder_ops.errors import OpsError
 from tests.faults.places import ROWS, Place, left_in, rows_of, say
 
@@ -180,7 +180,7 @@ def test_a_disk_that_fails_after_a_name_was_given_takes_the_names_back(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patched:  # a disk that fails at this call can't be had
-        patched.setattr(backups, "sync_directory", fail)
+        patched.setattr(publishing, "sync_directory", fail)
         error = place.fails(OpsError)
     assert "Input/output error" in error.detail
     place.succeeds()
