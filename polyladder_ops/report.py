@@ -86,6 +86,7 @@ def marks(backup: Backup, present: datetime) -> tuple[str, ...]:
     told = [
         (backup.taken_at > present, "dated in the FUTURE"),
         (warnings, f"{warnings:,} WARNING{'S' * (warnings != 1)}"),
+        (backup.manifest.is_sealed, "warnings sealed"),
         (backup.damaged, f"unreadable records: {len(backup.damaged)}"),
         (backup.checks_failed, f"checks FAILED: {', '.join(backup.checks_failed)}"),
     ]

@@ -294,6 +294,16 @@ def tell_of_the_future(found: Catalog, present: datetime) -> None:
         )
 
 
+def refuse_failed(chosen: Backup) -> None:
+    """Raise Mismatch, for a dry run, if a failure of this backup stands: the real one would prove it anew."""
+    if chosen.failed:
+        raise Mismatch(
+            f"the verification of {chosen.id} FAILED",
+            detail="Nothing else stands in the way; a restore would prove it anew and most likely stop.",
+            hint="Choose another backup: `invoke restore --list`.",
+        )
+
+
 def choose(place: Any, wanted: str, *, task: str, asks_server: bool = False) -> Backup:
     """Return the backup of this site that a word names. Raise UsageError naming the newest three if there is no word.
 
@@ -309,7 +319,9 @@ def choose(place: Any, wanted: str, *, task: str, asks_server: bool = False) -> 
         raise UsageError(
             "no backup is named",
             detail=f"Newest first: {newest}." if newest else f"There is none in {place.folder}.",
-            hint=f"Write `invoke {task} --backup=latest`, an id, a path or a time such as 2026-01-05.",
+            hint=f"Write `invoke {task} --backup=latest`, an id, a path or a time such as 2026-01-05."
+            if newest
+            else choosing.ELSEWHERE,
         )
     damaged: list[OpsError] = []
     (backup,) = place.each_known([choosing.find(found, wanted, now=present)], damaged)

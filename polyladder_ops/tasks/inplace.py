@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import output
 from polyladder_ops.errors import Mismatch
-from polyladder_ops.tasks.backup import print_json
+from polyladder_ops.tasks.backup import print_json, refuse_failed
 from polyladder_ops.tasks.boundary import confirm, is_dry
 
 if TYPE_CHECKING:
@@ -78,16 +78,19 @@ def run_in_place(
 
 
 def _preview(target: Any, chosen: Backup, options: Options, *, backs_up: bool) -> None:
-    from polyladder_ops import inplace, overwriting
+    from polyladder_ops import clocks, inplace, overwriting, restore_report
     from polyladder_ops.terminal import duration
 
     seconds = overwriting.estimate_s(target, chosen.manifest, backs_up=backs_up)
     output.line(f"would overwrite {target} by {chosen.id}; the app would wait about {duration(seconds)}")
     lending = inplace.lends(target, chosen.manifest)
     output.note(f"WARNING: {lending}")
+    for sentence in restore_report.against(chosen, clocks.ours()):
+        output.note(f"WARNING: {sentence}")
     if reasons := inplace.obstacles(target, chosen.manifest):
         raise Mismatch("it can't be done in place", detail="; ".join(reasons))
     inplace.refuse_to_lend(lending, options.accept)
+    refuse_failed(chosen)
 
 
 def _tell(target: Any, chosen: Backup, result: Overwritten, *, as_json: bool) -> None:

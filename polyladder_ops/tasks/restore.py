@@ -21,6 +21,7 @@ from polyladder_ops.tasks.backup import (
     open_site,
     present_at,
     print_json,
+    refuse_failed,
     tell_of_the_future,
 )
 from polyladder_ops.tasks.boundary import cleaning_in_sight, confirm, is_dry, number_of, split_items, task
@@ -285,12 +286,7 @@ def _preview(target: Any, chosen: Backup, options: Options) -> None:
         output.line(f"in the way: {obstacle}. {obstacle.cure}")
     if plan.obstacles:
         raise Mismatch(f"{len(plan.obstacles)} things stand in the way")
-    if chosen.failed:
-        raise Mismatch(
-            f"the verification of {chosen.id} FAILED",
-            detail="Nothing else stands in the way; a restore would prove it anew and most likely stop.",
-            hint="Choose another backup: `invoke restore --list`.",
-        )
+    refuse_failed(chosen)
 
 
 def _question(plan: Plan) -> str:
