@@ -1,7 +1,7 @@
 """Who runs a migration: never a superuser for a database whose owner is none.
 
 A migration is a program of the app's. What it makes has to belong to the database's owner, so its sessions begin with that role
-(`-c role=`); but of a superuser's session that is no fence, since RESET ROLE takes it away. So where our login is a superuser and the
+(`-c role=`); but of a superuser's session that is no fence, since SET ROLE NONE takes it away. So where our login is a superuser and the
 owner is none, a login is made for the run: a member of the owner only, with a random password, dropped at the end. The next command
 drops one that a killed run left (`databases.drop_abandoned`).
 """
@@ -130,7 +130,7 @@ def _make(server: Connection, target: Target, name: str, owner: str) -> Target:
 
 
 def _drop(server: Connection, target: Target, name: str, owner: str) -> None:
-    """Drop the login; what it made as itself (after RESET ROLE) goes to the owner and is not lost."""
+    """Drop the login; what it made as itself (after SET ROLE NONE) goes to the owner and is not lost."""
     role = sql.Identifier(name)
     if server.execute("SELECT FROM pg_catalog.pg_roles WHERE rolname = %s", [name]).fetchone() is None:
         return
