@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = ["Interrupted", "Mismatch", "OpsError", "Refused", "SettingsError", "Unanswered", "UsageError"]
+__all__ = ["Interrupted", "Mismatch", "OpsError", "Refused", "SettingsError", "UsageError"]
 
 
 class OpsError(Exception):
@@ -57,7 +57,3 @@ class Interrupted(OpsError):  # noqa: N818 - somebody asked for it
     """Stopped by Ctrl-C or SIGTERM; exit code 130."""
 
     exit_code = 130
-
-
-class Unanswered(Exception):  # noqa: N818 - it names what happened
-    """Nothing came from a server, and the wait for it was ended; the text says what is known of it."""

@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Answer", "Limits", "Seen", "allow", "limits", "verdict"]
+__all__ = ["Answer", "Limits", "Seen", "Unanswered", "allow", "limits", "verdict"]
+
+
+class Unanswered(Exception):  # noqa: N818 - it names what happened
+    """Nothing came from a server, and the wait for it was ended; the text says what is known of it."""
 
 
 @dataclass(frozen=True)

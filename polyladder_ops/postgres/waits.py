@@ -20,8 +20,7 @@ from weakref import WeakSet
 
 import psycopg
 
-from polyladder_ops.errors import Unanswered
-from polyladder_ops.postgres.silence import limits, verdict
+from polyladder_ops.postgres.silence import Unanswered, limits, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -25,7 +25,7 @@ from invoke.tasks import Task
 from invoke.tasks import task as invoke_task
 
 from polyladder_ops import output, undoing
-from polyladder_ops.errors import Interrupted, OpsError, Refused, Unanswered, UsageError
+from polyladder_ops.errors import Interrupted, OpsError, Refused, UsageError
 from polyladder_ops.interrupts import stop_on_signals
 from polyladder_ops.postgres import silence
 
@@ -166,7 +166,7 @@ def _ending_as_exit(tasks_file: str) -> Iterator[None]:
         raise _told(error) from error
     except KeyboardInterrupt as error:
         raise _told(Interrupted(f"interrupted by {str(error) or 'Ctrl-C'}")) from error
-    except Unanswered as error:
+    except silence.Unanswered as error:
         hint = "Look at the network or the tunnel in between, then try again."
         raise _told(OpsError("the server did not answer", detail=f"{error}.", hint=hint)) from error
     except Exception as error:
