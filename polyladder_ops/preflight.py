@@ -10,7 +10,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from polyladder_ops.postgres import poolers
+from polyladder_ops.postgres import poolers, printable
 from polyladder_ops.terminal import size
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _of_live(server: Server) -> Iterator[Obstacle]:
         yield Obstacle(
             f"prepared:{gid}",
             "a prepared transaction keeps the live database from being renamed",
-            f"In that database: COMMIT PREPARED '{gid}' or ROLLBACK PREPARED '{gid}'.",
+            "In that database: COMMIT PREPARED {0} or ROLLBACK PREPARED {0}.".format(printable.literal(gid)),
         )
     for session in server.sessions:
         who = (
