@@ -745,6 +745,19 @@ def test_a_backup_that_fails_prunes_nothing(of_the_sample: Full, sample: Target)
     assert names(of_the_sample.path) == before
 
 
+def test_a_backup_that_meets_a_damaged_guard_is_fine_itself_and_the_answer_is_no(
+    of_the_sample: Full, sample: Target
+) -> None:
+    guard = of_the_sample.path / f"{id_of(50)}.sql.gz"
+    guard.write_bytes(guard.read_bytes()[::-1])
+    done = invoke(of_the_sample, "backup", "--json", DATABASE_URL=url(sample))
+    said = json.loads(done.out)
+    assert (done.code, said["pruned"]) == (3, []), done
+    assert f"the new backup {said['id']} is fine, but old ones" in done.err
+    assert f"{id_of(50)} counts for nothing: the file's sha256" in done.err
+    assert set(of_the_sample.old) <= listed(of_the_sample.path)
+
+
 def test_a_backup_whose_pruning_fails_says_that_it_is_fine_itself(
     of_the_sample: Full, sample: Target
 ) -> None:

@@ -47,7 +47,8 @@ def take(
 
     Locks every table against changes of its shape, dumps one instant of it, checks while the bytes pass that the dump
     is whole, and writes a manifest of what it must restore to. Encrypts to BACKUP_AGE_RECIPIENTS if they are set.
-    Then deletes the backups whose time is over, as `invoke backup.prune --apply` does.
+    Then deletes the backups whose time is over, as `invoke backup.prune --apply` does, and exits 3 if one that others would
+    have gone for is damaged.
 
     Examples:
         invoke backup
@@ -92,8 +93,8 @@ def take(
     pruned = _prune_after(done, place)
     if pruned.ids:
         output.note(f"pruned: {', '.join(pruned.ids)}")
-    for damage in pruned.damages:
-        output.note(f"WARNING: {terminal.plain(str(damage))}")
+    for name in pruned.back:
+        output.note(f"WARNING: took back the deletion of {name}: too few good ones stand")
     if json:
         print_json({**report.as_row(done), "pruned": list(pruned.ids)})
     if pruned.failure:
@@ -102,6 +103,12 @@ def take(
             detail=f"{pruned.failure.message}: {pruned.failure.detail}",
             hint=pruned.failure.hint,
         ) from pruned.failure
+    if pruned.damages:
+        raise Mismatch(
+            f"the new backup {done.id} is fine, but old ones that others would have gone for are damaged",
+            detail=f"{'; '.join(map(str, pruned.damages))}.",
+            hint="They are listed as FAILED from now on; verify others to count instead: `invoke backup.list`.",
+        )
 
 
 def _prune_after(done: Backup, place: Any) -> Outcome:
