@@ -128,7 +128,9 @@ def judge_restores(found: setaside.Status, now: datetime) -> list[Check]:
 
 
 def _backups(settings: Settings) -> Sequence[Check]:
-    found = _attempt("backups", "restore", lambda: kept.look(settings.backup_dir, settings.site))
+    found = _attempt(
+        "backups", "restore", lambda: kept.look(settings.backup_dir, settings.site, Site(settings).known)
+    )
     return [found] if isinstance(found, Check) else found
 
 
@@ -137,9 +139,17 @@ def _restore_now(target: Target, settings: Settings) -> list[Check]:
     latest = catalog.scan(settings.backup_dir, settings.site).latest
     if latest is None:
         return []
+    known = _attempt("restore", "", lambda: Site(settings).known(latest))
+    if isinstance(known, Check):
+        return [known]
+    if known.manifest.is_sealed:
+        return [Check("restore", None, f"Not looked at: no key for {known.id} is here.", _KEY)]
     options = replacement.Options(name=target.database)
-    plan = _attempt("restore", "", lambda: replacement.preview(target, latest, options))
+    plan = _attempt("restore", "", lambda: replacement.preview(target, known, options))
     return [plan if isinstance(plan, Check) else judge_restore(latest.id, plan.obstacles)]
+
+
+_KEY = "Set BACKUP_AGE_IDENTITY_FILE where restores are to be made."
 
 
 def judge_restore(backup: str, obstacles: Sequence[Obstacle]) -> Check:

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from polyladder_ops import catalog, choosing, clocks
+from polyladder_ops.errors import OpsError
 from polyladder_ops.terminal import age, many
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from polyladder_ops.catalog import Backup, Catalog
-    from polyladder_ops.errors import OpsError
 
 __all__ = ["Check", "Stops", "judge", "look"]
 
@@ -38,11 +38,19 @@ class Check:
     blocks: Stops = ""
 
 
-def look(folder: Path, site: str) -> list[Check]:
-    """Return what is known of a folder's backups of this site. Raise OpsError if the folder can't be read."""
+def look(folder: Path, site: str, known: Callable[[Backup], Backup] = lambda backup: backup) -> list[Check]:
+    """Return what is known of a folder's backups of this site; `known` gives one its whole manifest, where a key is here.
+
+    Raise OpsError if the folder can't be read.
+    """
     found = catalog.scan(folder, site)
     unusable: list[OpsError] = list(found.headless)
     newest = next(found.opened(unusable, until=clocks.ours() + clocks.SKEW), None)
+    if newest is not None:
+        try:
+            newest = known(newest)
+        except OpsError as error:
+            unusable.append(error)
     return judge(folder, site, found, newest, unusable, now=datetime.now(UTC))
 
 
@@ -86,7 +94,8 @@ def judge(
             Check("backups", False, f"{named}; {level}, with {many(warnings, 'WARNING')}.", hint),
             *doubts,
         ]
-    return [Check("backups", True, f"{named}; {level}."), *doubts]
+    sealed = "; its warnings are not known, since no key for it is here" if newest.manifest.is_sealed else ""
+    return [Check("backups", True, f"{named}; {level}{sealed}."), *doubts]
 
 
 def _against(newest: Backup) -> str:

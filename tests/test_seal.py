@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import re
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -355,3 +356,20 @@ def test_a_list_names_a_damaged_seal_and_goes_on(place: Project) -> None:
     assert "sealed part" in shown.err
     refused = place.ask("restore", f"--backup={fields['id']}", "--force")
     assert (refused.code, "sealed part" in refused.err) == (1, True)
+
+
+def test_doctor_and_the_list_do_not_take_a_sealed_manifest_for_one_without_warnings(
+    place: Project, database: Target
+) -> None:
+    assert place.ask("backup").code == 0
+    with closing(session.connect(database)) as connection:
+        connection.execute(b"DELETE FROM public.t")
+    assert place.ask("backup").code == 0  # with a WARNING that it fell to 0 rows
+    assert place.ask("verify", "--backup=latest").code == 0
+    known, sealed = place.ask("doctor"), place.ask("doctor", BACKUP_AGE_IDENTITY_FILE="")
+    assert "WARNING" in known.out
+    assert "its warnings are not known, since no key for it is here" in sealed.out
+    assert "Nothing stands in the way" not in sealed.out
+    assert re.search(r"restore +.*Not looked at: no key for", sealed.out)
+    assert "warnings sealed" in place.ask("backup.list", BACKUP_AGE_IDENTITY_FILE="").out
+    assert "warnings sealed" not in place.ask("backup.list").out
