@@ -178,15 +178,17 @@ def undoing(shown: Undoing, now: datetime) -> str:
         f"{plain(aside.name)}, set aside {age(aside.mark.at, now)} for {plain(aside.mark.backup)}, becomes {plain(str(shown.live))}",
         f"migration: {plain(shown.migration_head or 'none noted')} → {plain(aside.mark.migration_head or 'none noted')}",
     ]
-    if shown.writes is None:
-        lines.append("note: what was written since can't be told; it is kept aside")
-    elif not shown.writes:
-        lines.append("nothing was written since")
-    else:
-        lines.append(f"written since, and set aside with the database ({len(shown.writes)}):")
-        lines += [f"  {plain(str(difference))}" for difference in shown.writes[:_WRITES]]
-        more = len(shown.writes) - _WRITES
+    changes, unsure = shown.since.changes, plain(shown.since.unsure)
+    if changes:
+        lines.append(f"written since, and set aside with the database ({len(changes)}):")
+        lines += [f"  {plain(str(difference))}" for difference in changes[:_WRITES]]
+        more = len(changes) - _WRITES
         lines += [f"  and {more} more"] if more > 0 else []
+        lines += [f"note: there may be more: {unsure}"] if unsure else []
+    elif unsure:
+        lines.append(f"note: what was written since can't be told: {unsure}. It is kept aside")
+    else:
+        lines.append("nothing was written since")
     return "\n".join(lines)
 
 

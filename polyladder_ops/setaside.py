@@ -7,7 +7,7 @@ and left alone; what only an older version's note says is acted on if a person h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,28 +17,25 @@ from polyladder_ops.errors import Mismatch, OpsError, Refused
 from polyladder_ops.portable import by_whom
 from polyladder_ops.postgres import (
     facts,
-    inventory,
     leftovers,
     locks,
     marks,
     session,
+    since,
     standbys,
     switch,
 )
-from polyladder_ops.postgres.proof import differences, read_back
-from polyladder_ops.postgres.proof.differences import Difference
 from polyladder_ops.postgres.switch import Ready
 from polyladder_ops.settling import after_switch, settled
 
 if TYPE_CHECKING:
     from polyladder_ops.backups import Options
     from polyladder_ops.catalog import Backup
-    from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.conninfo import Target
-    from polyladder_ops.postgres.inventory import CatalogEntry
     from polyladder_ops.postgres.leftovers import Leftover
     from polyladder_ops.postgres.marks import Marked
     from polyladder_ops.postgres.session import Connection
+    from polyladder_ops.postgres.since import Since
     from polyladder_ops.postgres.switch import Switched
     from polyladder_ops.site import Site
 
@@ -145,12 +142,12 @@ def abort(target: Target, *, say: Say = lambda _sentence: None) -> tuple[str, ..
 
 @dataclass(frozen=True)
 class Undoing:
-    """What an undo would do: which database comes back, and which tables of the live one hold what it has not."""
+    """What an undo would do: which database comes back, and what was written to the live one since."""
 
     live: Target
     aside: Marked
     migration_head: str | None
-    writes: tuple[Difference, ...] | None
+    since: Since
 
 
 def undo(
@@ -173,17 +170,17 @@ def undo(
     """
     with locked(target, name, "undo", say, look_only=look_only) as chosen:
         connection, live, aside = chosen.connection, chosen.live, chosen.aside
-        now = facts.read_live(live)
-        behind = _older_release(aside, now.migration_head)
+        head = facts.read_migration_head(live)
+        behind = _older_release(aside, head)
         if behind and "migrations" not in accept:
             raise Refused(
                 f"{aside.name} is behind the release",
                 detail=behind,
                 hint="Go back to the app's older release first, then add --accept=migrations; or stay.",
             )
-        confirm(Undoing(live, aside, now.migration_head, _writes(live, aside, site)))
+        confirm(Undoing(live, aside, head, _since(live, aside, site)))
         with settled(connection, chosen.server, live.database, aside.oid):
-            switched = _bring_back(chosen, now.migration_head)
+            switched = _bring_back(chosen, head)
         with after_switch(live.database, switched):
             _look_again(connection, live, aside.oid)
             done, left = standbys.follow(connection, chosen.server, switched.aside)
@@ -277,35 +274,20 @@ def _older_release(aside: Marked, head: str | None) -> str:
     return f"The live database has the migration {head}, that one stands at {old or 'none'}."
 
 
-def _writes(live: Target, aside: Marked, site: Site) -> tuple[Difference, ...] | None:
-    """Return which tables of the live database are not as they were restored, or were made since; None if nobody can tell.
-
-    What can't be read, or is gone, must not keep anybody from going back.
-    """
-    entries = catalog.scan(site.folder, site.name).entries
-    wanted = next((entry for entry in entries if entry.id == aside.mark.backup and entry.facts), None)
-    if wanted is None:
-        return None
-    manifest = site.known(wanted.open()).manifest
-    with (
-        suppress(OpsError),
-        closing(session.connect(live)) as connection,
-        session.translated("could not read the live database"),
-    ):
-        changed = differences.compare_contents(
-            manifest.contents, read_back.read_contents(connection, manifest.contents)
-        )
-        return (*changed, *_made_since(inventory.entries(connection), manifest))
-    return None
+def _since(live: Target, aside: Marked, site: Site) -> Since:
+    """Return what was written to the live database since it took the place of the other; never raises."""
+    return since.ask(live, aside.mark.baseline, aside.xid, _positions(aside, site))
 
 
-def _made_since(found: Iterable[CatalogEntry], manifest: Manifest) -> Iterator[Difference]:
-    known = {(entry.kind, entry.name) for entry in manifest.objects} | {
-        ("table", table.name) for table in manifest.tables
-    }
-    for entry in found:
-        if entry.kind == "table" and (entry.kind, entry.name) not in known:
-            yield Difference(entry.kind, entry.name, "it was made since")
+def _positions(aside: Marked, site: Site) -> dict[str, tuple[int, bool]]:
+    """Return where the backup that took its place has the sequences; nothing if it is not here, or sealed to a key that isn't."""
+    with suppress(OpsError):
+        entries = catalog.scan(site.folder, site.name).entries
+        wanted = next((entry for entry in entries if entry.id == aside.mark.backup and entry.facts), None)
+        if wanted is not None:
+            manifest = site.known(wanted.open()).manifest
+            return {one.name: (one.value, one.called) for one in manifest.sequences}
+    return {}
 
 
 def _look_again(connection: Connection, live: Target, oid: int) -> None:

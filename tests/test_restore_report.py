@@ -16,6 +16,7 @@ from polyladder_ops.postgres.facts import Live
 from polyladder_ops.postgres.leftovers import Leftover
 from polyladder_ops.postgres.marks import Mark, Marked
 from polyladder_ops.postgres.proof.differences import Difference
+from polyladder_ops.postgres.since import Since
 from polyladder_ops.postgres.switch import Switched
 from polyladder_ops.records import Record
 from polyladder_ops.replacement import Plan, Result
@@ -96,7 +97,10 @@ def test_no_name_out_of_a_database_steers_the_terminal() -> None:
     evil = "x\x1b[2J\nerror: gone"
     shown = replace(PLAN, live=Live(evil, (evil, NOW), unread=()), accepted=(evil,), unknowns=(evil,))
     undo = Undoing(
-        TARGET, ASIDE.model_copy(update={"name": evil}), evil, (Difference("table", evil, "gone"),)
+        TARGET,
+        ASIDE.model_copy(update={"name": evil}),
+        evil,
+        Since((Difference("table", evil, "gone"),), evil),
     )
     texts = [
         restore_report.plan(shown, NOW),
@@ -206,7 +210,7 @@ def test_a_difference_is_accepted_by_its_kind_and_name_but_the_copys_own_name_is
 
 def test_an_undo_names_what_comes_back_and_what_was_written_since() -> None:
     writes = tuple(Difference("table", f"public.t{n}", "it has 4 rows instead of 3") for n in range(22))
-    lines = restore_report.undoing(Undoing(TARGET, ASIDE, "0043_more", writes), NOW).splitlines()
+    lines = restore_report.undoing(Undoing(TARGET, ASIDE, "0043_more", Since(writes)), NOW).splitlines()
     assert lines[0] == (
         "polyladder_aside_20260103_070000, set aside 2 d ago for polyladder_20260103_020000,"
         " becomes polyladder on db.example:5432"
@@ -219,10 +223,13 @@ def test_an_undo_names_what_comes_back_and_what_was_written_since() -> None:
 
 
 def test_an_undo_tells_nothing_written_from_not_known() -> None:
-    none = restore_report.undoing(Undoing(TARGET, ASIDE, None, ()), NOW)
-    unknown = restore_report.undoing(Undoing(TARGET, ASIDE, None, None), NOW)
+    none = restore_report.undoing(Undoing(TARGET, ASIDE, None, Since()), NOW)
+    unknown = restore_report.undoing(Undoing(TARGET, ASIDE, None, Since(unsure="it took too long")), NOW)
     assert none.splitlines()[-1] == "nothing was written since"
-    assert unknown.splitlines()[-1] == "note: what was written since can't be told; it is kept aside"
+    assert (
+        unknown.splitlines()[-1]
+        == "note: what was written since can't be told: it took too long. It is kept aside"
+    )
     assert "migration: none noted → 0042_decks" in none
 
 
@@ -274,4 +281,4 @@ def test_a_server_without_anything_says_so() -> None:
 def test_no_password_is_in_any_of_it() -> None:
     moment = datetime.now(UTC)
     assert "sesame-report" not in restore_report.plan(PLAN, moment) + repr(PLAN)
-    assert "sesame-report" not in repr(Undoing(TARGET, ASIDE, None, None))
+    assert "sesame-report" not in repr(Undoing(TARGET, ASIDE, None, Since(unsure="it took too long")))

@@ -15,6 +15,7 @@ from polyladder_ops import backups, catalog, replacement, setaside, settings
 from polyladder_ops.errors import Mismatch, OpsError, Refused
 from polyladder_ops.postgres import databases, locks, marks, session, switch
 from polyladder_ops.postgres.locks import Busy
+from polyladder_ops.postgres.since import Since
 from polyladder_ops.restore import discard
 from polyladder_ops.site import Site
 from tests.conftest import numbers, run
@@ -156,23 +157,22 @@ def test_an_undo_brings_the_old_database_back_and_keeps_the_restored_one_with_wh
     assert restored.decks() == 520
     shown: Undoing = restored.asked[-1]
     assert (shown.aside.name, shown.migration_head) == (aside, "0042_decks")
-    assert shown.writes is not None
-    assert [str(one) for one in shown.writes] == [
-        "table public.deck: it has 501 rows instead of 500",
-        "sequence public.deck_id_seq: it stands at 501 (called) instead of 500 (called)",
+    assert [str(one) for one in shown.since.changes] == [
+        "table public.deck: rows since: 1 inserted, 0 updated, 0 deleted",
         "table public.made_since: it was made since",
+        "sequence public.deck_id_seq: it stands at 501 instead of 500",
     ]
     assert restored.asides() == [switched.aside]
     assert restored.opened(switched.aside) is False
     again, _ = restored.undo()
     assert restored.decks() == 501
     assert restored.asides() == [again.aside]
-    assert restored.asked[-1].writes is None  # of the old database no backup tells what it was
+    assert restored.asked[-1].since == Since(unsure="it was not noted what it held then")
 
 
 def test_nothing_written_since_is_told_as_nothing(restored: Place) -> None:
     restored.undo()
-    assert restored.asked[-1].writes == ()
+    assert restored.asked[-1].since == Since()
 
 
 def test_an_older_one_is_brought_back_by_its_name(restored: Place) -> None:
@@ -249,7 +249,6 @@ def test_a_restored_database_that_can_not_be_read_does_not_block_its_undo(restor
     with pytest.raises(Exception, match="invalid page"):
         restored.decks()
     restored.undo()
-    assert restored.asked[-1].writes is None
     assert restored.decks() == 520
 
 

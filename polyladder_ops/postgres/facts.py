@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.standbys import Standby
     from polyladder_ops.postgres.volume import Volume
 
-__all__ = ["Live", "Server", "Session", "read_live", "read_server"]
+__all__ = ["Live", "Server", "Session", "read_live", "read_migration_head", "read_server"]
 
 _LOCKED_S = 1  # that a question waits for a table which somebody has locked
 # They keep names of databases, or of themselves in other places, and take no notice of a renaming.
@@ -172,8 +172,7 @@ class _Reading:
 def read_live(target: Target) -> Live:
     """Return what the live database tells of itself; never fails for what the database has suffered."""
     try:
-        limits = {"statement_timeout": f"{newest.LIMIT_S:g}s", "lock_timeout": f"{_LOCKED_S}s"}
-        connection = connect(target, settings=limits)
+        connection = _within_limits(target)
     except Pooled:
         raise
     except OpsError as error:
@@ -202,6 +201,25 @@ def read_live(target: Target) -> Live:
             ),
             unread=tuple(reading.unread),
         )
+
+
+def read_migration_head(target: Target) -> str | None:
+    """Return the newest migration of a database, within a few seconds; None if it has none, or it can't be read.
+
+    Raise Pooled if a pooler would give our session to others.
+    """
+    try:
+        with closing(_within_limits(target)) as connection:
+            return newest.migration(connection)
+    except Pooled:
+        raise
+    except (OpsError, psycopg.Error, UnicodeError):
+        return None
+
+
+def _within_limits(target: Target) -> Connection:
+    limits = {"statement_timeout": f"{newest.LIMIT_S:g}s", "lock_timeout": f"{_LOCKED_S}s"}
+    return connect(target, settings=limits)
 
 
 def _one(connection: Connection, query: Any, *parameters: object) -> tuple[Any, ...] | None:

@@ -19,6 +19,7 @@ from psycopg import sql
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from polyladder_ops.postgres.session import translated
+from polyladder_ops.postgres.since import Baseline  # noqa: TC001 - pydantic asks for it
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +54,7 @@ class Mark(BaseModel):
 
     `live` is the name that it answered to, `name` the one that it was given then; `backup` what took its place; `migration_head`
     its newest migration then; `was_open` whether it took sessions before; `is_dumped` that we have opened it, to dump it. `own`
-    is what our role had set in its place. `comment` and `oid` are older versions': the database's own comment and itself.
+    is what our role had set in its place; `baseline` what took its place was then. `comment` and `oid` are older versions': the database's own comment and itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -70,6 +71,7 @@ class Mark(BaseModel):
     name: str = ""
     is_dumped: bool = False
     own: str | None = None
+    baseline: Baseline | None = None
 
     @property
     def text(self) -> str:
@@ -96,6 +98,7 @@ class Marked(BaseModel):
     size_bytes: int | None
     mark: Mark
     role: str = ""
+    xid: str = ""  # the transaction that wrote the mark
     owner: str = ""
     others: int = 0
     is_half_dropped: bool = False
@@ -157,7 +160,7 @@ d.datname, d.oid::int8, d.datallowconn,
         AND NOT (a.usename = current_user AND coalesce(a.application_name, '') ~ '^(polyladder-ops|pg_dump$)')),
        d.datconnlimit = -2"""
 _MARKED = f"""
-SELECT {_DATABASE}, r.rolname::text, pg_catalog.substr(c.item, pg_catalog.length(%s) + 1)
+SELECT {_DATABASE}, r.rolname::text, s.xmin::text, pg_catalog.substr(c.item, pg_catalog.length(%s) + 1)
 FROM pg_catalog.pg_db_role_setting s
 JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
 JOIN pg_catalog.pg_roles r ON r.oid = s.setrole AND (r.rolsuper OR r.rolname = current_user)
@@ -166,7 +169,7 @@ WHERE pg_catalog.starts_with(c.item, %s)
 ORDER BY d.datname, r.rolname = current_user DESC, r.rolname
 """
 _CLAIMED = f"""
-SELECT {_DATABASE}, ''::text, pg_catalog.shobj_description(d.oid, 'pg_database')
+SELECT {_DATABASE}, ''::text, ''::text, pg_catalog.shobj_description(d.oid, 'pg_database')
 FROM pg_catalog.pg_database d
 WHERE pg_catalog.starts_with(pg_catalog.shobj_description(d.oid, 'pg_database'), %s)
 ORDER BY d.datname
@@ -192,7 +195,7 @@ def claims(connection: Connection) -> tuple[Marked, ...]:
 
 
 def _marked(rows: list[tuple[object, ...]], prefix: str) -> Iterator[Marked]:
-    words = ("name", "oid", "is_open", "size_bytes", "owner", "others", "is_half_dropped", "role")
+    words = ("name", "oid", "is_open", "size_bytes", "owner", "others", "is_half_dropped", "role", "xid")
     for *fields, text in rows:
         if mark := _read(str(text), prefix):
             yield Marked.model_validate({**dict(zip(words, fields, strict=True)), "mark": mark})

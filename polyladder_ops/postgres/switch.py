@@ -225,7 +225,9 @@ def exchange(connection: Connection, server: Target, ready: Ready, note: Mark, a
 
 def _exchanged(connection: Connection, other: Connection, ready: Ready, note: Mark, aside: str) -> Switched:
     live, enders = note.live, [Ender(other, name) for name in (ready.name, note.live)]
-    with given_up_after(other, _BEGUN_S), _in_one(connection):
+    mark = marks.put(aside, note.model_copy(update={"name": aside}))
+    # Last, since what later transactions write was written since.
+    with given_up_after(other, _BEGUN_S), _in_one(connection, mark):
         ready.before(connection, ready.name)
         enders[0].clear(within_s=_EACH_S)
         began = time.monotonic()
@@ -237,7 +239,6 @@ def _exchanged(connection: Connection, other: Connection, ready: Ready, note: Ma
         with connection.pipeline():
             _rename(connection, ready.name, live)
             _allow(connection, aside, yes=False)
-            connection.execute(marks.put(aside, note.model_copy(update={"name": aside})))
             _allow(connection, live, yes=True)
         _is_still(connection, live, ready.oid)
         ready.after(connection, live)
@@ -245,8 +246,11 @@ def _exchanged(connection: Connection, other: Connection, ready: Ready, note: Ma
 
 
 @contextmanager
-def _in_one(connection: Connection) -> Iterator[None]:
-    """Within the block a transaction that the server takes back by itself if we fall silent, and we if it does."""
+def _in_one(connection: Connection, *last: sql.Composed) -> Iterator[None]:
+    """Within the block a transaction that the server takes back by itself if we fall silent, and we if it does.
+
+    The statements `last` go with the message before its COMMIT.
+    """
     # For the session, since between BEGIN and a setting of the transaction's own there would be a gap.
     connection.execute(
         "SELECT pg_catalog.set_config('idle_in_transaction_session_timeout', %s, false)", [f"{_SILENT_S}s"]
@@ -258,7 +262,12 @@ def _in_one(connection: Connection) -> Iterator[None]:
     ):
         _give_up_after(connection, _EACH_S)
         yield
-        _give_up_after(connection, 0)  # a COMMIT that waits for a synchronous standby must not be cut short
+        with connection.pipeline():
+            for statement in last:
+                connection.execute(statement)
+            _give_up_after(
+                connection, 0
+            )  # a COMMIT that waits for a synchronous standby must not be cut short
 
 
 def _is_still(connection: Connection, name: str, oid: int | None) -> None:
@@ -331,7 +340,8 @@ def close_again(connection: Connection, marked: Marked) -> None:
 
 
 def _dumped(connection: Connection, marked: Marked, *, yes: bool) -> None:
-    mark = marked.mark.model_copy(update={"is_dumped": yes, "name": marked.name})
+    # What it was noted with is the transaction after which all in the live database is new: it is another one now.
+    mark = marked.mark.model_copy(update={"is_dumped": yes, "name": marked.name, "baseline": None})
     with translated(f"could not {'open' if yes else 'close'} {marked.name}"), connection.transaction():
         connection.execute(marks.put(marked.name, mark, marked.role))
         if marked.is_claim:
