@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.proof.differences import Difference
     from polyladder_ops.postgres.properties import NotApplied
     from polyladder_ops.postgres.session import Connection
-    from polyladder_ops.postgres.since import Baseline
     from polyladder_ops.postgres.switch import Switched
     from polyladder_ops.preflight import Obstacle
 
@@ -210,7 +209,7 @@ class _Run:
     accepted: list[str] = field(default_factory=list)
     not_given: list[NotApplied] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    baseline: Baseline | None = None
+    baseline: since.Baseline | None = None
     copy: int | None = None  # the new database's oid, from its birth on
     seconds: dict[str, float] = field(default_factory=dict)
     ready: str = ""  # the copy's name
@@ -390,7 +389,6 @@ class _Run:
                 return switch.publish(connection, self.name, source), oid
             head = self.plan.live.migration_head if self.plan.live else None
             note = switch.note_of(connection, self.name, by_whom(), self.plan.backup.id, head)
-            # The oid is that of the one that the plan has shown.
             was = note.model_copy(update={"oid": self.plan.server.live_oid, "baseline": self.baseline})
             return switch.exchange(connection, self.server, source, was, self.aside), oid
 

@@ -3,7 +3,8 @@
 The others have theirs: `test_inplace_rights` and `test_login` (whose rights rows have where no login loads), `test_alone` (who
 gets into a copy, who asks the checks), `test_strangers` (who holds the lock), `test_calls` (operators without a name),
 `test_not_included` (what pg_dump passes over), `test_whose_code` (sequences), `test_marks` (who can write a mark),
-`test_inplace_meanwhile` (an instant of `--in-place`), `test_login_trigger` (whose login triggers run in our sessions).
+`test_inplace_meanwhile` (an instant of `--in-place`), `test_login_trigger` (whose login triggers run in our sessions),
+`test_since` (what is not counted).
 """
 
 from __future__ import annotations

@@ -518,7 +518,7 @@ def test_back_again_looked_at_and_dropped(shop: Shop) -> None:
     assert undone.code == 0, undone
     said = json.loads(undone.out)
     assert (said["database"], [said["aside"]], said["accepted"]) == (shop.name, shop.asides(), [])
-    assert "  table public.deck: it has 501 rows instead of 500" in undone.err.splitlines()
+    assert "  table public.deck: rows since: 1 inserted, 0 updated, 0 deleted" in undone.err.splitlines()
     assert shop.decks() == 500 + LATE
 
     dropped = shop.run("restore.discard", "--force")
@@ -534,6 +534,39 @@ def test_back_again_looked_at_and_dropped(shop: Shop) -> None:
     assert refused.err.splitlines()[-1] == "hint: Add --allow-cross=production-aside if that is meant."
     assert shop.ask("restore.discard", "--force").code == 1
     assert shop.ask("restore.undo", "--force").code == 1
+
+
+def test_a_column_a_view_a_function_and_a_sequence_are_not_nothing(shop: Shop) -> None:
+    assert shop.ask("restore", "--latest", "--force").code == 0
+    assert "nothing was written since" in shop.ask("-R", "restore.undo").err.splitlines()
+    for statement in (
+        "ALTER TABLE public.deck ADD COLUMN owner text",
+        "CREATE VIEW public.titles AS SELECT title FROM public.deck",
+        "CREATE FUNCTION public.price() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "SELECT nextval('public.deck_id_seq')",
+    ):
+        shop.tell(statement)
+    undone = shop.ask("restore.undo", "--force")
+    assert undone.code == 0, undone
+    lines = undone.err.splitlines()
+    assert "written since, and set aside with the database (4):" in lines
+    assert {
+        "  table column public.deck.owner: it was made or changed since",
+        "  view public.titles: it was made since",
+        "  function public.price(): it was made or changed since",
+        "  sequence public.deck_id_seq: it stands at 501 instead of 500",
+    } <= set(lines)
+
+
+def test_locked_tables_do_not_keep_an_undo_waiting(shop: Shop) -> None:
+    """Who holds them is ended by the switch; until then nothing waits for them."""
+    assert shop.ask("restore", "--latest", "--force").code == 0
+    with closing(session.connect(shop.live)) as holder:
+        holder.execute("BEGIN")
+        holder.execute("LOCK TABLE public.deck, public.pgmigrations, public.visit IN ACCESS EXCLUSIVE MODE")
+        undone = shop.run("restore.undo", "--force")
+    assert undone.code == 0, undone
+    assert shop.decks() == 500 + LATE
 
 
 def test_what_a_dead_run_left_is_shown_and_put_right(shop: Shop) -> None:

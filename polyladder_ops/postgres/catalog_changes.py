@@ -24,8 +24,9 @@ _OBJECTS = {
     "pg_constraint": "NOT EXISTS (SELECT FROM pg_catalog.pg_class t WHERE t.oid = c.conrelid AND t.relpersistence = 't')",
     "pg_attrdef": "NOT EXISTS (SELECT FROM pg_catalog.pg_class t WHERE t.oid = c.adrelid AND t.relpersistence = 't')",
     "pg_trigger": "NOT c.tgisinternal",
+    "pg_rewrite": "c.rulename <> '_RETURN'",
     **dict.fromkeys(
-        ("pg_rewrite", "pg_policy", "pg_namespace", "pg_extension", "pg_cast", "pg_collation"),
+        ("pg_policy", "pg_namespace", "pg_extension", "pg_cast", "pg_collation"),
         "true",
     ),
     **dict.fromkeys(
@@ -57,6 +58,7 @@ _PARTS = {
         "CASE WHEN c.attisdropped THEN 0 ELSE c.attnum END",
         "c.attnum > 0",
     ),
+    "pg_rewrite": ("'pg_catalog.pg_class'::pg_catalog.regclass", "ev_class", "0", "c.rulename = '_RETURN'"),
     "pg_enum": ("'pg_catalog.pg_type'::pg_catalog.regclass", "enumtypid", "0", "true"),
     "pg_description": ("c.classoid", "objoid", "c.objsubid", "true"),
     "pg_seclabel": ("c.classoid", "objoid", "c.objsubid", "true"),
@@ -123,7 +125,7 @@ def since(connection: Connection, xid: str, entries: int) -> list[Difference]:
     """
     value = sql.Literal(xid)
     found = connection.execute(sql.SQL(_SINCE).format(value, value, value)).fetchall()
-    changes = list(dict.fromkeys(_told(found)))
+    changes = list(_told(found))
     if (gone := entries - count(connection)) > 0:
         changes.append(Difference("objects", "that are gone", f"there are {gone} less than then"))
     return changes
@@ -131,10 +133,19 @@ def since(connection: Connection, xid: str, entries: int) -> list[Difference]:
 
 def _told(found: Sequence[tuple[str, str, str, bool, bool]]) -> Iterator[Difference]:
     """Yield each once; of a table that is new its columns are not told, of one that is not only they are."""
+    told: dict[tuple[str, str], str] = {}
     for kind, name, catalog, is_new, of_a_new_table in found:
         if of_a_new_table:
             continue
-        detail = "it was made since" if is_new else "it was made or changed since"
-        if catalog == "pg_class" and not is_new and kind in ("table", "materialized view"):
-            detail = "it was changed, emptied or stored anew since"
-        yield Difference(kind, name, detail)
+        is_stored = catalog == "pg_class" and kind in ("table", "materialized view")
+        changed = _STORED if is_stored else "it was made or changed since"
+        before = told.get((kind, name))
+        told[kind, name] = _MADE if is_new or before == _MADE else changed if before is None else before
+    columns = [name for kind, name in told if kind == "table column"]
+    for (kind, name), detail in told.items():
+        if not (detail == _STORED and any(column.startswith(f"{name}.") for column in columns)):
+            yield Difference(kind, name, detail)
+
+
+_MADE = "it was made since"
+_STORED = "it was changed, emptied or stored anew since"

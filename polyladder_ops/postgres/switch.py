@@ -262,12 +262,8 @@ def _in_one(connection: Connection, *last: sql.Composed) -> Iterator[None]:
     ):
         _give_up_after(connection, _EACH_S)
         yield
-        with connection.pipeline():
-            for statement in last:
-                connection.execute(statement)
-            _give_up_after(
-                connection, 0
-            )  # a COMMIT that waits for a synchronous standby must not be cut short
+        # A COMMIT that waits for a synchronous standby must not be cut short.
+        connection.execute(sql.SQL("; ").join((*last, _limits(0))))
 
 
 def _is_still(connection: Connection, name: str, oid: int | None) -> None:
@@ -282,10 +278,13 @@ def _is_still(connection: Connection, name: str, oid: int | None) -> None:
 
 def _give_up_after(connection: Connection, seconds: int) -> None:
     """Let no statement of this transaction from the next one on take longer; 0 lifts that."""
-    connection.execute(
-        "SELECT pg_catalog.set_config(name, %s, true) FROM unnest(ARRAY['lock_timeout', 'statement_timeout']) name",
-        [f"{seconds}s"],
-    )
+    connection.execute(_limits(seconds))
+
+
+def _limits(seconds: int) -> sql.Composed:
+    return sql.SQL(
+        "SELECT pg_catalog.set_config(name, {}, true) FROM unnest(ARRAY['lock_timeout', 'statement_timeout']) name"
+    ).format(f"{seconds}s")
 
 
 def _sessions(connection: Connection, name: str) -> list[str]:
