@@ -8,29 +8,30 @@ for it.
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import checks, inplace, restoring, setaside, verification
 from polyladder_ops.errors import Interrupted, Mismatch, OpsError, Refused
-from polyladder_ops.postgres import leftovers, locks, meanwhile, poolers, session
+from polyladder_ops.postgres import clearing_facts, leftovers, locks, meanwhile, poolers, session
 from polyladder_ops.terminal import plain
 from polyladder_ops.undoing import standing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from polyladder_ops.backups import Options as BackupOptions
     from polyladder_ops.catalog import Backup
     from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.load.loader import Accepted
     from polyladder_ops.postgres.meanwhile import Kept
     from polyladder_ops.replacement import Options
     from polyladder_ops.site import Site
 
-__all__ = ["Overwritten", "estimate_s", "overwrite"]
+__all__ = ["Overwritten", "estimate_s", "look", "overwrite"]
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,7 @@ def overwrite(
             say(poolers.SAID)
         for sentence in leftovers.settle(connection, server, target.database):
             say(sentence)
-        if reasons := inplace.obstacles(target, backup.manifest):
-            raise Refused(
-                f"{target.database} can't be restored in place",
-                detail="\n        ".join(f"{reason}." for reason in reasons),
-                hint="Nothing was touched. Cure this, or restore beside it, with a role that has CREATEDB.",
-            )
-        lent = inplace.refuse_to_lend(inplace.lends(target, backup.manifest), options.accept)
+        lent = _expect_possible(target, backup.manifest, options.accept, site=site, before=before)
         confirm(estimate_s(target, backup.manifest, backs_up=before is not None))
         kept: list[Backup] = []
 
@@ -115,6 +110,40 @@ def overwrite(
                 *_ask(target, backup, options, kept[0] if kept else None),
             ]
     return Overwritten(kept[0] if kept else None, tuple(accepted), time.monotonic() - began)
+
+
+def look(
+    target: Target, manifest: Manifest, accept: Collection[str], *, site: Site, before: BackupOptions | None
+) -> tuple[str, ...]:
+    """Return in sentences what a restore in place will meet and pass. Raise Refused or Busy where it would be, touching nothing."""
+    server = locks.maintenance(target)
+    said: list[str] = []
+    with locks.exclusive(
+        server, target.database, doing="look at it", say=said.append, ends=False
+    ) as connection:
+        left = [
+            f"a run that died left {one.database}: {one.detail}"
+            for one in leftovers.find(connection, target.database)
+        ]
+        lent = _expect_possible(target, manifest, accept, site=site, before=before)
+    with closing(session.connect(target)) as inside:
+        held = [f"now {one}: it must let go" for one in clearing_facts.holders(inside)]
+    return (*said, *left, *(f"accepted: {one.item}: {one.why}" for one in lent), *held)
+
+
+def _expect_possible(
+    target: Target, manifest: Manifest, accept: Collection[str], *, site: Site, before: BackupOptions | None
+) -> tuple[Accepted, ...]:
+    """Return whose rights are lent and accepted. Raise Refused with what is known to stop it: nothing is touched yet."""
+    if reasons := inplace.obstacles(target, manifest):
+        raise Refused(
+            f"{target.database} can't be restored in place",
+            detail="\n        ".join(f"{reason}." for reason in reasons),
+            hint="Nothing was touched. Cure this, or restore beside it, with a role that has CREATEDB.",
+        )
+    if before:
+        setaside.refuse_unverifiable(site, before)
+    return inplace.refuse_to_lend(inplace.lends(target, manifest), accept)
 
 
 @contextmanager

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
     from invoke.context import Context
 
+    from polyladder_ops.backups import Options as BackupOptions
     from polyladder_ops.catalog import Backup
     from polyladder_ops.overwriting import Overwritten
+    from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.replacement import Options, Plan
     from polyladder_ops.site import Site
 
@@ -41,10 +43,14 @@ def run_in_place(
     from polyladder_ops.terminal import duration
 
     target = place.target()
+    before = (
+        None
+        if without_backup
+        else backups.Options(recipients=place.settings.backup_age_recipients, new_source=True)
+    )
     if is_dry(c):
-        _preview(target, chosen, options, backs_up=not without_backup)
+        _preview(place, target, chosen, options, before)
         return
-    before = backups.Options(recipients=place.settings.backup_age_recipients, new_source=True)
 
     def ask(seconds: float) -> None:
         kept = (
@@ -63,7 +69,7 @@ def run_in_place(
         keys,
         options,
         site=place,
-        before=None if without_backup else before,
+        before=before,
         say=say,
         confirm=ask,
     )
@@ -77,19 +83,19 @@ def run_in_place(
         )
 
 
-def _preview(target: Any, chosen: Backup, options: Options, *, backs_up: bool) -> None:
-    from polyladder_ops import clocks, inplace, overwriting, restore_report
+def _preview(
+    place: Site, target: Target, chosen: Backup, options: Options, before: BackupOptions | None
+) -> None:
+    """Say what a real run would do and meet. Raise what it would be refused for."""
+    from polyladder_ops import clocks, inplace, overwriting, replacement, restore_report
     from polyladder_ops.terminal import duration
 
-    seconds = overwriting.estimate_s(target, chosen.manifest, backs_up=backs_up)
+    seconds = overwriting.estimate_s(target, chosen.manifest, backs_up=before is not None)
     output.line(f"would overwrite {target} by {chosen.id}; the app would wait about {duration(seconds)}")
-    lending = inplace.lends(target, chosen.manifest)
-    output.note(f"WARNING: {lending}")
-    for sentence in restore_report.against(chosen, clocks.ours()):
-        output.note(f"WARNING: {sentence}")
-    if reasons := inplace.obstacles(target, chosen.manifest):
-        raise Mismatch("it can't be done in place", detail="; ".join(reasons))
-    inplace.refuse_to_lend(lending, options.accept)
+    output.lines(restore_report.plan(replacement.preview(target, chosen, options), clocks.ours()))
+    output.note(f"WARNING: {inplace.lends(target, chosen.manifest)}")
+    for sentence in overwriting.look(target, chosen.manifest, options.accept, site=place, before=before):
+        output.note(sentence)
     refuse_failed(chosen)
 
 
