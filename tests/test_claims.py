@@ -247,7 +247,7 @@ def test_a_dry_run_of_a_backup_that_failed_is_red_and_its_plan_says_why(
     assert (ended.code, "its verification FAILED at level restore" in ended.out) == (3, True), ended
     assert "a row is gone" in ended.out
     in_place = shop.ask("-R", "restore", "--latest", "--in-place", "--accept=rights")
-    assert (in_place.code, "its verification FAILED at level restore" in in_place.err) == (3, True), in_place
+    assert (in_place.code, "its verification FAILED at level restore" in in_place.out) == (3, True), in_place
     assert f"the verification of {taken.id} FAILED" in in_place.err
     assert "hint: Choose another backup" in ended.err
 
