@@ -397,6 +397,14 @@ def test_a_dropped_table_behind_a_good_answer_is_red(shop: Project, sample_datab
     )
 
 
+def test_a_hint_means_the_site_that_was_meant(shop: Project, sample_database: Target) -> None:
+    with closing(session.connect(sample_database)) as connection:
+        connection.execute("DROP TABLE learning.translation CASCADE")
+    with running(sample_database) as app:
+        found = asked(shop, f"http://127.0.0.1:{app.port}/health", "--site=staging")
+    assert "hint: Look at what changed: `invoke backup.list --changes --site=staging`." in found.err
+
+
 def test_a_good_answer_from_another_database_is_red(shop: Project, database: Target) -> None:
     with running(database) as app:
         found = asked(shop, f"http://127.0.0.1:{app.port}/health")

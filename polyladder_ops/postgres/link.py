@@ -24,7 +24,7 @@ REQUESTS = 3
 _CLOCK = "SELECT pg_catalog.clock_timestamp()"
 # Of other roles' sessions a role that may not read statistics sees no times: they are hidden, as with track_activities off.
 _SESSIONS = """
-SELECT usename::text, coalesce(application_name, ''), coalesce(client_addr::text, 'local'),
+SELECT usename::text, coalesce(application_name, ''), coalesce(pg_catalog.host(client_addr), 'local'),
        query_start BETWEEN %s AND pg_catalog.clock_timestamp(), query_start IS NULL AND (state IS NULL OR state = 'disabled')
 FROM pg_catalog.pg_stat_activity
 WHERE datid = %s AND pid <> pg_catalog.pg_backend_pid() AND usename IS NOT NULL

@@ -10,6 +10,7 @@ from polyladder_ops import output
 from polyladder_ops.errors import Mismatch, OpsError
 from polyladder_ops.tasks.backup import JSON, SITE, open_site, print_json
 from polyladder_ops.tasks.boundary import is_dry, number_of, task
+from polyladder_ops.tasks.hints import followed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,11 +57,16 @@ def health(c: Context, wait: str = "", site: str = "", json: bool = False) -> No
     _tell(parts, json=json)
     wrong = [part for part in parts if not part.ok]
     if wrong:
-        raise Mismatch(
-            f"the app is not well: {wrong[0].name}: {wrong[0].seen}",
-            detail=" ".join(f"{part.name}: {part.seen}." for part in wrong[1:]),
-            hint=next((part.hint for part in wrong if part.hint), ""),
-        )
+        with followed(site):
+            raise _unwell(wrong)
+
+
+def _unwell(wrong: list[Part]) -> Mismatch:
+    return Mismatch(
+        f"the app is not well: {wrong[0].name}: {wrong[0].seen}",
+        detail=" ".join(f"{part.name}: {part.seen}." for part in wrong[1:]),
+        hint=next((part.hint for part in wrong if part.hint), ""),
+    )
 
 
 def _looked(place: Site, url: str, target: Target, seconds: float) -> Iterator[Part]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import shlex
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -14,6 +12,7 @@ from polyladder_ops import output
 from polyladder_ops.errors import Mismatch, OpsError, Refused
 from polyladder_ops.tasks.backup import JSON, SITE, open_site, print_json
 from polyladder_ops.tasks.boundary import cleaning_in_sight, confirm, is_dry, task
+from polyladder_ops.tasks.hints import followed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +31,6 @@ __all__ = ["collection"]
 
 DATABASE = "Act on this database beside the live one, a copy that nobody uses (default: the live one)."
 FORCE = "Do not ask."
-_FLAGS = {"migrate": 2, "restore": 1}  # how many of ours other commands know
 _FINISH = "The next `invoke migrate` drops what is left."
 
 
@@ -49,7 +47,7 @@ def up(c: Context, database: str = "", force: bool = False, site: str = "", json
         invoke migrate --database=yesterday
     """
     place, checkout, target = _opened(c, site, database)
-    with _followed(site, database), _alone(place, target, "migrate", dry=is_dry(c)) as server:
+    with followed(site, database), _alone(place, target, "migrate", dry=is_dry(c)) as server:
         before, level = _stands(target, checkout)
         _say_gone(level)
         beyond = _show(level.pending, place, target)
@@ -84,7 +82,7 @@ def down(c: Context, database: str = "", force: bool = False, site: str = "", js
     from polyladder_ops.terminal import plain
 
     place, checkout, target = _opened(c, site, database)
-    with _followed(site, database), _alone(place, target, "migrate.down", dry=is_dry(c)) as server:
+    with followed(site, database), _alone(place, target, "migrate.down", dry=is_dry(c)) as server:
         before, level = _stands(target, checkout)
         if not level.head:
             raise OpsError(f"{target} notes no migration", hint="There is nothing to take back.")
@@ -136,7 +134,7 @@ def status(c: Context, database: str = "", site: str = "", json: bool = False) -
         output.lines(table(rows, ("migration", "state", "ran at")))
     _show(level.pending, place, target)
     if not level.is_level:
-        with _followed(site, database):
+        with followed(site, database):
             raise _differs(level, checkout, target)
 
 
@@ -176,24 +174,6 @@ def _opened(c: Context, site: str, database: str) -> tuple[Site, Checkout, Targe
             hint="Leave --database away to act on it; it names a copy beside.",
         )
     return place, found, target.with_database(database) if database else target
-
-
-@contextlib.contextmanager
-def _followed(site: str, database: str) -> Iterator[None]:
-    """Within the block the commands in an error's hint get the flags of this one: without them they would mean another database."""
-    given = (("--site", site), ("--database", database))
-    flags = {
-        name: "".join(f" {flag}={shlex.quote(text)}" for flag, text in given[:many] if text)
-        for name, many in _FLAGS.items()
-    }
-    try:
-        yield
-    except OpsError as error:
-        for name, text in flags.items():
-            error.hint = re.sub(
-                rf"`(invoke {name}[^`]*)`", "`\\g<1>" + text.replace("\\", r"\\") + "`", error.hint
-            )
-        raise
 
 
 @contextlib.contextmanager
