@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from polyladder_ops import interrupts
-from polyladder_ops.errors import Mismatch
+from polyladder_ops.errors import Interrupted, Mismatch
 from polyladder_ops.fly import machines, shape
 from polyladder_ops.fly.failures import FlyError
 from polyladder_ops.fly.machines import MARK
+from polyladder_ops.undoing import standing
 
 if TYPE_CHECKING:
     from polyladder_ops.fly.fleet import Fleet, Remembered
@@ -44,32 +44,60 @@ def start(fleet: Fleet) -> Started:
             not machines.managed(found) or any(each.autostart is False for each in machines.managed(found))
         )
         known = fleet.from_config(found) if is_lost else known
-        with interrupts.cleaning(limited=False):  # a Ctrl-C must not leave an app that nothing wakes
-            failed = _give_autostart_back(fleet, machines.managed(found), known)
-        interrupts.held()
-        wanted = known.shape if known else shape.of(fleet.app, found)
-        failed += _scale_up(fleet, machines.managed(found), wanted)
-        found, unstarted = _bring_up(fleet, wanted)
+        failed, interrupted = _give_autostart_back(fleet, machines.managed(found), known)
+        try:
+            if interrupted:
+                raise interrupted
+            wanted = known.shape if known else shape.of(fleet.app, found)
+            failed += _scale_up(fleet, machines.managed(found), wanted)
+            found, unstarted = _bring_up(fleet, wanted)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"interrupted by {str(error) or 'Ctrl-C'}",
+                detail="Autostart was given back; perhaps not every machine runs.",
+                hint=f"{fleet.hint('fly.start')} goes on.",
+            ) from error
         return _judged(fleet, found, wanted, known, (*failed, *unstarted))
 
 
 def _give_autostart_back(
     fleet: Fleet, ours: tuple[Machine, ...], known: Remembered | None
-) -> tuple[str, ...]:
-    """Give each machine the autostart that it had, and take its mark away; return what failed, after all were tried."""
+) -> tuple[tuple[str, ...], KeyboardInterrupt | None]:
+    """Give each machine the autostart that it had, and take its mark away.
+
+    Return what failed, after all were tried, and the Ctrl-C that came meanwhile: it must not leave an app that nothing
+    wakes. A second one does, a second later.
+    """
     failed: list[str] = []
-    for each in ours:
-        wanted = _autostart(each, known.shape if known else None)
-        if not each.is_known or (not each.mark and (wanted is None or wanted == each.autostart)):
-            continue
-        flag = () if wanted is None else (f"--autostart={str(wanted).lower()}",)
-        words = ("machine", "update", each.id, *flag, "--metadata", f"{MARK}=", "--skip-start", "-y")
-        fleet.say(f"giving {each.id} ({each.group}) its autostart back …")
-        try:
-            fleet.trying(fleet.deadline(), partial(fleet.flyctl.run, *words, app=fleet.app))
-        except FlyError as error:
-            failed.append(f"{each.id}: {error.message}. {error.detail}")
-    return tuple(failed)
+    interrupted: KeyboardInterrupt | None = None
+    left = list(ours)
+    with standing(f"Perhaps still without autostart, so that nothing wakes them: machines of {fleet.app}"):
+        while left:
+            try:
+                if problem := _give_back(fleet, left[0], known.shape if known else None):
+                    failed.append(problem)
+                left.pop(0)
+            except KeyboardInterrupt as error:
+                if interrupted:
+                    raise
+                interrupted = error
+                fleet.say("interrupted; giving autostart back before the end …")
+    return tuple(failed), interrupted
+
+
+def _give_back(fleet: Fleet, machine: Machine, kept: Shape | None) -> str:
+    """Give one machine its autostart back, if it lacks it or is marked; return what hindered it, empty if nothing did."""
+    wanted = _autostart(machine, kept)
+    if not machine.is_known or (not machine.mark and (wanted is None or wanted == machine.autostart)):
+        return ""
+    flag = () if wanted is None else (f"--autostart={str(wanted).lower()}",)
+    words = ("machine", "update", machine.id, *flag, "--metadata", f"{MARK}=", "--skip-start", "-y")
+    fleet.say(f"giving {machine.id} ({machine.group}) its autostart back …")
+    try:
+        fleet.trying(fleet.deadline(), partial(fleet.flyctl.run, *words, app=fleet.app))
+    except FlyError as error:
+        return f"{machine.id}: {error.message}. {error.detail}"
+    return ""
 
 
 def _autostart(machine: Machine, kept: Shape | None) -> bool | None:

@@ -31,8 +31,10 @@ _APP = ("-m", "polyladder_ops.sandbox.app")
 def bring_up(settings: Settings, server: Server) -> str:
     """Return where the app answers; the stand-in for Fly is made where it is missing, and the settings of site rehearsal."""
     cloud = Cloud(settings.sandbox_cloud)
-    if not cloud.exists():
-        as_app = {"DATABASE_URL": _url(server.target(place.DATABASE), seed.APP_ROLE)}
+    as_app = {"DATABASE_URL": _url(server.target(place.DATABASE), seed.APP_ROLE)}
+    if cloud.exists():
+        cloud.tell(settings.app, as_app)  # the server may have got another port
+    else:
         cloud.make(app=settings.app, db_app=settings.db_app, program=[sys.executable, *_APP], secrets=as_app)
     hide(cloud.token)
     cloud.start(settings.app)

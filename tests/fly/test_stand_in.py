@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from polyladder_ops.sandbox.fly import platform, world
+from polyladder_ops.sandbox.fly import machines, platform, world
 from polyladder_ops.sandbox.fly.cloud import Cloud
 from tests.fly.conftest import APP, DB, only, shown
 
@@ -466,5 +466,13 @@ def test_what_was_made_is_gone_with_its_processes(lively: Cloud) -> None:
     (machine,) = world.seen(lively.folder).machines(APP)
     lively.remove()
     assert not lively.exists()
-    with pytest.raises(OSError):
-        urllib.request.urlopen(f"http://127.0.0.1:{machine['port']}/", timeout=5)
+    assert not machines.is_running(machine)
+
+
+def test_a_database_at_another_address_reaches_the_app_that_runs(lively: Cloud) -> None:
+    assert ask(lively) == (200, "one")
+    lively.tell(APP, {"DATABASE_URL": "one"})
+    before = world.seen(lively.folder).machines(APP)[0]["pid"]
+    lively.tell(APP, {"DATABASE_URL": "elsewhere"})
+    assert ask(lively) == (200, "elsewhere")
+    assert world.seen(lively.folder).machines(APP)[0]["pid"] != before

@@ -94,12 +94,12 @@ def ask(cloud: Cloud) -> int:
 def test_the_evening_that_readme_promises(call: Call, cloud: Cloud) -> None:
     """Scale away and back, stop and start; nothing wakes what is down, and health tells it all the while."""
     for argv, code, said in (
-        (("health",), 0, "asked polyladder"),
+        (("health", "--wait=120"), 0, "asked polyladder"),
         (("fly.status",), 0, "started"),
         (("fly.scale", "--count=0", "--force"), 0, "has 0 machines; `invoke fly.start` brings back app: 1"),
         (("health",), 3, "no machine"),
         (("fly.scale", "--count=1"), 0, "group app of polyladder has 1 machine"),
-        (("health",), 0, "200 healthy"),
+        (("health", "--wait=120"), 0, "200 healthy"),
         (("fly.stop", "--force"), 0, "polyladder is down: app: 1 stopped, autostart off"),
     ):
         done = call(*argv)
@@ -114,8 +114,8 @@ def test_the_evening_that_readme_promises(call: Call, cloud: Cloud) -> None:
     assert doctor.returncode == 3
     assert "wait to come back" in doctor.stdout
     assert call("fly.start").returncode == 0
-    assert call("health").returncode == 0
-    assert "machines  yes" in call("health").stdout
+    assert call("health", "--wait=120").returncode == 0
+    assert "machines  yes" in call("health", "--wait=120").stdout
 
 
 def test_a_status_is_one_call(call: Call, cloud: Cloud) -> None:
@@ -191,7 +191,7 @@ def test_a_console_beside_the_stopped_app_is_told(call: Call, cloud: Cloud) -> N
 
 def test_fly_down_is_said_and_does_not_make_a_well_app_ill(call: Call, cloud: Cloud) -> None:
     cloud.switch("api-down")
-    done = call("health")
+    done = call("health", "--wait=120")
     assert done.returncode == 0, done.stderr
     assert "note: Fly's own checks are not looked at" in done.stderr
     assert call("fly.status").returncode == 1
@@ -218,26 +218,52 @@ def test_a_machine_with_an_old_secret_is_red_though_it_answers_200(call: Call, c
     assert "the app is not well: link" in red.stderr
     assert call("fly.stop", "--force").returncode == 0
     assert call("fly.start").returncode == 0
-    assert call("health").returncode == 0
+    assert call("health", "--wait=120").returncode == 0
 
 
 def test_ctrl_c_ends_flyctl_too_and_says_what_is_kept(call: Call, cloud: Cloud, home: Path) -> None:
     cloud.switch("frozen")
-    environ = {name: text for name, text in os.environ.items() if not name.startswith("POLYLADDER_")}
-    environ |= {"POLYLADDER_STATE_DIR": str(home / "state"), "POLYLADDER_SITE": "sandbox"}
     before = len(cloud.calls())
     argv = [sys.executable, "-c", INTERRUPTIBLE, "fly.stop", "--force"]
-    process = subprocess.Popen(argv, cwd=home, env=environ, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while ["machine", "stop"] not in [words[:2] for words in cloud.calls()[before:]]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = subprocess.Popen(argv, cwd=home, env=at_sandbox(home), stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: ["machine", "stop"] in [words[:2] for words in cloud.calls()[before:]])
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "their shape is kept: `invoke fly.stop` finishes, `invoke fly.start` undoes" in err
     cloud.switch("all", off=True)
     assert call("fly.stop", "--force").returncode == 0, "no lease is left, flyctl was asked to end"
+
+
+def test_ctrl_c_while_autostart_is_given_back_waits_for_that(call: Call, cloud: Cloud, home: Path) -> None:
+    assert call("fly.stop", "--force").returncode == 0
+    cloud.switch("slow")
+    before = len(cloud.calls())
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTIBLE, "fly.start"],
+        cwd=home,
+        env=at_sandbox(home),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: ["machine", "update"] in [words[:2] for words in cloud.calls()[before:]])
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Autostart was given back" in err
+    assert shown(cloud)[0]["config"]["services"][0]["autostart"] is True
+
+
+def at_sandbox(home: Path) -> dict[str, str]:
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("POLYLADDER_")}
+    return environ | {"POLYLADDER_STATE_DIR": str(home / "state"), "POLYLADDER_SITE": "sandbox"}
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 # A shell that starts a command behind its back ignores Ctrl-C for it, and so would we.
@@ -263,7 +289,7 @@ def test_rehearsal_is_a_site_as_production_is(call: Call, cloud: Cloud, home: Pa
     assert "the machines' metadata keeps them" in other.stderr
     done = call("fly.start", "--site=rehearsal", POLYLADDER_SITE="")
     assert done.returncode == 0, done.stderr
-    assert call("health", "--site=rehearsal", POLYLADDER_SITE="").returncode == 0
+    assert call("health", "--wait=120", "--site=rehearsal", POLYLADDER_SITE="").returncode == 0
 
 
 @pytest.mark.parametrize(

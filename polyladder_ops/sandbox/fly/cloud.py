@@ -116,8 +116,7 @@ class Cloud:
             edge = here.data["edge"]
             if edge["pid"] and portable.runs(edge["pid"], "python", str(self.folder)):
                 return
-            with socket.create_server((machines.HOST, edge["port"])) as listener:
-                edge["port"] = int(listener.getsockname()[1])
+            edge["port"] = _free_port(edge["port"])
             argv = [
                 sys.executable,
                 "-m",
@@ -133,6 +132,20 @@ class Cloud:
             edge["pid"] = process.pid
             process.returncode = 0
         _wait_for(lambda: _listens(edge["port"]), "the edge of the stand-in does not answer")
+
+    def tell(self, app: str, secrets: Mapping[str, str]) -> None:
+        """Give the app secrets, as `fly secrets set` does, where it has others: its machines that run start anew."""
+        with world.changing(self.folder) as here:
+            web = here.apps[app]
+            if dict(secrets).items() <= web["secrets"].items():
+                return
+            web["secrets"].update(secrets)
+            web["secrets_version"] += 1
+            for machine in here.machines(app):
+                platform.take_secrets(web, machine)
+                if machine["shown"]["state"] == "started":
+                    machines.force_to_end(machine)
+                    platform.start(here, app, machine, source="flyd")
 
     def remove(self) -> None:
         """End its processes and delete it."""
@@ -217,6 +230,14 @@ def _write_program(path: Path, folder: Path) -> None:
     path.chmod(0o700)
 
 
+def _free_port(wanted: int) -> int:
+    """Return the port that it had, or another one if somebody took that."""
+    for port in (wanted, 0):
+        with contextlib.suppress(OSError), socket.create_server((machines.HOST, port)) as listener:
+            return int(listener.getsockname()[1])
+    raise OpsError(f"no port of {machines.HOST} is free")
+
+
 def _listens(port: int) -> bool:
     with contextlib.suppress(OSError):
         socket.create_connection((machines.HOST, port), timeout=1).close()
@@ -225,7 +246,7 @@ def _listens(port: int) -> bool:
 
 
 def _wait_for(is_so: Any, said: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not is_so():
         if time.monotonic() > deadline:
             raise OpsError(said)

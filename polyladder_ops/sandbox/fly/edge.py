@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Edge"]
 
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
 
 
 class Edge(ThreadingHTTPServer):
