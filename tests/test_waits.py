@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import socket
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -164,6 +165,59 @@ def test_a_connection_that_falls_silent_alone_ends_and_its_backend_too(
         with pytest.raises(Silent, match="the server waits for us"):
             waits(connection)
         wait_for(lambda: not there(filled, pid), within_s=ENDS_S)
+
+
+@contextmanager
+def keeping_the_last_word(port: int) -> Iterator[tuple[int, threading.Event]]:
+    """Within the block a relay's port; once the event is set, it keeps back that the server is ready for the next statement."""
+    from_now_on = threading.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+    ends: list[socket.socket] = []
+
+    def relay(source: socket.socket, other: socket.socket, last: bytes) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                other.sendall(data.removesuffix(last) if from_now_on.is_set() else data)
+
+    def serve() -> None:
+        with suppress(OSError):
+            near, far = listener.accept()[0], socket.create_connection(("127.0.0.1", port))
+            ends.extend((near, far))
+            threading.Thread(target=relay, args=(near, far, b"\0" * 99), daemon=True).start()
+            relay(far, near, b"Z\0\0\0\5I")
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield listener.getsockname()[1], from_now_on
+    finally:
+        for one in (listener, *ends):
+            one.close()
+
+
+def refuses(connection: Connection) -> None:
+    for _ in copy_out.rows(connection, [b"COPY public.nowhere TO STDOUT"]):
+        pass
+
+
+def loads(connection: Connection) -> None:
+    loader = Loader(connection)
+    loader.statement(b"CREATE TABLE public.v (a integer)")
+    loader.finish()
+
+
+@pytest.mark.parametrize("waits", [asks, refuses, loads])
+def test_a_server_that_never_says_that_it_is_ready_is_not_waited_for(
+    waits: Callable[[Connection], None], filled: Target
+) -> None:
+    """All else has come; libpq's own loop would wait for the last word in C, where nobody looks."""
+    with (
+        keeping_the_last_word(filled.port) as (port, from_now_on),
+        allow(given=SOON),
+        closing(session.connect(with_other(filled, port=port, sslmode="disable"))) as connection,
+    ):
+        from_now_on.set()
+        with pytest.raises(Silent):
+            waits(connection)
 
 
 def test_work_that_takes_longer_than_all_limits_goes_on(filled: Target) -> None:
