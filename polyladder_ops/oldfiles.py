@@ -20,17 +20,16 @@ from polyladder_ops.catalog import Backup
 from polyladder_ops.errors import OpsError
 from polyladder_ops.manifest import YEARS, Manifest, Source
 from polyladder_ops.postgres.contents import ALGORITHM
+from polyladder_ops.postgres.described import DatabaseProperties, Role
 from polyladder_ops.postgres.lexer import Lexer
 from polyladder_ops.postgres.olddump import Notes
-from polyladder_ops.postgres.properties import Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from polyladder_ops.postgres.properties import DatabaseProperties
     from polyladder_ops.storage import Stored
 
-__all__ = ["describe", "is_old", "limits"]
+__all__ = ["UNKNOWN", "describe", "is_old", "limits"]
 
 Progress = Callable[[int], None] | None
 _NAME = re.compile(r"(?P<stem>.+?)\.sql(?:\.gz(?:\.age)?)?")
@@ -78,6 +77,25 @@ _UNKNOWN_ROLE: dict[str, Any] = {
     "comment": "",
     "memberships": (),
 }
+
+UNKNOWN = DatabaseProperties(
+    owner="",
+    encoding="UTF8",
+    collate="",
+    ctype="",
+    locale_provider="libc",
+    locale="",
+    icu_rules="",
+    collation_version="",
+    tablespace="",
+    connection_limit=-1,
+    is_template=False,
+    grants=(),
+    comment="",
+    settings=(),
+    security_labels=(),
+)
+"""The properties of a database of which only a file is known, for whoever looks at the file and restores nothing."""
 
 
 def is_old(path: Path) -> bool:

@@ -23,12 +23,14 @@ __all__ = [
     "VERIFIED",
     "as_row",
     "as_row_decided",
+    "as_row_of_file",
     "changed",
     "decided",
     "described",
     "line",
     "listed",
     "marks",
+    "of_file",
     "verdict",
 ]
 
@@ -230,6 +232,39 @@ def _definitions(manifest: Manifest) -> list[tuple[str, str]]:
         *(("not included", sentence) for sentence in manifest.not_included),
         *(("warning", sentence) for sentence in manifest.warnings),
     ]
+
+
+def of_file(backup: Backup, limits: Sequence[str]) -> str:
+    """Return what is in a file that has no manifest, biggest tables first, and what nobody can prove of it."""
+    manifest = backup.manifest
+    versions = manifest.source.server_version or "unknown", manifest.source.client_version or "unknown"
+    facts = [
+        ("file", f"{backup.path.name}, no manifest"),
+        ("taken from", f"PostgreSQL {versions[0]}, by pg_dump {versions[1]}, as it says"),
+        ("size", f"{size(manifest.size_bytes)} stored, {size(manifest.plain_bytes)} of SQL"),
+        ("sha256", manifest.sha256),
+        ("holds", f"{many(len(manifest.tables), 'table')}, {many(manifest.rows, 'row')}"),
+        *(("not proved", sentence) for sentence in limits),
+    ]
+    lines = [f"{name + ':':<14} {plain(text)}" for name, text in facts]
+    biggest = sorted(manifest.tables, key=lambda entry: entry.size_bytes, reverse=True)
+    rows = [(entry.name, f"{entry.rows:,}", size(entry.size_bytes), entry.digest) for entry in biggest]
+    return "\n".join([*lines, "", table(rows, ("table", "rows", "size", "digest"))])
+
+
+def as_row_of_file(backup: Backup, limits: Sequence[str]) -> dict[str, Any]:
+    """Return the same for programs; keys are only ever added."""
+    manifest = backup.manifest
+    return {
+        "path": str(backup.path),
+        "has_manifest": False,
+        "size_bytes": manifest.size_bytes,
+        "plain_bytes": manifest.plain_bytes,
+        "sha256": manifest.sha256,
+        "tables": {entry.name: entry.rows for entry in manifest.tables},
+        "rows": manifest.rows,
+        "not_proved": list(limits),
+    }
 
 
 def _recorded(record: Record) -> str:

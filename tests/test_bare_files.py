@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import tempfile
 import uuid
@@ -237,3 +239,48 @@ def bare_databases(server: Server) -> list[tuple[str]]:
         return connection.execute(
             "SELECT datname::text FROM pg_database WHERE datname LIKE 'bare%' ORDER BY 1"
         ).fetchall()
+
+
+# Looking at one -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def looking(tmp_path: Path) -> Project:
+    """A project that knows no server: a file is looked at without one."""
+    return project(tmp_path / "project", BACKUP_DIR=str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("name", ["nightly.sql.gz", "nightly.sql"])
+def test_a_file_is_verified_as_far_as_one_can_and_the_rest_is_named(
+    name: str, looking: Project, tmp_path: Path
+) -> None:
+    path = put(tmp_path, old_dump(TABLE, ROWS), name=name)
+    done = looking.ask("verify", f"--backup={path}")
+    assert done.code == 3, done
+    assert f"{name}, no manifest" in done.out
+    assert re.search(r"^public\.t +1 ", done.out, re.MULTILINE)
+    assert (
+        "not proved:    that it holds what was in the database: no manifest was written with it" in done.out
+    )
+    assert f"error: {name} is whole, and not proved" in done.err
+    assert f"`invoke restore --backup={path} --into=look`" in done.err
+    shown = looking.ask("backup.show", f"--backup={path}", "--json")
+    assert (shown.code, json.loads(shown.out)["tables"]) == (0, {"public.t": 1})
+
+
+def test_a_damaged_file_fails_and_says_what_is_wrong(looking: Project, tmp_path: Path) -> None:
+    path = put(tmp_path, old_dump(TABLE, ROWS), name="nightly.sql.gz")
+    path.write_bytes(path.read_bytes()[:-9])
+    done = looking.ask("verify", f"--backup={path}")
+    assert (done.code, done.out) == (3, "")
+    assert "error: nightly.sql.gz FAILED: " in done.err
+    half = put(tmp_path, old_dump(TABLE, ROWS)[:-60], name="half.sql.gz")
+    done = looking.ask("verify", f"--backup={half}")
+    assert (done.code, "error: half.sql.gz FAILED: " in done.err) == (3, True), done
+
+
+def test_single_tables_of_a_file_are_refused_with_the_way_round(looking: Project, tmp_path: Path) -> None:
+    path = put(tmp_path, old_dump(TABLE, ROWS), name="night ly.sql.gz")
+    done = looking.ask("restore.extract", f"--backup={path}", "--table=t", "--into=rescue")
+    assert done.code == 1
+    assert f"hint: Restore all of it beside: `invoke restore --backup='{path}' --into=look`" in done.err

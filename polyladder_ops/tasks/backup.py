@@ -249,8 +249,13 @@ def show(c: Context, backup: str = "", site: str = "", json: bool = False) -> No
         invoke backup.show --backup=2026-01-05 --json
     """
     from polyladder_ops import report
+    from polyladder_ops.tasks import bare
 
-    chosen = choose(open_site(c, site), backup, task="backup.show")
+    place = open_site(c, site)
+    if bare.is_meant(backup):
+        bare.show(place, backup, as_json=json)
+        return
+    chosen = choose(place, backup, task="backup.show")
     if json:
         print_json(
             {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import output
 from polyladder_ops.errors import Mismatch, UsageError
+from polyladder_ops.tasks import bare
 from polyladder_ops.tasks.aside import abort_of
 from polyladder_ops.tasks.backup import JSON, SITE, choose, open_site, print_json
 from polyladder_ops.tasks.boundary import cleaning_in_sight, is_dry, task
@@ -61,6 +62,8 @@ def extract(
             hint="Write --into=NAME for a new database, or --to-file=PATH for a file.",
         )
     place = open_site(c, site)
+    if bare.is_meant(backup):
+        bare.refuse_extract(backup)
     chosen = choose(place, backup, task="restore.extract")
     keys = [] if is_dry(c) else place.keys(encrypted=chosen.manifest.encrypted)
     chosen = chosen if is_dry(c) else seal.known(chosen, keys)

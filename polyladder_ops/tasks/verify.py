@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from polyladder_ops import output
 from polyladder_ops.errors import Mismatch, UsageError
+from polyladder_ops.tasks import bare
 from polyladder_ops.tasks.backup import JOBS, JSON, SITE, choose, open_site
 from polyladder_ops.tasks.boundary import cleaning_in_sight, is_dry, number_of, task
 
@@ -31,7 +32,8 @@ def verify(
 ) -> None:
     """Prove that a backup is whole, or that it restores.
 
-    Exits 3 if the backup failed, and also if it could not be proved because the scratch server lacks something.
+    Exits 3 if the backup failed, and also if it could not be proved because the scratch server lacks something. A file without
+    a manifest is read to its end; nobody can prove it, so that exits 3 at best.
 
     Examples:
         invoke verify --backup=latest
@@ -47,6 +49,9 @@ def verify(
         raise UsageError("--jobs goes with --level=restore", hint="Leave it out, or add --level=restore.")
     wanted = number_of(jobs, "jobs")
     place = open_site(c, site)
+    if bare.is_meant(backup):
+        bare.verify(place, backup, as_json=json)
+        return
     chosen = choose(place, backup, task="verify")
     if is_dry(c):
         output.line(f"would verify {chosen.id} at level {level}")
