@@ -252,18 +252,14 @@ def _expect_rights(connection: Connection, aside: Marked) -> None:
 
 def expect_unused(connection: Connection, aside: Marked) -> None:
     """Return if a set-aside database is as it was chosen. Raise Refused if somebody has taken it into use since."""
-    now = [m for m in (*marks.find(connection), *marks.claims(connection)) if m.oid == aside.oid]
-    if (
-        not now
-        or now[0].name != aside.name
-        or (now[0].is_open and not (aside.is_open or now[0].mark.is_dumped))
-    ):
+    now = marks.of(connection, aside.oid)
+    if now is None or now.name != aside.name or (now.is_open and not (aside.is_open or now.mark.is_dumped)):
         raise Refused(
             f"{aside.name} has been taken into use meanwhile",
             detail="It was renamed or opened after it was looked at. It was left as it is.",
             hint="Look with `invoke restore.status`.",
         )
-    _unused(now[0])
+    _unused(now)
 
 
 def _older_release(aside: Marked, head: str | None) -> str:

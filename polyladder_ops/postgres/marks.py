@@ -36,6 +36,7 @@ __all__ = [
     "inner",
     "is_mark",
     "name_aside",
+    "of",
     "own_setting",
     "parse",
     "put",
@@ -179,18 +180,35 @@ ORDER BY d.datname
 def find(connection: Connection) -> tuple[Marked, ...]:
     """Return the databases of this server that carry a mark of ours, ordered by name. Raise OpsError if the server fails."""
     with translated("could not look for set-aside databases"):
-        rows = connection.execute(_MARKED.encode(), [f"{_SETTING}=", f"{_SETTING}={_VALUE}"]).fetchall()
+        return _found(connection)
+
+
+def claims(connection: Connection) -> tuple[Marked, ...]:
+    """Return the databases of which only an older version's note says what they are. Raise OpsError if the server fails."""
+    with translated("could not look for set-aside databases"):
+        return _claimed(connection, {marked.oid for marked in _found(connection)})
+
+
+def of(connection: Connection, oid: int) -> Marked | None:
+    """Return what says of the database with this oid that it was set aside. Raise psycopg.Error if the server fails.
+
+    For those who look in a switch: what a failure there means, they say.
+    """
+    found = _found(connection)
+    each = (*found, *_claimed(connection, {marked.oid for marked in found}))
+    return next((marked for marked in each if marked.oid == oid), None)
+
+
+def _found(connection: Connection) -> tuple[Marked, ...]:
+    rows = connection.execute(_MARKED.encode(), [f"{_SETTING}=", f"{_SETTING}={_VALUE}"]).fetchall()
     found: dict[int, Marked] = {}
     for marked in _marked(rows, _VALUE):
         found.setdefault(marked.oid, marked)
     return tuple(found.values())
 
 
-def claims(connection: Connection) -> tuple[Marked, ...]:
-    """Return the databases of which only an older version's note says what they are. Raise OpsError if the server fails."""
-    known = {marked.oid for marked in find(connection)}
-    with translated("could not look for set-aside databases"):
-        rows = connection.execute(_CLAIMED.encode(), [_PREFIX]).fetchall()
+def _claimed(connection: Connection, known: set[int]) -> tuple[Marked, ...]:
+    rows = connection.execute(_CLAIMED.encode(), [_PREFIX]).fetchall()
     return tuple(m for m in _marked(rows, _PREFIX) if m.mark.oid in (None, m.oid) and m.oid not in known)
 
 
