@@ -78,7 +78,7 @@ def _looked(place: Site, url: str, target: Target, seconds: float) -> Iterator[P
     answer = app.wait(url, seconds=seconds, say=_say)
     yield app.of_answer(answer)
     if found is not None and answer.is_well:
-        yield _of_machines(place, seconds)
+        yield from _of_machines(place, seconds)
     try:
         if answer.is_well:
             yield _link(url, target)
@@ -111,20 +111,18 @@ def _machines(place: Site) -> list[tuple[Machine, bool]] | None:
     ]
 
 
-def _of_machines(place: Site, seconds: float) -> Part:
-    """Return what Fly says of the machines; its checks come every 15 s, so they may need a moment after a start."""
+def _of_machines(place: Site, seconds: float) -> Iterator[Part]:
+    """Yield what Fly says of the machines, if it tells; its checks come every 15 s: they may need a moment after a start."""
     from polyladder_ops.app import health as app
 
     deadline = time.monotonic() + seconds
     while True:
-        found = _machines(place)
-        part = (
-            app.Part("machines", True, "not looked at")
-            if found is None
-            else app.of_machines([each for each, _ in found])
-        )
+        if (found := _machines(place)) is None:
+            return  # a note says so
+        part = app.of_machines([each for each, _ in found])
         if part.ok or time.monotonic() > deadline:
-            return part
+            yield part
+            return
         time.sleep(1.0)
 
 

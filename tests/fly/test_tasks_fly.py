@@ -194,6 +194,7 @@ def test_fly_down_is_said_and_does_not_make_a_well_app_ill(call: Call, cloud: Cl
     done = call("health", "--wait=120")
     assert done.returncode == 0, done.stderr
     assert "note: Fly's own checks are not looked at" in done.stderr
+    assert "machines" not in done.stdout
     assert call("fly.status").returncode == 1
 
 
