@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.conninfo import Target
 
-__all__ = ["LEVELS", "Verdict", "keep_checks", "verify_by_restore", "verify_stored"]
+__all__ = ["LEVELS", "Verdict", "keep_checks", "verify_by_restore", "verify_stored", "verify_without_key"]
 
 LEVELS = ("stored", "restore")
 Level = Literal["stored", "restore"]
@@ -44,6 +44,7 @@ class Verdict:
     reasons: tuple[str, ...]
     seconds: float
     said: tuple[str, ...] = ()  # what people should know besides
+    needs_key: bool = False  # a private key is what lacks for more
 
     @property
     def passed(self) -> bool:
@@ -59,6 +60,24 @@ def verify_stored(backup: Backup, keys: Sequence[Any], *, progress: Progress = N
     began = time.monotonic()
     backup, reasons = _looked_at(backup, keys, progress)
     return _recorded(backup, "stored", "failed" if reasons else "passed", reasons, began)
+
+
+def verify_without_key(backup: Backup) -> Verdict:
+    """Look at what can be looked at of an encrypted backup where no private key is: the file's size and sha256.
+
+    Never `passed`: what is inside, nobody has seen. Raise OpsError if the file can't be read.
+    """
+    began = time.monotonic()
+    other = (
+        _other_file(backup.manifest, *storage.fingerprint(backup.path)) if backup.complete else [backup.flaw]
+    )
+    return replace(
+        _recorded(backup, "stored", "failed" if other else "not proved", other or [_SHUT], began),
+        needs_key=not other,
+    )
+
+
+_SHUT = "the file has the size and the sha256 that the manifest says; what is inside was not looked at, since no private key is named"
 
 
 def _looked_at(backup: Backup, keys: Sequence[Any], progress: Progress) -> tuple[Backup, list[str]]:

@@ -326,6 +326,38 @@ def test_the_tasks_know_all_with_the_key_and_say_without_it_what_they_do_not(
     assert all(isinstance(row["warnings"], list) for row in json.loads(known["json"]))
 
 
+def test_without_the_key_a_look_at_the_bytes_proves_nothing_and_says_what_it_saw(place: Project) -> None:
+    assert place.ask("backup").code == 0
+    found = place.ask("verify", "--backup=latest", BACKUP_AGE_IDENTITY_FILE="")
+    assert found.code == 3, found
+    assert "is NOT PROVED at level stored" in found.out
+    assert "has the size and the sha256 that the manifest says; what is inside was not looked at" in found.out
+    assert found.err.splitlines()[-1].startswith("hint: Set BACKUP_AGE_IDENTITY_FILE ")
+    (row,) = json.loads(place.ask("backup.list", "--json").out)
+    assert (row["verified"], row["verification"]["verdict"]) == (False, "not proved")
+    assert place.ask("verify", "--backup=latest").code == 0
+    assert place.ask("verify", "--backup=latest", BACKUP_AGE_IDENTITY_FILE="").code == 3
+    (row,) = json.loads(place.ask("backup.list", "--json").out)
+    assert row["verified"] is True
+
+
+def test_without_the_key_a_changed_byte_and_a_file_that_is_cut_have_failed(place: Project) -> None:
+    assert place.ask("backup").code == 0
+    (file,) = Path(place.variables["BACKUP_DIR"]).glob("*.age")
+    data = file.read_bytes()
+    for other, said in (
+        (data[:-1], "another size"),
+        (data[:-1] + bytes([data[-1] ^ 1]), "sha256 is not the one in the manifest"),
+    ):
+        file.write_bytes(other)
+        # By its id: one of another size is not complete, so it is not the latest.
+        found = place.ask("verify", f"--backup={file.name.split('.')[0]}", BACKUP_AGE_IDENTITY_FILE="")
+        assert found.code == 3, found
+        assert "FAILED at level stored" in found.out
+        assert said in found.out, found
+    assert " FAILED " in place.ask("backup.list").out
+
+
 def test_a_restore_knows_all_and_without_the_key_touches_nothing(place: Project, database: Target) -> None:
     assert place.ask("backup").code == 0
     with closing(session.connect(database)) as connection:

@@ -403,7 +403,7 @@ def test_a_key_that_does_not_fit_exits_1_and_records_nothing(sample: Target, tmp
         sample, tmp_path / "backups", site="production", private=tmp_path / "private", options=options
     )
     where = project(tmp_path / "project", BACKUP_DIR=str(tmp_path / "backups"))
-    without = where.run("verify", "--backup=latest")
+    without = where.run("verify", "--backup=latest", "--level=restore")
     assert (without.code, "no private key is named" in without.err) == (2, True)
     key = tmp_path / "identity.txt"
     key.write_text(str(pyrage.x25519.Identity.generate()))

@@ -32,8 +32,9 @@ def verify(
 ) -> None:
     """Prove that a backup is whole, or that it restores.
 
-    Exits 3 if the backup failed, and also if it could not be proved because the scratch server lacks something. A file without
-    a manifest is read to its end; nobody can prove it, so that exits 3 at best.
+    Exits 3 if the backup failed, and also if it could not be proved because the scratch server lacks something, or the private
+    key is not here: then the file's size and sha256 are looked at, and a changed one has failed. A file without a manifest is read
+    to its end; nobody can prove it, so that exits 3 at best.
 
     Examples:
         invoke verify --backup=latest
@@ -56,12 +57,15 @@ def verify(
     if is_dry(c):
         output.line(f"would verify {chosen.id} at level {level}")
         return
-    keys = place.keys(encrypted=chosen.manifest.encrypted)
+    is_shut = chosen.manifest.encrypted and place.settings.backup_age_identity_file is None
+    keys = [] if is_shut and level == "stored" else place.keys(encrypted=chosen.manifest.encrypted)
     with (
         terminal.Progress(f"verifying {chosen.id}", total=chosen.manifest.plain_bytes) as bar,
         cleaning_in_sight(finish=_NEXT, before=bar.__exit__),
     ):
-        if level == "stored":
+        if is_shut:
+            result = verification.verify_without_key(chosen)
+        elif level == "stored":
             result = verification.verify_stored(chosen, keys, progress=bar.advance)
         else:
             with place.scratch(chosen.manifest.source.server_major) as scratch:
@@ -94,7 +98,9 @@ _ANOTHER = "Choose another backup: `invoke backup.list`."
 
 
 def _elsewhere(result: Verdict) -> str:
-    """Return where what the scratch server lacked can be had."""
+    """Return where what lacked for a proof can be had: a key, a server, or what that has not got."""
+    if result.needs_key:
+        return "Set BACKUP_AGE_IDENTITY_FILE to the file with the AGE-SECRET-KEY line, then verify again."
     from polyladder_ops.sandbox import installations
 
     if any(reason.startswith("the server's major version is") for reason in result.reasons):
