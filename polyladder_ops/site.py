@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from polyladder_ops.fly.flyctl import Flyctl
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.sandbox.fly.cloud import Cloud
+    from polyladder_ops.sandbox.installations import Installation
     from polyladder_ops.settings import Settings
 
 __all__ = ["Scratch", "Site"]
@@ -168,6 +169,29 @@ class Site:
                     damaged.append(error)
                 yield backup
 
+    def expect_scratch(self, major: int) -> None:
+        """Return if `scratch` could give a server of this major; nothing is started.
+
+        Raise OpsError if not: what comes out on another major proves nothing.
+        """
+        where, found = self._scratch_major(major)
+        if found != major:
+            raise OpsError(
+                f"{where} has version {found}, the backup's server {major}",
+                hint=installations.how_to_install(major),
+            )
+
+    def _scratch_major(self, major: int) -> tuple[str, int]:
+        if not self.settings.scratch_url:
+            chosen = _installed(major)
+            return str(chosen), chosen.major
+        from polyladder_ops.postgres import session
+        from polyladder_ops.postgres.conninfo import parse
+
+        named = parse(self.settings.scratch_url, variable="POLYLADDER_SCRATCH_URL")
+        with contextlib.closing(session.connect(named)) as connection:
+            return "POLYLADDER_SCRATCH_URL", session.identify(connection).major
+
     @contextlib.contextmanager
     def scratch(self, major: int) -> Iterator[Scratch]:
         """Within the block a server for proofs of backups of this major: POLYLADDER_SCRATCH_URL, or one that is gone afterwards.
@@ -179,7 +203,7 @@ class Site:
 
             yield Scratch(parse(self.settings.scratch_url, variable="POLYLADDER_SCRATCH_URL"), trusted=False)
             return
-        chosen = installations.choose(installations.find(portable.system_account(place.ACCOUNT)), major)
+        chosen = _installed(major)
         settings = {name: value for name, value in _SCRATCH.items() if chosen.major >= _SINCE.get(name, 0)}
         with scratch.reserved(self.settings.state_dir / "scratch") as folder:
             with standing(f"Perhaps still there: the scratch server in {folder}"):
@@ -193,3 +217,7 @@ class Site:
                 with at_work("removing the scratch server"):
                     made.remove()
             held()
+
+
+def _installed(major: int) -> Installation:
+    return installations.choose(installations.find(portable.system_account(place.ACCOUNT)), major)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyrage
@@ -12,14 +13,18 @@ from polyladder_ops import backups, setaside, verification
 from polyladder_ops.errors import Mismatch, Refused
 from polyladder_ops.postgres import marks, session, switch
 from polyladder_ops.restore import discard
+from polyladder_ops.sandbox import installations
+from polyladder_ops.sandbox.installations import Installation
 from polyladder_ops.site import Site
+from tests import majors
 from tests.conftest import run
 from tests.test_setaside import place, restored, taken  # noqa: F401 - fixtures
+from tests.test_tasks import url
 from tests.test_tasks_restore import shop  # noqa: F401 - fixtures
 from tests.test_whose import set_aside
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from polyladder_ops.catalog import Backup
     from polyladder_ops.sandbox.server import Server
@@ -178,3 +183,51 @@ def test_a_dry_run_of_a_discard_is_refused_where_the_real_one_is(
         f"would drop {aside} after a backup that is restored on a scratch server\n",
     )
     assert shop.asides() == [aside]
+
+
+@pytest.mark.parametrize(
+    "words", [["restore.discard", "--force"], ["-R", "restore.discard"]], ids=["real", "dry"]
+)
+def test_where_no_backup_could_be_proved_none_is_taken_and_the_dry_run_says_so(
+    words: list[str],
+    shop: Shop,  # noqa: F811
+    need: Callable[[object, str], None],
+) -> None:
+    aside = set_aside(shop)
+    other = next((major for major in (15, 16, 17, 14, 13) if majors.programs(major)), 0)
+    need(other, "no PostgreSQL of another major (python -m tests.majors)")
+    before = sorted(shop.folder.iterdir())
+    with majors.running(other) as scratch:
+        refused = shop.ask(*words, POLYLADDER_SCRATCH_URL=url(scratch))
+    assert refused.code == 4, refused
+    assert (
+        f"a backup of {aside} could not be restored here to prove it, so nothing was dropped" in refused.err
+    )
+    assert f"POLYLADDER_SCRATCH_URL has version {other}, the backup's server 18" in refused.err
+    assert "--accept=not-restored" in refused.err
+    assert sorted(shop.folder.iterdir()) == before
+    assert shop.ask("-R", "restore.discard", "--accept=not-restored").code == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (Installation(Path("/pg15"), 15), "there is no PostgreSQL 18 here to restore into"),
+        (Installation(Path("/pg15"), 15, is_embedded=True), "the embedded PostgreSQL has version 15, the backup's server 18"),
+    ],
+    ids=["none", "another major"],
+)  # fmt: skip
+def test_where_no_server_of_its_major_is_installed_nothing_is_dumped(
+    found: Installation,
+    why: str,
+    restored: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(installations, "find", lambda _account: (found,))
+    restored.site = Site(restored.site.settings.model_copy(update={"scratch_url": ""}))
+    before = len(restored.asked)
+    with pytest.raises(Refused, match="could not be restored here to prove it") as caught:
+        restored.discard()
+    assert why in caught.value.detail
+    assert (restored.kept(), len(restored.asked)) == ([], before)
+    assert restored.discard("", discard.NOT_RESTORED).kept is not None

@@ -75,13 +75,15 @@ def discard(
     """Drop a set-aside database for good, after a backup of it as it is now was taken, and restored on a scratch server.
 
     Return what was done. The database stays: raise OpsError if there is none or it can't be dumped (a corrupt page);
-    Mismatch if its backup does not come back; Refused if that can't be tried (`not-restored` lets it through, if the
-    bytes are whole), if no dump holds all of it (`not-included`), or if somebody was in it or wrote to it meanwhile.
+    Mismatch if its backup does not come back; Refused if that can't be tried (before `confirm`, where no server of its
+    major is to be had; `not-restored` lets it through, if the bytes are whole), if no dump holds all of it
+    (`not-included`), or if somebody was in it or wrote to it meanwhile.
     """
     with setaside.locked(target, name, "discard", say, look_only=look_only) as chosen:
         aside, keeping = chosen.aside, _Keeping(chosen, site, options, accept, say)
         if not without_backup:
             setaside.refuse_unverifiable(site, options)
+            keeping.expect_scratch()
         confirm(aside)
         setaside.expect_unused(chosen.connection, aside)
         with nullcontext() if without_backup else keeping.kept():
@@ -115,6 +117,17 @@ class _Keeping:
         self.accepted: list[str] = []
         self._connection, self._server, self._aside = chosen.connection, chosen.server, chosen.aside
         self._site, self._options, self._accept, self._say = site, options, accept, say
+
+    def expect_scratch(self) -> None:
+        """Return if a server to prove a backup on can be had, or that is not asked. Raise Refused, before a dump, if not."""
+        if NOT_RESTORED in self._accept:
+            return
+        try:
+            self._site.expect_scratch(session.identify(self._connection).major)
+        except Interrupted:
+            raise
+        except OpsError as error:
+            raise _unrestorable(f"a backup of {self._aside.name}", _reason(error)) from error
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -177,7 +190,7 @@ class _Keeping:
         except Interrupted:
             raise
         except OpsError as error:
-            verdict, why = None, f"{error.message}. {error.detail}".strip()
+            verdict, why = None, _reason(error)
         if verdict is not None and verdict.verdict == "failed":
             raise Mismatch(
                 f"the backup {made.id} does not come back as what was dumped, so nothing was dropped",
@@ -189,12 +202,7 @@ class _Keeping:
 
     def _accept_unrestored(self, made: Backup, why: str) -> None:
         if NOT_RESTORED not in self._accept:
-            raise Refused(
-                f"the backup {made.id} could not be restored here to prove it, so nothing was dropped",
-                detail=why,
-                hint="Set POLYLADDER_SCRATCH_URL to a server that has what is missing; or add"
-                f" --accept={NOT_RESTORED}, so that its bytes alone are looked at.",
-            )
+            raise _unrestorable(f"the backup {made.id}", why)
         setaside.verified(made, self._site)
         self.accepted.append(f"{NOT_RESTORED}: {why}")
 
@@ -216,6 +224,19 @@ class _Keeping:
                 detail="\n        ".join(wrong[:_SHOWN]) + more,
                 hint="Find out who uses it, then try again: the next backup holds that, too.",
             )
+
+
+def _unrestorable(what: str, why: str) -> Refused:
+    return Refused(
+        f"{what} could not be restored here to prove it, so nothing was dropped",
+        detail=why,
+        hint="Set POLYLADDER_SCRATCH_URL to a server that has what is missing; or add"
+        f" --accept={NOT_RESTORED}, so that its bytes alone are looked at.",
+    )
+
+
+def _reason(error: OpsError) -> str:
+    return f"{error.message}. {error.detail}".strip()
 
 
 @contextmanager
