@@ -40,6 +40,7 @@ __all__ = [
     "is_reachable",
     "is_readable",
     "is_root",
+    "kill_group",
     "make_private_directory",
     "name_socket_folder",
     "owner",
@@ -136,6 +137,16 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
     else:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
+
+
+def kill_group(pid: int) -> None:
+    """Kill the group of a program that `start` started under this id, if any of it is still there."""
+    if sys.platform == "win32":
+        with contextlib.suppress(OSError):
+            os.kill(pid, _FORCE)
+    else:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, _FORCE)
 
 
 def is_alive(pid: int) -> bool:

@@ -143,7 +143,7 @@ LAYERS = [
     ("storage", "decryption", "decryptor", "workspace", "textfile", "output"),
     ("encryption", "gzipped", "settings", "terminal"),
     ("sources", "values"),
-    ("undoing", "usage"),
+    ("lifeline", "undoing", "usage"),
     ("interrupts", "plainfile", "portable", "redaction", "clocks"),
     ("errors",),
 ]

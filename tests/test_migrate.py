@@ -610,6 +610,37 @@ def test_the_login_of_a_killed_run_is_dropped_by_the_next_command(app: App) -> N
     assert app.migrate("migrate").code == 0
 
 
+def test_a_killed_run_takes_its_program_with_it_and_the_database_notes_nothing(either: App) -> None:
+    either.put("1700000000003_slow", "-- Up Migration\nCREATE TABLE public.three ();\nSELECT pg_sleep(3600);")
+    sleeping = (
+        "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(3600)%' AND pid <> pg_backend_pid()"
+    )
+    with either.where.start("migrate") as process:
+        until(lambda: either.ask(sleeping), "the migration sleeps", seconds=120)
+        process.kill()
+        process.communicate(timeout=120)  # its program would hold the pipes open
+    until(lambda: not either.ask(sleeping), "the server has ended it", seconds=120)
+    assert (either.noted, "three" in either.tables) == ([], False)
+    either.put("1700000000003_slow", "-- Up Migration\nSELECT 1;")
+    assert either.migrate("migrate").code == 0
+
+
+def test_what_a_dead_run_still_has_at_work_is_named_with_what_ends_it(app: App) -> None:
+    mark = {"application_name": "polyladder-ops migrate 0123abcd"}
+    with closing(session.connect(Target.of(**{**app.target.parameters, **mark}))) as left:
+        pid = left.info.backend_pid
+        ending = f"SELECT pg_catalog.pg_terminate_backend({pid})"
+        for words in (("migrate",), ("-R", "migrate"), ("migrate.down", "--force")):
+            found = app.where.ask(*words)
+            assert (found.code, f"process {pid} " in found.err) == (4, True), found
+            assert found.err.rstrip().endswith(ending)
+        assert app.tables == {}
+        assert f"WARNING: a migration is at work: process {pid} (role " in app.where.ask("migrate.status").err
+        app.tell(ending)
+        until(lambda: not app.ask(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"), "it ends")
+    assert app.migrate("migrate").code == 0
+
+
 def test_one_run_at_a_time(app: App) -> None:
     from polyladder_ops.postgres import locks
 

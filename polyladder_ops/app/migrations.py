@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING
 from polyladder_ops import portable
 from polyladder_ops.app.checkout import environment
 from polyladder_ops.errors import Interrupted, Mismatch, OpsError
+from polyladder_ops.lifeline import lifeline
 from polyladder_ops.postgres import definitions_seen, migration_login, session
 from polyladder_ops.redaction import redact
 from polyladder_ops.terminal import plain
@@ -205,10 +206,11 @@ def run(
     """Run the checkout's migrations `up` or `down`; return how the program ended, and the owner whose objects it made.
 
     `server` is the session that holds the database's lock. `say` hears each line of the program, without secrets. Ended early,
-    neither the program's group nor a session of its on the server is left. Raise OpsError if it can't be started.
+    neither the program's group nor a session of its on the server is left; killed, the program's group ends too. Raise OpsError if it can't be started.
     """
-    with migration_login.opened(server, target) as login:
+    with migration_login.opened(server, target) as login, lifeline() as ends_with_us:
         program = _Program(checkout, direction, login)
+        ends_with_us(program.process)
         try:
             ended = program.watch(say, lambda: migration_login.blockers(server, login))
         except BaseException as error:
@@ -236,7 +238,7 @@ def _tell(error: BaseException, target: Target) -> None:
 
 class _Program:
     def __init__(self, checkout: Checkout, direction: str, login: Login) -> None:
-        self._process = portable.start(
+        self.process = portable.start(
             checkout.argv(direction),
             env=environment(login.variables),
             cwd=checkout.folder,
@@ -245,7 +247,7 @@ class _Program:
             stderr=subprocess.STDOUT,
         )
         self._heard: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
+        self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
         self._reader.start()
 
     def _read(self, pipe: IO[bytes]) -> None:
@@ -262,7 +264,7 @@ class _Program:
             if text:
                 say(text)
                 kept.append(text.strip())
-        return Ended(self._process.wait(), tuple(kept))
+        return Ended(self.process.wait(), tuple(kept))
 
     def _lines(self, say: Callable[[str], object], waits_for: Callable[[], Sequence[str]]) -> Iterator[bytes]:
         quiet_since = time.monotonic()
@@ -270,10 +272,10 @@ class _Program:
             try:
                 line = self._heard.get(timeout=_TICK_S)
             except queue.Empty:
-                if self._process.poll() is not None and not self._reader.is_alive():
+                if self.process.poll() is not None and not self._reader.is_alive():
                     return
-                if self._process.poll() is not None:
-                    portable.end_group(self._process)  # what it left behind holds the pipe open
+                if self.process.poll() is not None:
+                    portable.end_group(self.process)  # what it left behind holds the pipe open
                 elif time.monotonic() - quiet_since > _QUIET_S:
                     quiet_since = time.monotonic()
                     for who in waits_for():
@@ -286,7 +288,7 @@ class _Program:
 
     def end(self) -> None:
         """Make sure that nothing of it runs any more."""
-        portable.end_group(self._process)
+        portable.end_group(self.process)
         self._reader.join(10)
-        if self._process.stdout and not self._reader.is_alive():
-            self._process.stdout.close()
+        if self.process.stdout and not self._reader.is_alive():
+            self.process.stdout.close()

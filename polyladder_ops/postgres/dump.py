@@ -18,6 +18,7 @@ from psycopg import pq
 
 from polyladder_ops import portable
 from polyladder_ops.errors import OpsError
+from polyladder_ops.lifeline import lifeline
 from polyladder_ops.postgres import login_triggers, orphans, waits
 from polyladder_ops.postgres.session import backend_of, link_of
 from polyladder_ops.postgres.snapshot import LOCK_WAIT_S, Changed, LocksExhausted
@@ -82,7 +83,7 @@ def run(
     argv += _unnamed_options(target)
     variables = {**_variables(target, need_tls=need_tls), "PGAPPNAME": orphans.name(backend_of(holder))}
     passfile = private / "pgpass"
-    with _handed(target, passfile, variables) as inherited:
+    with _handed(target, passfile, variables) as inherited, lifeline() as ends_with_us:
         env = portable.clean_environment(variables)
         pipes: dict[str, Any] = {
             "stdin": subprocess.DEVNULL,
@@ -90,6 +91,7 @@ def run(
             "stderr": subprocess.PIPE,
         }
         process = portable.start(argv, env=env, bufsize=0, **pipes, **inherited)
+        ends_with_us(process)  # behind a silent link it waits, and hears of nobody's end
         try:
             with standing("", partial(portable.end, process, grace_s=0)):
                 link = link_of(holder)

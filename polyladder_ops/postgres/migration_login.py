@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["Login", "blockers", "end_sessions", "opened"]
+__all__ = ["AtWork", "Login", "at_work", "blockers", "end_sessions", "opened"]
 
 _ENDING_S = 30.0
 _RIGHTS = """
@@ -46,6 +46,27 @@ _SETTINGS = {
     "idle_in_transaction_session_timeout": "0",
     "default_transaction_read_only": "off",
 }
+
+# So that a statement does not go on for hours whose program was killed; not every server's system can tell (14 and later).
+_NOTICE = ("client_connection_check_interval", "2s")
+_MARK = "polyladder-ops migrate "
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """A session of a migration on the server, whether its run lives or not."""
+
+    pid: int
+    role: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} (role {self.role}, since {self.since})"
+
+    @property
+    def ending(self) -> str:
+        """The statement that ends it."""
+        return f"SELECT pg_catalog.pg_terminate_backend({self.pid})"
 
 
 @dataclass(frozen=True)
@@ -146,11 +167,12 @@ def _drop(server: Connection, target: Target, name: str, owner: str) -> None:
 def _login(target: Target, owner: str, *, is_made: bool = False) -> Login:
     with closing(session.connect(target)) as connection:
         has_tls, ours = bool(connection.pgconn.ssl_in_use), connection.info.user
+        notice = (_NOTICE,) if databases.takes_setting(connection, *_NOTICE) else ()
     url = _url(target, ours, has_tls=has_tls)
     hide_url(url)
-    settings = {"role": owner, **_SETTINGS}
+    settings = {"role": owner, **_SETTINGS, **dict(notice)}
     options = " ".join(f"-c {name}={_escaped(value)}" for name, value in settings.items())
-    return Login(url, options, owner, ours, f"polyladder-ops migrate {secrets.token_hex(4)}", is_made)
+    return Login(url, options, owner, ours, f"{_MARK}{secrets.token_hex(4)}", is_made)
 
 
 def _escaped(value: str) -> str:
@@ -173,6 +195,18 @@ def _url(target: Target, user: str, *, has_tls: bool) -> str:
         name: given[name] for name in ("sslrootcert", "sslcert", "sslkey") if has_tls and given.get(name)
     }
     return f"postgres://{login}@{where}:{target.port}/{quote(target.database, safe='')}?{urlencode(more)}"
+
+
+def at_work(connection: Connection, database: str) -> tuple[AtWork, ...]:
+    """Return the sessions of migrations in this database, oldest first. Raise OpsError if the server fails."""
+    find = (
+        "SELECT pid, coalesce(usename::text, 'which is gone'),"
+        " pg_catalog.to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS\"Z\"')"
+        " FROM pg_catalog.pg_stat_activity WHERE datname = %s AND application_name ~ %s ORDER BY backend_start"
+    )
+    with session.translated("could not look for migrations at work"):
+        rows = connection.execute(find, [database, f"^{_MARK}[0-9a-f]{{8}}$"]).fetchall()
+    return tuple(AtWork(*row) for row in rows)
 
 
 def end_sessions(server: Connection, login: Login) -> None:

@@ -119,6 +119,7 @@ def status(c: Context, database: str = "", site: str = "", json: bool = False) -
 
     place, checkout, target = _opened(c, site, database)
     _expect_beside(place, target)
+    _say_at_work(target)
     seen, level = _stands(target, checkout)
     when = {noted.name: noted.run_on for noted in seen.noted or ()}
     rows = [
@@ -183,6 +184,7 @@ def _alone(place: Site, target: Target, doing: str, *, dry: bool) -> Iterator[Co
 
     server = locks.maintenance(target)
     _expect_beside(place, target)
+    _expect_nobody_at_work(server, target)
     if dry:
         with closing(session.connect(server)) as connection:
             yield connection
@@ -193,6 +195,32 @@ def _alone(place: Site, target: Target, doing: str, *, dry: bool) -> Iterator[Co
         locks.exclusive(server, target.database, doing=doing, say=_say) as connection,
     ):
         yield connection
+
+
+def _expect_nobody_at_work(server: Target, target: Target) -> None:
+    """Return if no migration of a dead run is at work on the target; a living run holds the lock. Raise Refused otherwise."""
+    from polyladder_ops.postgres import locks, migration_login, session
+    from polyladder_ops.terminal import plain
+
+    with closing(session.connect(server)) as connection:
+        found = migration_login.at_work(connection, target.database)
+        if found and not locks.holder(connection, target.database):
+            raise Refused(
+                f"a migration is still at work on {target.database}, and its run is dead",
+                detail=f"It is {'; '.join(plain(str(each)) for each in found)}.",
+                hint=f"Let it come to its end, or end it: {'; '.join(each.ending for each in found)}",
+            )
+
+
+def _say_at_work(target: Target) -> None:
+    from polyladder_ops.postgres import migration_login, session
+    from polyladder_ops.terminal import plain
+
+    with closing(session.connect(target)) as connection:
+        for each in migration_login.at_work(connection, target.database):
+            _say(
+                f"WARNING: a migration is at work: {plain(str(each))}. If its run was killed, end it: {each.ending}"
+            )
 
 
 def _expect_beside(place: Site, target: Target) -> None:
