@@ -126,7 +126,7 @@ class Place:
                     backup, self.identities if backup.manifest.encrypted else []
                 )
                 assert verdict.passed, verdict.reasons
-        assert (found.litter, found.unusable, found.other_sites) == ((), (), 0)
+        assert (found.litter, found.unusable, found.other_sites) == ((), (), 0), found
         self.is_clean()
 
     def is_clean(self) -> None:

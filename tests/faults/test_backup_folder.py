@@ -188,7 +188,7 @@ def test_a_disk_that_fails_after_a_name_was_given_takes_the_names_back(
 
 def test_what_a_run_left_that_died_between_data_and_manifest_is_swept(place: Place) -> None:
     made = place.succeeds()
-    dead = place.folder / ".run-00"
+    dead = place.folder / ".run-000000000000"
     dead.mkdir()
     (dead / "lock").touch()
     os.link(made.path, dead / "0.sql.gz")
