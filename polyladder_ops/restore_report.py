@@ -197,9 +197,9 @@ def status(found: Status, now: datetime) -> str:
     headers = ("set aside", "was", "when", "size", "replaced by", "migration", "by")
     lines = [table([_aside(marked, now) for marked in found.asides], headers)] if found.asides else []
     if found.looking:
-        enter, allow, connect, close = map(plain, found.looking)
+        enter, allow, connect, leave, close = map(plain, found.looking)
         lines.append(
-            f"to look into the newest: `{enter}`, there\n  {allow}\n  {connect}\nand when done\n  {close}"
+            f"to look into the newest: `{enter}`, there\n  {allow}\n  {connect}\nand when done\n  {leave}\n  {close}"
         )
     lines += [f"IN USE {_used(marked)}" for marked in found.used]
     lines += [f"NOTED {_claimed(marked)}" for marked in found.claimed]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -13,7 +14,9 @@ import pytest
 from psycopg import sql
 
 from polyladder_ops import portable
+from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases, printable, session, switch
+from polyladder_ops.sandbox import server as servers
 from tests import majors
 from tests.dumps import old_dump
 from tests.factories import manifest, put
@@ -203,6 +206,29 @@ def test_the_sql_to_undo_a_switch_by_hand_runs_as_it_is_shown(server: Target) ->
             for statement in re.split(r"(?<=;) ", line):
                 connection.execute(statement.encode())
         assert {odd, aside.replace("_aside_", "_other_")} <= switch.names(connection)
+
+
+@pytest.mark.parametrize("name", ["an Aside", 'it\'s "odd"', "a=b", "postgresql://x", "grün:x", "50%", EVIL])
+def test_psql_gets_into_a_closed_database_by_the_lines_that_are_shown(name: str, server: Target) -> None:
+    name += "_aside_20260105"
+    with closing(session.connect(server)) as connection:
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ALLOW_CONNECTIONS false")
+        connection.execute(statement.format(sql.Identifier(name)))
+    enter, *lines = switch.to_look_into(server.database, name)
+    assert all(line.isprintable() for line in lines)
+    done = subprocess.run(
+        [str(servers.programs() / "psql"), "-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", *enter.split()[1:],
+         "-h", server.host, "-p", str(server.port), "-U", server.user],
+        input="\n".join([*lines[:2], "SELECT encode(current_database()::bytea, 'hex');", *lines[2:], ""]),
+        capture_output=True,
+        env={**portable.clean_environment(), "PGPASSWORD": server.password},
+        check=False,
+        encoding="utf-8",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == name.encode().hex()
+    with pytest.raises(OpsError), closing(session.connect(server.with_database(name))):
+        pass
 
 
 @pytest.mark.parametrize("text", ["plain", 'it\'s "odd" \\', ODD, "\U0001f600\U000e0001", ""])

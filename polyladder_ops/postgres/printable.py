@@ -6,9 +6,11 @@ PostgreSQL reads ``U&"\001B"`` as a name and ``E'\u001B'`` as a text, whatever s
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from psycopg import sql
 
-__all__ = ["identifier", "literal"]
+__all__ = ["connect", "identifier", "literal"]
 
 
 def identifier(name: str) -> str:
@@ -25,6 +27,17 @@ def literal(text: str) -> str:
         return sql.Literal(text or None).as_string(None)
     quoted = text.replace("\\", "\\\\").replace("'", "''")
     return "E'" + _coded(quoted, "\\u{:04X}", "\\U{:08X}") + "'"
+
+
+def connect(database: str) -> str:
+    r"""Return the line with which psql goes to another database of its server, in printable characters only.
+
+    psql reads no ``U&"…"`` there, and takes a name with ``=`` or of an address's beginning for a connection string; in an
+    address every character can stand as a code (https://www.postgresql.org/docs/current/app-psql.html, ``\connect``).
+    """
+    if database.isprintable() and not set("=:") & set(database):
+        return f"\\connect {sql.Identifier(database).as_string(None)}"
+    return f"\\connect -reuse-previous=on postgresql:///{quote(database, safe='')}"
 
 
 def _coded(text: str, short: str, long: str) -> str:

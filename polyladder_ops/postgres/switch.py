@@ -175,7 +175,8 @@ def to_look_into(maintenance: str, aside: str) -> tuple[str, ...]:
     return (
         f"psql -d {maintenance}",
         f"ALTER DATABASE {name} ALLOW_CONNECTIONS true;",
-        f"\\connect {name}",
+        printable.connect(aside),
+        printable.connect(maintenance),  # the server closes no database from within
         f"ALTER DATABASE {name} ALLOW_CONNECTIONS false;",
     )
 
