@@ -196,6 +196,7 @@ def test_a_program_reads_the_same() -> None:
         "roles_made": ["app"],
         "not_given": [],
         "undo_sql": ["ALTER …;"],
+        "checks_failed": [],
         "proved": True,
     }
 
