@@ -3,12 +3,14 @@
 It is written last; a dump without one is litter. It holds names, counts and digests, never a row or a password, and of
 definitions only what a server may word otherwise (views, checks, defaults …), packed by `expressions.py`. Beside an
 encrypted dump all but names, counts, sizes and times is sealed to the same keys (`seal.py`) and blank in the clear.
-`format` says how to read it: fields are only added within one format.
+`format` says how to read it: fields are only added within one format. The last one, `whole`, is a digest of the text before
+it, so that a character that rots is told; it is no bar to a forger, and not there in manifests from before there was one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from datetime import UTC, datetime
@@ -54,6 +56,15 @@ _HEAD = re.compile(
     rb' "source": \{\r?\n(?:  "\w+": [^\r\n{}]*\r?\n)+ \},\r?\n "taken_at": "(?P<taken_at>[^"\\]*)",\r?\n'
 )
 _HEAD_BYTES = 2048
+
+_WHOLE = re.compile(rb',\s*"whole"\s*:(?P<value>\s*"(?P<digest>[0-9a-f]{64})"\s*\}\s*\Z)?')
+_WHOLE_BYTES = 256  # of the text's end, in which it stands
+_BLANKS = b" \t\r\n"  # another program may set them otherwise; within a value they can't rot into each other
+_BLOCK = 1 << 20
+_ALONE = (
+    "Use another backup: `invoke backup.list`. If there is none, move the manifest elsewhere: `invoke restore --backup=./FILE`"
+    " then takes the data without it."
+)
 
 # Of a text that somebody else may have laid there. A database of fifty thousand objects, sealed, comes to half of it;
 # read, each value takes a hundred bytes and more, also where three bytes of text make one.
@@ -155,7 +166,8 @@ class Manifest(_Frozen):
 
     def to_json(self) -> str:
         """Return the text that is stored. Raise OpsError if nobody could read it back for its size."""
-        text = self.model_dump_json(indent=1) + "\n"
+        fields = self.model_dump_json(indent=1).removesuffix("\n}")
+        text = f'{fields},\n "whole": "{_digest(fields.encode())}"\n}}\n'
         if flaw := _oversize(text.encode()):
             raise OpsError(f"the manifest of {self.id} can't be written", detail=flaw)
         return text
@@ -184,6 +196,10 @@ def load(path: Path) -> Manifest:
     if any(not -_MOST <= number < _MOST for number in _numbers(manifest)):
         raise _unusable(path, "A number in it is larger than any that a server has.")
     _check_names(path, manifest)
+    if not _is_whole(text):
+        raise _unusable(
+            path, "It is not what was written: something in it has rotted or was changed.", _ALONE
+        )
     return manifest
 
 
@@ -208,6 +224,23 @@ class _Format(BaseModel):
     """What a manifest of any version says of how to read it."""
 
     format: object = None
+
+
+def _is_whole(text: bytes) -> bool:
+    """Whether a text is what its last field says; it may be from before there was that field."""
+    start = max(0, len(text) - _WHOLE_BYTES)
+    found = _WHOLE.search(text, start)
+    if found is None:
+        return True
+    return found["digest"] is not None and found["digest"].decode() == _digest(text[: found.start()])
+
+
+def _digest(text: bytes) -> str:
+    """Return the sha256 of a text without its blanks."""
+    digest = hashlib.sha256()
+    for start in range(0, len(text), _BLOCK):
+        digest.update(text[start : start + _BLOCK].translate(None, _BLANKS))
+    return digest.hexdigest()
 
 
 def _oversize(text: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,11 @@ def manifest(**changes: Any) -> Manifest:
         "warnings": (),
     }
     return Manifest(**{**usual, **changes})
+
+
+def unchecked(text: str) -> str:
+    """Return a manifest's text without the digest of itself, as older versions wrote it: a test may change it."""
+    return re.sub(r',\s*"whole": "[0-9a-f]{64}"', "", text)
 
 
 def put(folder: Path, data: bytes = b"data", **changes: Any) -> Manifest:

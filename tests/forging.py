@@ -12,6 +12,7 @@ from polyladder_ops import catalog
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres.contents import Ledger
 from polyladder_ops.postgres.lexer import Lexer
+from tests.factories import unchecked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,7 @@ def lying(backup: Backup, folder: Path, lie: Callable[[Fields], object], data: b
     """Return the backup in another folder, with a manifest that `lie` has changed, and perhaps other bytes."""
     made = damaged(backup, folder, backup.path.read_bytes() if data is None else data)
     manifest = made.path.with_name(f"{made.path.name}.json")
-    fields = json.loads(manifest.read_text(encoding="utf-8"))
+    fields = json.loads(unchecked(manifest.read_text(encoding="utf-8")))
     lie(fields)
     manifest.write_text(json.dumps(fields), encoding="utf-8")
     return catalog.open_backup(made.path)

@@ -19,7 +19,7 @@ from polyladder_ops.choosing import find, parse_time
 from polyladder_ops.errors import OpsError, UsageError
 from polyladder_ops.postgres.described import CatalogEntry
 from polyladder_ops.retention import Rule
-from tests.factories import NIGHT, put, record, table
+from tests.factories import NIGHT, put, record, table, unchecked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -334,7 +334,7 @@ def test_the_first_lines_are_read_as_the_whole_is(tmp_path: Path) -> None:
             tmp_path, taken_at=NIGHT + timedelta(days=number), site='caf\u00e9 "1"' if number % 2 else "a"
         )
         path = tmp_path / f"{made.file}.json"
-        path.write_bytes(change(path.read_text(encoding="utf-8")).encode())
+        path.write_bytes(change(unchecked(path.read_text(encoding="utf-8"))).encode())
     seen = scan(tmp_path, "a")
     entries = sorted((*seen.entries, *seen.others), key=lambda entry: entry.taken_at)
     assert len(entries) == len(shapes)
@@ -374,7 +374,8 @@ def test_a_manifest_that_was_changed_since_it_was_listed_is_not_opened(nights: P
     seen = scan(nights, "production")
     path = nights / "polyladder_20260108_020000.sql.gz.json"
     path.write_text(
-        path.read_text(encoding="utf-8").replace("2026-01-08T02", "2026-01-02T02"), encoding="utf-8"
+        unchecked(path.read_text(encoding="utf-8")).replace("2026-01-08T02", "2026-01-02T02"),
+        encoding="utf-8",
     )
     with pytest.raises(OpsError, match="polyladder_20260108_020000 was changed meanwhile"):
         seen.entries[1].open()
@@ -392,7 +393,7 @@ def full_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     objects = tuple(CatalogEntry("table", f"public.t{n}", "app", (), "2" * 32) for n in range(300))
     put(folder, taken_at=NIGHT, objects=objects, tables=tuple(table(f"public.t{n}") for n in range(50)))
     first = folder / "polyladder_20260105_020000.sql.gz"
-    text = Path(f"{first}.json").read_text(encoding="utf-8")
+    text = unchecked(Path(f"{first}.json").read_text(encoding="utf-8"))
     for number in range(1, MANY):
         at = NIGHT + timedelta(minutes=number)
         name = f"polyladder_{at:%Y%m%d_%H%M%S}"

@@ -50,9 +50,10 @@ def test_texts_come_back_as_they_were(tmp_path: Path) -> None:
         made = put(tmp_path, expressions=packed, encrypted=encrypted)
         found = load(tmp_path / f"{made.file}.json")
         assert expressions.unpacked(found, [KEY]) == TEXTS
-        assert list(json.loads((tmp_path / f"{made.file}.json").read_text()))[-2:] == [
+        assert list(json.loads((tmp_path / f"{made.file}.json").read_text()))[-3:] == [
             "expressions",
             "sealed",
+            "whole",
         ]
         assert read_head(tmp_path, f"{made.file}.json") == (made.site, made.taken_at)
 

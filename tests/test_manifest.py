@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from datetime import UTC, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
+import pyrage
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from polyladder_ops import catalog, encryption, seal
 from polyladder_ops.errors import OpsError
 from polyladder_ops.manifest import FORMAT, Manifest, load
-from tests.factories import NIGHT, manifest, put, table
+from tests.factories import NIGHT, manifest, put, table, unchecked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +32,7 @@ def write(folder: Path, text: str | bytes, name: str = NAME) -> Path:
 
 def changed(**changes: Any) -> str:
     """Return a manifest's text with these fields changed; None takes a field away."""
-    fields = {**json.loads(manifest().to_json()), **changes}
+    fields = {**json.loads(unchecked(manifest().to_json())), **changes}
     return json.dumps({name: value for name, value in fields.items() if value is not None})
 
 
@@ -58,7 +61,7 @@ def test_the_text_is_json_with_the_fields_that_the_readme_names(tmp_path: Path) 
 def test_a_manifest_that_does_not_say_how_long_its_rows_are_is_read_as_if_they_were_huge(
     tmp_path: Path,
 ) -> None:
-    fields = json.loads(manifest().to_json())
+    fields = json.loads(unchecked(manifest().to_json()))
     del fields["tables"][0]["has_huge_rows"]
     assert load(write(tmp_path, json.dumps(fields))).tables[0].has_huge_rows
 
@@ -158,3 +161,69 @@ def test_what_is_wrong_is_told_without_the_values(tmp_path: Path) -> None:
 def test_a_manifest_can_not_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         setattr(manifest(), "size_bytes", 1)  # noqa: B010 - the type checker knows it too
+
+
+# Whether it is what was written ---------------------------------------------------------------------------------------
+
+
+def described(sealed: bool) -> Manifest:
+    if not sealed:
+        return manifest(tables=(table('public."whole"'),), warnings=("whole",))
+    key = pyrage.x25519.Identity.generate().to_public()
+    return seal.closed(manifest(encrypted=True), encryption.recipients([str(key)]))
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
+def test_a_manifest_of_which_any_one_character_has_rotted_is_refused_or_says_the_same(
+    sealed: bool, tmp_path: Path
+) -> None:
+    """What is read nevertheless is what was written: in blanks, and in the name of the digest, nothing is lost."""
+    made = described(sealed)
+    text = made.to_json().encode()
+    read = []
+    for at in range(len(text)):
+        for flipped in (1, 0x10):
+            rotten = bytearray(text)
+            rotten[at] ^= flipped
+            path = write(tmp_path, bytes(rotten), f"{made.file}.json")
+            with suppress(OpsError):
+                assert load(path) == made, at
+                read.append(at)
+    named = range(text.rindex(b'"whole"'), text.rindex(b'"whole"') + 7)
+    assert {at for at in read if not text[at : at + 1].isspace()} <= set(named)
+
+
+def test_a_manifest_of_which_a_word_has_rotted_is_said_to_be_so_and_what_to_do(tmp_path: Path) -> None:
+    path = write(tmp_path, manifest().to_json().replace("0042_decks", "0043_decks"))
+    with pytest.raises(OpsError, match="is unusable") as caught:
+        load(path)
+    assert "something in it has rotted or was changed" in caught.value.detail
+    assert "backup.list" in caught.value.hint
+    assert "--backup=./FILE" in caught.value.hint
+
+
+@pytest.mark.parametrize("how", ["line ends of Windows", "other indents", "one line"])
+def test_a_manifest_whose_blanks_another_program_set_is_read(how: str, tmp_path: Path) -> None:
+    text = manifest().to_json()
+    if how == "line ends of Windows":
+        text = text.replace("\n", "\r\n")
+    else:
+        text = json.dumps(json.loads(text), indent=4 if how == "other indents" else None)
+    assert load(write(tmp_path, text)) == manifest()
+
+
+def test_a_manifest_from_before_it_had_a_digest_of_itself_is_read(tmp_path: Path) -> None:
+    made = described(sealed=False)
+    text = unchecked(made.to_json())
+    assert '"whole":' not in text
+    assert load(write(tmp_path, text)) == made
+
+
+def test_a_newest_backup_whose_manifest_has_rotted_is_not_latest_and_is_named(tmp_path: Path) -> None:
+    older, newest = put(tmp_path, taken_at=NIGHT - timedelta(days=1)), put(tmp_path)
+    path = tmp_path / f"{newest.file}.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"rows": 3', '"rows": 2'), encoding="utf-8")
+    seen = catalog.scan(tmp_path, "production")
+    assert seen.latest is not None
+    assert seen.latest.id == older.id
+    assert [error.message for error in seen.unusable] == [f"the manifest {path.name} is unusable"]
