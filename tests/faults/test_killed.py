@@ -18,6 +18,7 @@ import pytest
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import session
+from polyladder_ops.postgres.conninfo import parse
 from polyladder_ops.sandbox import place as places
 from polyladder_ops.sandbox import server as servers
 from tests.test_tasks import Project, project, url
@@ -237,3 +238,43 @@ def test_a_proof_whose_guardian_is_killed_with_it_is_ended_by_the_next_command(
     done = shop.run("backup.list")
     assert (done.code, f"note: removed what a killed run left: {at}" in done.err) == (0, True)
     nothing_is_left(state, sockets)
+
+
+def test_what_a_killed_proof_leaves_on_a_server_of_ones_own_the_next_proof_there_drops(
+    server: servers.Server, shop: Project
+) -> None:
+    role = f"writer_{os.getpid()}"
+    there = {**shop.variables, "POLYLADDER_SCRATCH_URL": url(server.target())}
+    proving = Project(shop.root, there)
+
+    def asked(question: str) -> list[tuple[str]]:
+        with closing(session.connect(server.target())) as connection:
+            return connection.execute(question.encode()).fetchall()
+
+    def left() -> list[tuple[str]]:
+        """Databases and logins of a proof, and the role that only the backup knows."""
+        return asked(
+            "SELECT datname::text FROM pg_database WHERE datname ~ '^polyladder_verify_' UNION ALL"
+            f" SELECT rolname::text FROM pg_roles WHERE rolname ~ '^polyladder_[a-z]+_[0-9a-f]{{16}}$' OR rolname = '{role}'"
+        )
+
+    database = parse(shop.variables["DATABASE_URL"])
+    with closing(session.connect(database)) as connection:
+        connection.execute(f"CREATE ROLE {role}; ALTER TABLE public.seen OWNER TO {role}".encode())
+    assert shop.ask("backup").code == 0
+    with closing(session.connect(database)) as connection:
+        connection.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP ROLE {role}".encode())
+    assert left() == []
+    process = proving.start("verify", "--backup=latest", "--level=restore")
+    wait(
+        lambda: {role} < {name for (name,) in left()} or process.poll() is not None,
+        "no database and role of a proof came",
+    )
+    process.kill()
+    process.communicate()
+    assert process.returncode == -9
+    assert {role} < {name for (name,) in left()}
+    mine = "SELECT pid::text FROM pg_stat_activity WHERE application_name LIKE 'polyladder-ops%' AND pid <> pg_backend_pid()"
+    wait(lambda: not asked(mine), "the server does not let go of a killed proof's sessions")
+    done = proving.run("verify", "--backup=latest", "--level=restore")
+    assert (done.code, left()) == (0, []), done.err
