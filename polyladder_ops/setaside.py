@@ -27,6 +27,7 @@ from polyladder_ops.postgres import (
 )
 from polyladder_ops.postgres.switch import Ready
 from polyladder_ops.settling import after_switch, settled
+from polyladder_ops.site import ASIDE
 
 if TYPE_CHECKING:
     from polyladder_ops.backups import Options
@@ -299,7 +300,7 @@ def _look_again(connection: Connection, live: Target, oid: int) -> None:
 
 def aside_site(site: str) -> str:
     """Return the site that backups of set-aside databases carry."""
-    return f"{site}-aside"
+    return f"{site}{ASIDE}"
 
 
 def back_up(live: Target, site: Site, options: Options) -> Backup:

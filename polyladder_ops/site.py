@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import portable
-from polyladder_ops.errors import Interrupted, OpsError, SettingsError
+from polyladder_ops.errors import Interrupted, OpsError, Refused, SettingsError
 from polyladder_ops.interrupts import held
 from polyladder_ops.redaction import hide
 from polyladder_ops.sandbox import installations, place, scratch, server
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from polyladder_ops.sandbox.installations import Installation
     from polyladder_ops.settings import Settings
 
-__all__ = ["Scratch", "Site"]
+__all__ = ["ASIDE", "Scratch", "Site"]
+
+ASIDE = "-aside"
+"""What the site of backups of set-aside databases has behind the name of the site that they were live at."""
 
 # A server that is thrown away needs no durability, room for many locks, and no triggers that answer what we do.
 _SCRATCH = {"fsync": "off", "max_locks_per_transaction": "256", "event_triggers": "off"}
@@ -66,8 +69,19 @@ class Site:
     def target(self) -> Target:
         """Return the database of the site; at site sandbox the one in our own server, whatever is exported.
 
-        Raise SettingsError if DATABASE_URL is unset or unusable, OpsError if there is no sandbox.
+        Raise Refused at a site of backups of set-aside databases, where DATABASE_URL is that of what is live now; SettingsError
+        if it is unset or unusable, OpsError if there is no sandbox.
         """
+        if self.name.endswith(ASIDE):
+            plain = self.name.removesuffix(ASIDE)
+            raise Refused(
+                f"site {self.name} has backups and no database of its own",
+                detail=f"They are of what restores set aside at site {plain}; DATABASE_URL leads to what is live.",
+                hint=f"Say --site={plain}, and a backup of {self.name} by its whole id.",
+            )
+        return self._target()
+
+    def _target(self) -> Target:
         if self.settings.is_sandbox:
             opened = server.open_server(self.settings.sandbox_server)
             if not opened.is_running():
@@ -82,7 +96,7 @@ class Site:
         from polyladder_ops.postgres import clock  # late: looking at files needs no client library
 
         try:
-            return clock.read(self.target())
+            return clock.read(self._target())
         except Interrupted:
             raise
         except OpsError:

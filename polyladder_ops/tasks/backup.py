@@ -60,10 +60,11 @@ def take(
 
     place = open_site(c, site)
     target = place.target()
+    previous = catalog.scan(place.folder, place.name)
+    _say_that_it_is_new(place.name, previous)
     if is_dry(c):
         output.line(f"would dump {target} into {place.folder}")
         return
-    previous = catalog.scan(place.folder, place.name)
     latest = previous.latest
     total = latest.manifest.plain_bytes if latest else session.database_size(target)
     with (
@@ -108,6 +109,20 @@ def take(
             f"the new backup {done.id} is fine, but old ones that others would have gone for are damaged",
             detail=f"{'; '.join(map(str, pruned.damages))}.",
             hint="They are listed as FAILED from now on; verify others to count instead: `invoke backup.list`.",
+        )
+
+
+def _say_that_it_is_new(site: str, previous: Catalog) -> None:
+    """Say that the folder has backups, and none of this site: it may be a name that was mistyped."""
+    from collections import Counter
+
+    from polyladder_ops.terminal import plain
+
+    counted = Counter(entry.site for entry in previous.others).most_common(_SHOWN)
+    if counted and not previous.entries:
+        known = ", ".join(f"{number} of {plain(name)}" for name, number in counted)
+        output.note(
+            f"note: this is the first backup of site {plain(site)} here; there are {known}. --site=NAME means another one"
         )
 
 
