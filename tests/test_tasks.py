@@ -422,7 +422,7 @@ def test_an_older_server_of_ones_own_proves_nothing_and_exits_3(
     )
     assert found.code == 3, found
     assert "is NOT PROVED at level restore" in found.out
-    assert found.err.splitlines()[-1].startswith("hint: Set POLYLADDER_SCRATCH_URL to a server that has")
+    assert found.err.splitlines()[-1].startswith("hint: Install PostgreSQL 18's server")
     assert older_server.password not in found.out + found.err
     verdict = last_verdict(place_)
     assert (verdict or {})["verdict"] == "not proved"
