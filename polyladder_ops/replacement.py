@@ -16,12 +16,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import loading, preflight, restoring
-from polyladder_ops.errors import Mismatch, OpsError, Refused, UsageError
+from polyladder_ops.errors import Mismatch, OpsError
 from polyladder_ops.portable import by_whom
 from polyladder_ops.postgres import (
     alone,
     databases,
-    facts,
     leftovers,
     locks,
     marks,
@@ -33,6 +32,7 @@ from polyladder_ops.postgres import (
 )
 from polyladder_ops.postgres.script import Script
 from polyladder_ops.restore import lock_again, new_roles
+from polyladder_ops.restore.plan import Options, Plan, look, maintenance, preview, refuse
 from polyladder_ops.restore.watch import Watch
 from polyladder_ops.settling import after_switch, settled
 from polyladder_ops.terminal import plain
@@ -40,47 +40,13 @@ from polyladder_ops.undoing import undone_if_failing
 
 if TYPE_CHECKING:
     from polyladder_ops.catalog import Backup
-    from polyladder_ops.checks import Check
     from polyladder_ops.postgres.conninfo import Target
-    from polyladder_ops.postgres.facts import Live, Server
     from polyladder_ops.postgres.proof.differences import Difference
     from polyladder_ops.postgres.properties import NotApplied
     from polyladder_ops.postgres.session import Connection
     from polyladder_ops.postgres.switch import Switched
-    from polyladder_ops.preflight import Obstacle
 
 __all__ = ["Options", "Plan", "Result", "preview", "replace"]
-
-_TEMPLATES = ("template0", "template1")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a restore is done. `name` is the database to end as, `replaces` whether one of that name may be there.
-
-    `jobs` connections work side by side; None: as many as the server bears.
-    """
-
-    name: str
-    replaces: bool = True
-    accept: frozenset[str] = frozenset()
-    create_roles: bool = False
-    jobs: int | None = None
-    checks: tuple[Check, ...] = ()
-    progress: Callable[[str], Callable[[int], None]] | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What would be replaced by what, and what stands in the way; `obstacles` without those that are accepted."""
-
-    target: Target
-    backup: Backup
-    server: Server
-    live: Live | None
-    obstacles: tuple[Obstacle, ...]
-    accepted: tuple[str, ...]
-    unknowns: tuple[str, ...]
 
 
 @dataclass
@@ -118,82 +84,14 @@ def replace(
     stands in the way, Mismatch if the copy is not what was dumped, OpsError if the server fails: each time the live
     database is as it was, and the copy is gone.
     """
-    server = _maintenance(target, options.name)
+    server = maintenance(target, options.name)
     with locks.exclusive(server, options.name, doing="restore", say=say) as connection:
         for sentence in leftovers.settle(connection, server, options.name):
             say(sentence)
         plan = look(connection, server, target.with_database(options.name), backup, options)
-        _refuse(plan, options)
+        refuse(plan, options)
         confirm(plan)
         return _Run(connection, server, plan, keys, options, say).run()
-
-
-def look(connection: Connection, server: Target, target: Target, backup: Backup, options: Options) -> Plan:
-    """Return the plan: the facts of now, and what follows from them. Raise OpsError if the server fails."""
-    found_server = facts.read_server(connection, server, target.database)
-    live = facts.read_live(target) if found_server.live_oid is not None else None
-    found = preflight.obstacles(found_server, live, backup.manifest, create_roles=options.create_roles)
-    through = [o for o in found if o.acceptable and o.item in options.accept]
-    return Plan(
-        target,
-        backup,
-        found_server,
-        live,
-        obstacles=tuple(o for o in found if o not in through),
-        accepted=tuple(map(str, through)),
-        unknowns=preflight.unknowns(found_server, live),
-    )
-
-
-def preview(target: Target, backup: Backup, options: Options) -> Plan:
-    """Return the plan of now without touching anything, not even a lock.
-
-    Raise OpsError if the server fails, Refused if the name is taken.
-    """
-    server = _maintenance(target, options.name)
-    with closing(session.connect(server)) as connection:
-        plan = look(connection, server, target.with_database(options.name), backup, options)
-    _refuse_taken(plan, options)
-    return plan
-
-
-def _maintenance(target: Target, name: str) -> Target:
-    if (size := len(name.encode())) > marks.NAME_BYTES:
-        raise UsageError(
-            f"the name {name} is too long for a database",
-            detail=f"It has {size} bytes; the server would cut it to {marks.NAME_BYTES}, perhaps to another one's name.",
-            hint="Choose a shorter one.",
-        )
-    if name in _TEMPLATES or (name == "postgres" and name != target.database):
-        raise Refused(
-            f"{name} is a database of the server itself",
-            detail="Others are made from it, or managed from it.",
-            hint="Choose another name.",
-        )
-    return locks.maintenance(target.with_database(name))
-
-
-def _refuse_taken(plan: Plan, options: Options) -> None:
-    if plan.server.live_oid is not None and not options.replaces:
-        raise Refused(
-            f"there is a database {plan.target.database} already",
-            detail="It was not touched.",
-            hint="Choose another name, or add --replace: it is set aside then, not dropped.",
-        )
-
-
-def _refuse(plan: Plan, options: Options) -> None:
-    _refuse_taken(plan, options)
-    if plan.obstacles:
-        acceptable = [o.item for o in plan.obstacles if o.acceptable]
-        accept = f" To let one through: `{preflight.flag(acceptable[0])}`." if acceptable else ""
-        if fixed := sorted(o.item for o in plan.obstacles if o.item in options.accept):
-            accept = f" --accept can't let {', '.join(fixed)} through.{accept}"
-        raise Refused(
-            f"{len(plan.obstacles)} {'thing stands' if len(plan.obstacles) == 1 else 'things stand'} in the way",
-            detail="\n        ".join(f"{o}. {o.cure}" for o in plan.obstacles),
-            hint=f"Nothing was touched. Cure this, then run the same command again.{accept}",
-        )
 
 
 @dataclass
