@@ -261,6 +261,9 @@ def test_what_a_killed_proof_leaves_on_a_server_of_ones_own_the_next_proof_there
     database = parse(shop.variables["DATABASE_URL"])
     with closing(session.connect(database)) as connection:
         connection.execute(f"CREATE ROLE {role}; ALTER TABLE public.seen OWNER TO {role}".encode())
+        # So that a proof is at work for seconds, however busy the machine is that looks for it.
+        connection.execute(b"CREATE TABLE public.slow (s int CHECK (pg_sleep(s)::text IS NOT NULL))")
+        connection.execute(b"INSERT INTO public.slow VALUES (4)")
     assert shop.ask("backup").code == 0
     with closing(session.connect(database)) as connection:
         connection.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP ROLE {role}".encode())
