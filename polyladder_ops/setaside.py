@@ -132,7 +132,10 @@ def abort(target: Target, *, say: Say = lambda _sentence: None) -> tuple[str, ..
     server = locks.maintenance(target)
     with locks.exclusive(server, target.database, doing="abort", say=say) as connection:
         done = leftovers.settle(connection, server, target.database)
-        if left := leftovers.find(connection, target.database):
+        found = leftovers.find(connection, target.database)
+        for one in (one for one in found if one.is_used):
+            say(f"{one.database}: {one.detail}")
+        if left := [one for one in found if not one.is_used]:
             raise OpsError(
                 f"{len(left)} leftovers are still there",
                 detail="; ".join((*done, *(f"{one.database}: {one.detail}" for one in left))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from contextlib import closing
 from datetime import timedelta
@@ -14,6 +15,7 @@ from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases, marks, session, switch
 from polyladder_ops.postgres.described import Role
 from tests.conftest import numbers, run
+from tests.faults.places import with_other
 from tests.test_setaside import place, restored, taken  # noqa: F401 - fixtures
 from tests.test_tasks import url
 from tests.test_tasks_restore import LATE, Shop, shop  # noqa: F401 - fixtures
@@ -314,6 +316,64 @@ def test_a_role_of_a_killed_proof_that_somebody_logs_in_as_is_there_after_the_ne
     assert done.code == 0, done
     tell(as_role(server, name, "postgres"), "SELECT 1")
     run(server.target(), "DROP ROLE %I", name)
+
+
+@pytest.mark.parametrize("how", ["a comment", "a grant", "a session"])
+def test_a_copy_of_a_killed_run_that_somebody_took_into_use_stays_and_is_named(
+    shop: Shop,  # noqa: F811
+    server: Server,
+    how: str,
+) -> None:
+    name = databases.temporary_name("beside")
+    run(server.target(), "CREATE DATABASE %I TEMPLATE template0", name)
+    run(server.target(), "REVOKE ALL ON DATABASE %I FROM PUBLIC", name)
+    tell(server.target(name), "CREATE TABLE public.theirs AS SELECT generate_series(1, 10)")
+    with contextlib.ExitStack() as stack:
+        if how == "a comment":
+            run(server.target(), "COMMENT ON DATABASE %I IS %L", name, "somebody's")
+        elif how == "a grant":
+            run(server.target(), "GRANT CONNECT ON DATABASE %I TO pg_monitor", name)
+        else:
+            stack.enter_context(
+                closing(session.connect(with_other(server.target(name), application_name="psql")))
+            )
+        done = shop.ask("restore.abort")
+        assert done.code == 0, done
+        assert f"{name}: a half-made copy that somebody has taken into use (" in done.out + done.err
+        assert (
+            f"LEFTOVER {name}: a half-made copy that somebody has taken into use"
+            in shop.ask("restore.status").out
+        )
+    tell(server.target(name), "SELECT FROM public.theirs")
+    run(server.target(), "DROP DATABASE %I", name)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "ALTER ROLE %I VALID UNTIL 'infinity'",
+        "COMMENT ON ROLE %I IS 'somebody''s'",
+        "CREATE TABLE public.%1$I (); ALTER TABLE public.%1$I OWNER TO %1$I",
+    ],
+    ids=["no end", "a comment", "a table of its own"],
+)
+def test_a_login_of_a_killed_run_that_somebody_took_into_use_stays(
+    shop: Shop,  # noqa: F811
+    server: Server,
+    how: str,
+) -> None:
+    name, left = databases.temporary_name("load"), databases.temporary_name("load")
+    for one in (name, left):
+        run(server.target(), "CREATE ROLE %I LOGIN NOINHERIT PASSWORD 'x' VALID UNTIL %L", one, "tomorrow")
+    run(server.target(), how, name)
+    done = shop.ask("restore.abort")
+    assert done.code == 0, done
+    with closing(session.connect(server.target())) as connection:
+        there = connection.execute(
+            "SELECT rolname FROM pg_roles WHERE rolname IN (%s, %s)", [name, left]
+        ).fetchall()
+    assert there == [(name,)]
+    run(server.target(), "DROP OWNED BY %1$I; DROP ROLE %1$I", name)
 
 
 # Looking into one -----------------------------------------------------------------------------------------------------

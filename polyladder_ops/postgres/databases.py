@@ -18,7 +18,7 @@ import psycopg
 from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import heartbeat, locks
+from polyladder_ops.postgres import heartbeat, locks, logins
 from polyladder_ops.postgres.session import Connection, backend_of, connect, in_short, is_usable, translated
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ __all__ = [
     "tablespaces",
     "takes_setting",
     "temporary_name",
+    "used",
 ]
 
 _FOR_A_PROOF = "made by polyladder-ops for a proof; it is dropped again"
@@ -220,32 +221,7 @@ def drop(server: Target, name: str) -> None:
             _forget(server.with_database(name), sql.Identifier(subscription))
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
         if is_temporary(name):
-            _drop_login(connection, name)
-
-
-def _drop_login(connection: Connection, name: str) -> None:
-    """Drop the role that loaded a database, if one of this name is such a login still and owns nothing elsewhere."""
-    if connection.execute(_LOGINS + " AND rolname = %s", [name]).fetchone():
-        with contextlib.suppress(errors.DependentObjectsStillExist, errors.InsufficientPrivilege):
-            # What it may do with tablespaces and settings would keep it.
-            for statement in ("DROP OWNED BY {}", "DROP ROLE IF EXISTS {}"):
-                connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
-
-
-# A login of a load, of checks, or of a migration (a member of one owner), as it was made: what somebody has taken into use since, with more rights or members, is not ours.
-_LOGINS = """
-SELECT rolname::text FROM pg_catalog.pg_roles r
-WHERE rolname ~ '^polyladder_[a-z]+_[0-9a-f]{16}$' AND rolvaliduntil IS NOT NULL
-  AND NOT (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication)
-  AND CASE WHEN rolname ~ '^polyladder_check_'
-      THEN NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m
-                       WHERE m.member = r.oid AND m.roleid::pg_catalog.regrole::text <> 'pg_read_all_data')
-      WHEN rolname ~ '^polyladder_migrate_'
-      THEN NOT rolbypassrls AND (SELECT count(*) FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid) <= 1
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE m.roleid = r.oid)
-      ELSE NOT rolinherit AND NOT rolbypassrls
-           AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid) END
-"""
+            logins.drop(connection, name)
 
 
 def _subscriptions(connection: Connection, database: str) -> list[str]:
@@ -304,21 +280,46 @@ def hold(connection: Connection, name: str) -> None:
 def abandoned(connection: Connection, *, ours_only: bool = False) -> list[str]:
     """Return the databases that killed runs left half-made, and logins without one; `ours_only`: those that we may drop.
 
-    Until the connection ends we hold their locks.
+    Until the connection ends we hold their locks. One that somebody has taken into use since is not among them (`used`).
     """
     with translated("could not look for what killed runs left"):
         rows = connection.execute(
-            "SELECT datname FROM pg_catalog.pg_database WHERE datname ~ '^polyladder_[a-z]+_[0-9a-f]{16}$'"
-            " AND (pg_catalog.pg_has_role(datdba, 'USAGE') OR NOT %s)",
+            f"{_COPIES} AND (pg_catalog.pg_has_role(d.datdba, 'USAGE') OR NOT %s) AND {_WHY_USED} IS NULL".encode(),
             [ours_only],
         ).fetchall()
         rows += connection.execute(
-            f"{_LOGINS} AND rolname NOT IN (SELECT datname FROM pg_catalog.pg_database)"
+            f"{logins.AS_MADE} AND rolname NOT IN (SELECT datname FROM pg_catalog.pg_database)"
             " AND (pg_catalog.pg_has_role(r.oid, 'MEMBER') OR NOT %s)".encode(),
             [ours_only],
         ).fetchall()
         sealed = [name for (name,) in rows if is_temporary(name)]
         return [name for name in sealed if _is_unlocked(connection, name)]
+
+
+_COPIES = """
+SELECT d.datname FROM pg_catalog.pg_database d WHERE d.datname ~ '^polyladder_[a-z]+_[0-9a-f]{16}$'
+"""
+# A copy of ours has no comment, is nobody's but ours and its login's to enter, and only sessions of ours are in it.
+_WHY_USED = """
+coalesce(
+  CASE WHEN pg_catalog.shobj_description(d.oid, 'pg_database') IS NOT NULL THEN 'it has a comment' END,
+  (SELECT 'a grant to ' || coalesce(g.rolname, 'PUBLIC') FROM pg_catalog.aclexplode(d.datacl) x
+   LEFT JOIN pg_catalog.pg_roles g ON g.oid = x.grantee
+   WHERE x.grantee <> d.datdba AND coalesce(g.rolname, '') !~ '^polyladder_[a-z]+_[0-9a-f]{16}$' LIMIT 1),
+  (SELECT 'a session of ' || a.usename FROM pg_catalog.pg_stat_activity a
+   WHERE a.datid = d.oid AND a.backend_type = 'client backend' AND a.usename !~ '^polyladder_[a-z]+_[0-9a-f]{16}$'
+     AND NOT pg_catalog.starts_with(coalesce(a.application_name, ''), 'polyladder-ops') LIMIT 1))
+"""
+
+
+def used(connection: Connection) -> dict[str, str]:
+    """Return the copies that killed runs left and somebody has taken into use since, each with what shows it."""
+    with translated("could not look for what killed runs left"):
+        rows = connection.execute(
+            f"SELECT * FROM (SELECT d.datname::text AS name, {_WHY_USED} AS why FROM pg_catalog.pg_database d"
+            " WHERE d.datname ~ '^polyladder_[a-z]+_[0-9a-f]{16}$') c WHERE why IS NOT NULL ORDER BY name".encode()
+        ).fetchall()
+    return {name: why for name, why in rows if is_temporary(name)}
 
 
 def drop_abandoned(server: Target) -> list[str]:

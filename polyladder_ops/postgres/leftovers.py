@@ -26,6 +26,7 @@ class Leftover:
 
     database: str
     detail: str
+    is_used: bool = False  # by somebody since: it is left alone
 
 
 def find(connection: Connection, live: str) -> tuple[Leftover, ...]:
@@ -40,6 +41,14 @@ def find(connection: Connection, live: str) -> tuple[Leftover, ...]:
     ]
     return (
         *(Leftover(name, "a half-made copy") for name in databases.abandoned(connection)),
+        *(
+            Leftover(
+                name,
+                f"a half-made copy that somebody has taken into use ({why}): it is left alone",
+                is_used=True,
+            )
+            for name, why in databases.used(connection).items()
+        ),
         *(Leftover(marked.name, why) for marked, why in wrong),
     )
 
