@@ -22,6 +22,8 @@ from polyladder_ops.storage import Damaged, Stored
 from polyladder_ops.workspace import folder_lock
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from polyladder_ops.catalog import Backup
     from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.conninfo import Target
@@ -57,7 +59,7 @@ def verify_stored(backup: Backup, keys: Sequence[Any], *, progress: Progress = N
 
     Raise OpsError if it could not be looked at (no key fits, an unreadable folder): that is no verdict.
     """
-    began = time.monotonic()
+    began = _Begun.now(backup)
     backup, reasons = _looked_at(backup, keys, progress)
     return _recorded(backup, "stored", "failed" if reasons else "passed", reasons, began)
 
@@ -67,7 +69,7 @@ def verify_without_key(backup: Backup) -> Verdict:
 
     Never `passed`: what is inside, nobody has seen. Raise OpsError if the file can't be read.
     """
-    began = time.monotonic()
+    began = _Begun.now(backup)
     other = (
         _other_file(backup.manifest, *storage.fingerprint(backup.path)) if backup.complete else [backup.flaw]
     )
@@ -180,7 +182,7 @@ def verify_by_restore(
     """
     from polyladder_ops import restoring
 
-    began = time.monotonic()
+    began = _Begun.now(backup)
     backup, reasons = _looked_at(backup, keys, None)
     if reasons:
         return _recorded(backup, "restore", "failed", reasons, began)
@@ -242,8 +244,13 @@ def _restored(
     return lacking, wrong, loaded.said
 
 
-def _recorded(backup: Backup, level: Level, verdict: Word, reasons: Sequence[str], began: float) -> Verdict:
-    """Keep the verdict beside the backup and return it. Raise OpsError if it can't be kept, or the backup is gone."""
+def _recorded(backup: Backup, level: Level, verdict: Word, reasons: Sequence[str], began: _Begun) -> Verdict:
+    """Keep the verdict beside the backup and return it. Raise OpsError if it can't be kept, or the backup is gone.
+
+    It holds for the manifest that lay there when we began: what was compared with another one has not passed.
+    """
+    if verdict == "passed" and records.digest_of(_manifest_of(backup)) != began.manifest:
+        verdict, reasons = "failed", [_CHANGED]
     record = Record(
         kind="verify",
         backup=backup.id,
@@ -253,7 +260,7 @@ def _recorded(backup: Backup, level: Level, verdict: Word, reasons: Sequence[str
         level=level,
         verdict=verdict,
         details=tuple(reasons),
-        manifest=records.digest_of(backup.path.with_name(f"{backup.path.name}.json")),
+        manifest=began.manifest,
     )
     try:
         with folder_lock(backup.path.parent, doing="recording a verification"):
@@ -265,7 +272,26 @@ def _recorded(backup: Backup, level: Level, verdict: Word, reasons: Sequence[str
             detail=f"{error.strerror or error}: {backup.path.parent}. {' '.join(reasons)}".rstrip(),
             hint="Make the folder writable and verify again.",
         ) from error
-    return Verdict(backup, level, verdict, tuple(reasons), time.monotonic() - began)
+    return Verdict(backup, level, verdict, tuple(reasons), time.monotonic() - began.at_s)
+
+
+_CHANGED = "somebody changed its manifest while it was looked at"
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """When a look began, and the digest of the manifest's file that lay there then."""
+
+    at_s: float
+    manifest: str
+
+    @classmethod
+    def now(cls, backup: Backup) -> _Begun:
+        return cls(time.monotonic(), records.digest_of(_manifest_of(backup)))
+
+
+def _manifest_of(backup: Backup) -> Path:
+    return backup.path.with_name(f"{backup.path.name}.json")
 
 
 def keep_checks(backup: Backup, failed: Sequence[str]) -> str:

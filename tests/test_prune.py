@@ -512,9 +512,10 @@ def test_whoever_waits_for_a_prune_finds_the_backup_gone_and_records_nothing(doi
 
 def test_a_verdict_on_a_backup_that_was_deleted_meanwhile_is_an_error(full: Full) -> None:
     backup = catalog.open_backup(full.path / f"{id_of(101)}.sql.gz")
+    begun = verification._Begun.now(backup)
     prune(full.path)
     with pytest.raises(OpsError) as caught:
-        verification._recorded(backup, "stored", "passed", (), time.monotonic())
+        verification._recorded(backup, "stored", "passed", (), begun)
     assert caught.value.message == f"backup {backup.id} is not there any more"
     assert names(full.path) == full.rest
 

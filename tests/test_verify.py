@@ -306,6 +306,23 @@ def test_a_forged_dump_that_is_harmless_passes_at_this_level(plain: Backup, tmp_
     assert reasons(forged(plain, tmp_path / "folder", dump(b"CREATE TABLE public.other ();"))) == ()
 
 
+def test_a_manifest_that_is_changed_while_it_is_looked_at_has_not_passed(
+    plain: Backup, tmp_path: Path
+) -> None:
+    made = damaged(plain, tmp_path / "changed", plain.path.read_bytes())
+    manifest = made.path.with_name(f"{made.path.name}.json")
+
+    def change(_read: int, _whole: int | None = None) -> None:
+        manifest.write_text(manifest.read_text().replace('"site"', ' "site"'))
+
+    verdict = verification.verify_stored(made, [], progress=change)
+    assert (verdict.verdict, verdict.reasons) == (
+        "failed",
+        ("somebody changed its manifest while it was looked at",),
+    )
+    assert catalog.open_backup(made.path).failed
+
+
 def test_a_verdict_that_can_not_be_kept_is_an_error_that_tells_it(plain: Backup, tmp_path: Path) -> None:
     long_name = "polyladder_" + "x" * 225
     data = plain.path.read_bytes()
