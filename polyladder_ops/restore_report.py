@@ -187,8 +187,12 @@ def undoing(shown: Undoing, now: datetime) -> str:
         lines += [f"note: there may be more: {unsure}"] if unsure else []
     elif unsure:
         lines.append(f"note: what was written since can't be told: {unsure}. It is kept aside")
-    else:
+    elif shown.since.is_certain:
         lines.append("nothing was written since")
+    else:
+        lines.append(
+            "no row, sequence or object was found that was written since; whatever was is kept aside"
+        )
     return "\n".join(lines)
 
 

@@ -224,9 +224,13 @@ def test_an_undo_names_what_comes_back_and_what_was_written_since() -> None:
 
 
 def test_an_undo_tells_nothing_written_from_not_known() -> None:
-    none = restore_report.undoing(Undoing(TARGET, ASIDE, None, Since()), NOW)
+    none = restore_report.undoing(Undoing(TARGET, ASIDE, None, Since(is_certain=True)), NOW)
+    found = restore_report.undoing(Undoing(TARGET, ASIDE, None, Since()), NOW)
     unknown = restore_report.undoing(Undoing(TARGET, ASIDE, None, Since(unsure="it took too long")), NOW)
     assert none.splitlines()[-1] == "nothing was written since"
+    assert found.splitlines()[-1] == (
+        "no row, sequence or object was found that was written since; whatever was is kept aside"
+    )
     assert (
         unknown.splitlines()[-1]
         == "note: what was written since can't be told: it took too long. It is kept aside"

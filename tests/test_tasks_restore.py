@@ -538,7 +538,7 @@ def test_back_again_looked_at_and_dropped(shop: Shop) -> None:
 
 def test_a_column_a_view_a_function_and_a_sequence_are_not_nothing(shop: Shop) -> None:
     assert shop.ask("restore", "--latest", "--force").code == 0
-    assert "nothing was written since" in shop.ask("-R", "restore.undo").err.splitlines()
+    assert "written since, and set aside" not in shop.ask("-R", "restore.undo").err
     for statement in (
         "ALTER TABLE public.deck ADD COLUMN owner text",
         "CREATE VIEW public.titles AS SELECT title FROM public.deck",

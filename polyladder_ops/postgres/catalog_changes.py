@@ -26,9 +26,10 @@ _OBJECTS = {
     "pg_trigger": "NOT c.tgisinternal",
     "pg_rewrite": "c.rulename <> '_RETURN'",
     **dict.fromkeys(
-        ("pg_policy", "pg_namespace", "pg_extension", "pg_cast", "pg_collation"),
+        ("pg_policy", "pg_extension", "pg_cast", "pg_collation"),
         "true",
     ),
+    "pg_namespace": "c.nspname !~ '^pg_(toast_)?temp_'",
     **dict.fromkeys(
         ("pg_conversion", "pg_operator", "pg_opclass", "pg_opfamily", "pg_language", "pg_am", "pg_transform"),
         "true",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import time
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -62,10 +62,15 @@ class Baseline(BaseModel):
 
 @dataclass(frozen=True)
 class Since:
-    """What was written since, and why there may be more than that; without either nothing was."""
+    """What was written since, and why there may be more than that; without either nothing was found.
+
+    That nothing was written is for certain only if the server has given out no transaction since: a catalog that is not
+    looked at, or a row that somebody else changed afterwards, tells nothing.
+    """
 
     changes: tuple[Difference, ...] = ()
     unsure: str = ""
+    is_certain: bool = field(default=False, compare=False)
 
 
 _COUNTED = """
@@ -154,7 +159,9 @@ def ask(live: Target, base: Baseline | None, xid: str, known: Mapping[str, tuple
 def _asked(connection: Connection, base: Baseline, xid: str, known: Mapping[str, tuple[int, bool]]) -> Since:
     moved = tuple(_moved(connection, base, known))  # which needs no transaction, as long as no 32 are counted
     if not moved and connection.execute("SELECT pg_catalog.age(%s::xid)", [xid]).fetchone() == (1,):
-        return Since()  # no transaction of any database of this server has written anything since
+        return Since(
+            is_certain=True
+        )  # no transaction of any database of this server has written anything since
     oid, reset = _row(connection, _RESET)
     if oid != base.oid:
         return Since(unsure="it is another database than was restored")
