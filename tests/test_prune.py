@@ -82,7 +82,7 @@ def fill(folder: Path, *, old: int = 3) -> Full:
     (folder / "polyladder_20200102_000000.sql.gz.json").write_text("no manifest")
     (folder / "polyladder_20200103_000000.sql.gz.pruned").write_text("no tombstone of ours")
     (folder / "notes.pruned").write_text("somebody's")
-    (folder / ".run-somebodys").mkdir()  # a dead run's would be swept by any command
+    (folder / ".run-somebodys").mkdir(exist_ok=True)  # a dead run's would be swept by any command
     gone = [lay(folder, 100 + number) for number in range(old)]
     record(folder, gone[0], sha256="0" * 64)  # speaks of other bytes of the same name
     (folder / f"{gone[0].file}.verify-x-y.json").write_text("damaged")
