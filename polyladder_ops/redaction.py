@@ -42,6 +42,14 @@ _SHAPES = (
     ),
     (re.compile(r"\b(?:fm[12]r?|fo1|gh[pousr]|github_pat)_[\w+/=-]{8,}"), MASK),
     (re.compile(r"SCRAM-SHA-256\$[^\s'\"]+"), MASK),
+    # In the query of a web address, and among a command's options.
+    (
+        re.compile(
+            r"((?:[?&]|(?<!\S)--)[\w.-]*(?:token|secret|api_?key|passw|auth|signature)[\w.-]*[=\s]\s*)[^\s&'\"#]+",
+            re.IGNORECASE,
+        ),
+        rf"\1{MASK}",
+    ),
 )
 
 

@@ -211,16 +211,24 @@ def _bring_back(chosen: Chosen, migration_head: str | None) -> Switched:
 def pick(found: Sequence[Marked], name: str, live: str) -> Marked:
     """Return the set-aside database of this name; without one the newest that `live` was, and is known to have been.
 
-    Raise Refused if somebody has taken it into use, OpsError if there is none.
+    Raise Refused if somebody has taken it into use, or if it was set aside from another database than `live`; OpsError if
+    there is none.
     """
-    ours = [m for m in found if not m.is_claim and not m.use]
-    fitting = [m for m in found if m.name == name] if name else [m for m in ours if m.mark.live == live]
+    of_live = [m for m in found if m.mark.live == live]
+    ours = [m for m in of_live if not m.is_claim and not m.use]
+    fitting = [m for m in found if m.name == name] if name else ours or [m for m in of_live if m.use]
+    if fitting and fitting[0].mark.live != live:
+        raise Refused(
+            f"{name} was set aside from {fitting[0].mark.live}, not from {live}",
+            detail=f"DATABASE_URL names {live}.",
+            hint=f"If {fitting[0].mark.live} is meant, let DATABASE_URL name it.",
+        )
     if fitting:
         return _unused(fitting[0])
-    there = ", ".join(m.name for m in ours)
+    there = ", ".join(m.name for m in of_live)
     raise OpsError(
         f"there is no set-aside database {name}" if name else f"there is no set-aside database of {live}",
-        detail=f"Set aside: {there}." if there else "None was kept, or it was discarded.",
+        detail=f"Set aside from {live}: {there}." if there else "None was kept, or it was discarded.",
         hint="Name one with --database; `invoke restore.status` lists them."
         if there
         else "What was discarded after a backup is one of another site: `invoke backup.list` names them.",

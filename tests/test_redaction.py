@@ -115,3 +115,23 @@ def test_no_password_in_a_url_comes_out(password: str) -> None:
     hide_url(f"postgres://user:{quote(marked, safe='')}@host/db")
     for form in (marked, quote(marked), json.dumps(marked), repr(marked), quote_plus(marked)):
         assert "mark" not in redact(form)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "waiting for https://app.example/health?token=geheim-geheim",
+        "https://app.example/health?a=1&api_key=geheim-geheim#top",
+        "node migrate.js --access-token=geheim-geheim up",
+        "node migrate.js --secret geheim-geheim up",
+    ],
+)
+def test_a_secret_in_a_query_or_an_option_is_hidden_though_nobody_told(text: str) -> None:
+    shown = redact(text)
+    assert "geheim" not in shown
+    assert MASK in shown
+
+
+def test_a_query_without_a_secret_and_our_own_flags_stay() -> None:
+    for text in ("https://app.example/health?deep=1&region=fra", "--accept=rights --backup=latest --json"):
+        assert redact(text) == text

@@ -189,7 +189,7 @@ def test_a_database_that_is_gone_can_not_come_back(restored: Place) -> None:
     (aside,) = restored.asides()
     with pytest.raises(OpsError, match="there is no set-aside database nonsense") as caught:
         restored.undo("nonsense")
-    assert caught.value.detail == f"Set aside: {aside}."
+    assert caught.value.detail == f"Set aside from {restored.live.database}: {aside}."
     databases.drop(restored.live.with_database("postgres"), aside)
     with pytest.raises(OpsError, match=f"there is no set-aside database of {restored.live.database}"):
         restored.undo()

@@ -172,10 +172,10 @@ def test_a_set_aside_database_that_a_person_renamed_and_uses_answers_after_every
         for words, code in (
             (["restore.status"], 0),
             (["restore.abort"], 0),
-            (["restore.undo", "--force"], 1),  # there is no other
+            (["restore.undo", "--force"], 4),  # there is no other
             (["restore.undo", "--force", f"--database={name}"], 4),
             (["-R", "restore.undo", f"--database={name}"], 4),
-            (["restore.discard", "--force"], 1),
+            (["restore.discard", "--force"], 4),
             (["restore.discard", "--force", f"--database={name}", "--without-backup"], 4),
             (["-R", "restore.discard", f"--database={name}", "--without-backup"], 4),
             (["restore", "--latest", "--force"], 0),
@@ -187,6 +187,24 @@ def test_a_set_aside_database_that_a_person_renamed_and_uses_answers_after_every
             assert person.execute("SELECT count(*) FROM public.deck").fetchone() == (500 + LATE,)
             assert shop.decks(name) == 500 + LATE
     assert f"IN USE {name}: " in shop.ask("restore.status").out
+
+
+def test_what_another_database_was_is_not_brought_back_by_its_name(
+    shop: Shop,  # noqa: F811
+    server: Server,
+) -> None:
+    aside = set_aside(shop)
+    other = f"other_{next(numbers)}"
+    run(server.target(), "CREATE DATABASE %I TEMPLATE template0", other)
+    there = url(shop.live.with_database(other))
+    without = shop.ask("restore.undo", "--force", DATABASE_URL=there)
+    assert (without.code, aside in without.err) == (1, False)
+    for words in (["restore.undo"], ["-R", "restore.undo"], ["restore.discard", "--without-backup"]):
+        done = shop.ask(*words, "--force", f"--database={aside}", DATABASE_URL=there)
+        assert done.code == 4, done
+        assert f"{aside} was set aside from {shop.name}, not from {other}" in done.err
+    assert shop.asides() == [aside]
+    run(server.target(), "DROP DATABASE %I", other)
 
 
 def test_one_that_is_closed_and_named_as_before_again_is_set_aside_again(
