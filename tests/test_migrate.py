@@ -370,6 +370,49 @@ def test_a_dry_run_says_what_would_run_and_runs_nothing(app: App) -> None:
     assert app.tables == {}
 
 
+LOSING = {
+    "drops": "DROP TABLE public.one CASCADE;",
+    "empties": "TRUNCATE public.one;",
+    "deletes": "DELETE FROM public.one WHERE a > 0;",
+    "deletes in a body": "DO $$ BEGIN DELETE FROM public.one WHERE a > 0; END $$;",
+}
+
+
+@pytest.mark.parametrize("what", LOSING)
+def test_what_drops_or_deletes_on_the_live_database_is_asked_for_and_nothing_ran(app: App, what: str) -> None:
+    """After a restore, what is pending is what did the damage."""
+    assert app.migrate("migrate").code == 0
+    app.tell("INSERT INTO public.one VALUES (1)")
+    app.put("1700000000003_harmless", "CREATE TABLE public.three ();")
+    app.put("1700000000004_losing", f"-- Up Migration\n{LOSING[what]}")
+    asked = app.migrate("migrate")
+    assert asked.code == 4, asked
+    assert f"On the live {app.target.database}" in asked.err
+    assert "drop or delete what is there: 1700000000004_losing.sql. After a restore" in asked.err
+    assert "harmless" not in asked.err
+    assert app.ask("SELECT a FROM public.one") == [(1,)]
+    assert (app.noted, "three" in app.tables) == ([ONE, TWO], False)
+    meant = app.migrate("migrate", "--force")
+    assert meant.code == 0, meant
+    assert app.noted[-1] == "1700000000004_losing"
+
+
+def test_a_dry_run_says_what_would_be_asked_for(app: App) -> None:
+    app.put("1700000000003_losing", "DROP TABLE public.one;")
+    found = app.migrate("-R", "migrate")
+    assert found.code == 0, found
+    assert "would ask first, or need --force: On the live" in found.out
+    assert "1700000000003_losing.sql" in found.out
+
+
+def test_the_way_to_a_pending_file_that_drops_is_no_bare_command(app: App) -> None:
+    app.put("1700000000003_losing", "DROP TABLE public.one;")
+    found = app.migrate("migrate.status")
+    assert found.code == 3, found
+    assert "hint: Do not run what did the damage again: 1700000000003_losing.sql may drop" in found.err
+    assert "After a restore check out what the app ran before the damage." in found.err
+
+
 def test_who_holds_the_lock_that_it_waits_for_is_said(app: App) -> None:
     app.tell("CREATE TABLE public.busy ()")
     app.tell(f"ALTER TABLE public.busy OWNER TO {app.owner}")
@@ -545,6 +588,14 @@ def test_files_that_reach_beyond_the_copy_are_shown_and_asked_for(app: App, copy
     assert "1700000000003_beyond.sql line 1: names a database" in asked.err
     assert "reach beyond the copy" in asked.err
     assert migrations.look(copy).names == ()
+
+
+def test_a_copy_is_there_to_try_what_drops_and_is_not_asked_for(app: App, copy: Target) -> None:
+    app.put("1700000000003_losing", "DROP TABLE public.one;")
+    found = app.migrate("migrate", f"--database={copy.database}")
+    assert found.code == 0, found
+    assert migrations.look(copy).names == (ONE, TWO, "1700000000003_losing")
+    assert app.tables == {}
 
 
 def test_a_copy_that_somebody_uses_is_none(app: App, copy: Target) -> None:

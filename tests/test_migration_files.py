@@ -120,6 +120,10 @@ def said(
         ('ALTER TABLE t ADD b int, DROP "a b"', "drops or empties", False),
         ("DELETE FROM t", "touches every row", False),
         ("UPDATE t SET a = 1", "touches every row", False),
+        ("DELETE FROM t USING u WHERE t.a = u.a", "deletes rows", False),
+        ("WITH old AS (DELETE FROM t WHERE a RETURNING *) SELECT count(*) FROM old", "deletes rows", False),
+        ("MERGE INTO t USING u ON t.a = u.a WHEN MATCHED THEN DELETE", "deletes rows", False),
+        ("SELECT lo_unlink(7)", "drops or empties", False),
     ],
 )
 def test_a_statement_that_is_worth_a_look_is_named_with_its_line(
@@ -147,7 +151,6 @@ def test_a_statement_that_is_worth_a_look_is_named_with_its_line(
         "GRANT SELECT ON t TO polyladder",
         "ALTER TABLE t OWNER TO polyladder",
         "UPDATE t SET a = 1 WHERE b",
-        "DELETE FROM t USING u WHERE t.a = u.a",
         "CREATE USER MAPPING FOR x SERVER s",
         "ROLLBACK TO a",
         "SELECT polyladder_count()",
@@ -171,6 +174,32 @@ def test_what_a_body_does_is_seen(tmp_path: Path) -> None:
     ((line, text, beyond),) = said(tmp_path, "SELECT 1;\nDO $$ BEGIN EXECUTE 'DROP ROLE x'; END $$;")
     assert (line, beyond) == (2, True)
     assert text.startswith("in a body: changes roles")
+
+
+@pytest.mark.parametrize(
+    ("text", "loses"),
+    [
+        ("DROP TABLE t", True),
+        ("TRUNCATE t", True),
+        ("DELETE FROM t WHERE a", True),
+        ("UPDATE t SET a = 1", True),
+        ("DROP OWNED BY a", True),  # changes roles is said of it first
+        ("DO $$ BEGIN DROP TABLE t; END $$", True),
+        ("DO $$ BEGIN DELETE FROM t WHERE a; END $$", True),
+        ("COMMIT", False),
+        ("CREATE ROLE a", False),
+        ("CREATE DATABASE x", False),
+    ],
+)
+def test_what_may_lose_what_is_there_is_known(text: str, loses: bool, tmp_path: Path) -> None:
+    (found,) = remarks(file(tmp_path, text), ["polyladder"])
+    assert found.loses is loses
+
+
+@pytest.mark.parametrize("text", ["pgm.dropColumns('t', 'a')", "pgm.sql('DELETE FROM t WHERE a')"])
+def test_what_a_program_may_lose_is_known_by_its_words(text: str, tmp_path: Path) -> None:
+    program = file(tmp_path, f"export const up = (pgm) => {text};", "1700000000000_a.ts")
+    assert [found.loses for found in remarks(program, ["polyladder"])] == [True]
 
 
 def test_a_program_is_looked_at_by_its_words(tmp_path: Path) -> None:

@@ -33,6 +33,19 @@ def test_the_evening_of_the_sandbox_from_its_first_migration_to_the_restore(sand
     assert again.code == 3, again
     assert json.loads(again.out)["pending"] == [checkout.BAD]
     assert "line 4: drops or empties: DROP TABLE learning.translation CASCADE" in again.err
+    assert f"Do not run what did the damage again: {checkout.BAD}.sql" in again.err
+
+
+def test_the_bad_evening_runs_as_a_migration_only_for_one_who_means_it(sandbox: Project) -> None:  # noqa: F811
+    site = {"POLYLADDER_SITE": "sandbox"}
+    assert sandbox.run("backup", **site).code == 0
+    assert sandbox.run("sandbox.break", "--force").code == 0
+    assert sandbox.run("restore", "--backup=latest", "--force", **site).code == 0
+    asked = sandbox.run("migrate", **site)
+    assert (asked.code, "this needs a yes" in asked.err) == (4, True), asked
+    assert json.loads(sandbox.run("migrate.status", "--json", **site).out)["pending"] == [checkout.BAD]
+    meant = sandbox.run("migrate", "--force", **site)
+    assert (meant.code, "has 1 migration more" in meant.out) == (0, True), meant
 
 
 def test_what_leads_to_production_is_not_read(sandbox: Project) -> None:  # noqa: F811

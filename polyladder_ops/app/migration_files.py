@@ -32,6 +32,7 @@ def _marker(direction: str) -> re.Pattern[str]:
 _UP, _DOWN = _marker("up"), _marker("down")
 _CLEAN = re.compile(r"\s*--[\s-]*(?:up|down)\s+migration[\s-]*", re.IGNORECASE)
 _STAMP = re.compile(r"[0-9]+")
+_DROPS, _EVERY_ROW, _DELETES = _LOSING = "drops or empties", "touches every row", "deletes rows"
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,15 @@ class Parts:
 
 @dataclass(frozen=True)
 class Remark:
-    """Something worth a look in a file, at a line; `beyond`: it reaches outside the database that is migrated."""
+    """Something worth a look in a file, at a line; `beyond`: it reaches outside the database that is migrated.
+
+    `loses`: what is in the database now may be lost by it, as far as the words tell.
+    """
 
     line: int
     said: str
     beyond: bool = False
+    loses: bool = False
 
 
 def ordered(files: list[File]) -> tuple[File, ...]:
@@ -170,7 +175,7 @@ _ROLES = r"(?:CREATE|ALTER|DROP)\s+(?:ROLE|GROUP|USER(?!\s+MAPPING))\b|(?:REASSI
 _DATABASES = (
     r"(?:CREATE|ALTER|DROP)\s+(?:DATABASE|TABLESPACE|SUBSCRIPTION)\b|ALTER\s+SYSTEM\b|\\c(?:onnect)?\b"
 )
-# Each kind of statement by how it begins, with what is said of it; the first that fits counts.
+# Each kind of statement by how it begins, with what is said of it; the first that fits is said.
 _STATEMENTS = tuple(
     (re.compile(pattern, re.IGNORECASE), said, beyond)
     for pattern, said, beyond in (
@@ -179,15 +184,17 @@ _STATEMENTS = tuple(
         (rf"{_DATABASES}|(?:COMMENT|SECURITY\s+LABEL\b.*)\s+ON\s+DATABASE\b|(?:GRANT|REVOKE)\b.*\bON\s+DATABASE\b", "names a database", True),
         (r"(?:BEGIN|START\s+TRANSACTION|COMMIT|END|ROLLBACK(?!\s+TO)|ABORT|PREPARE\s+TRANSACTION)\b", "ends or begins a transaction: if something fails, half of it stays", False),
         (r"(?:CREATE|DROP|REINDEX)\b.*\bCONCURRENTLY\b|VACUUM\b", "can't run in a transaction, and node-pg-migrate makes one around it", False),
-        (rf"DROP\s+(?!(?:INDEX|TRIGGER|POLICY|RULE)\b)\w+|TRUNCATE\b|ALTER\s+(?:FOREIGN\s+)?TABLE\b.*\bDROP\s+(?:COLUMN\b|(?!(?:CONSTRAINT|DEFAULT|NOT\s+NULL|IDENTITY|EXPRESSION)\b){_NAME})", "drops or empties", False),
-        (r"DELETE\s+FROM\b(?!.*\bWHERE\b)|UPDATE\b(?!.*\bWHERE\b)", "touches every row", False),
+        (rf"DROP\s+(?!(?:INDEX|TRIGGER|POLICY|RULE)\b)\w+|TRUNCATE\b|ALTER\s+(?:FOREIGN\s+)?TABLE\b.*\bDROP\s+(?:COLUMN\b|(?!(?:CONSTRAINT|DEFAULT|NOT\s+NULL|IDENTITY|EXPRESSION)\b){_NAME})|SELECT\b.*\blo_unlink\b", _DROPS, False),
+        (r"DELETE\s+FROM\b(?!.*\bWHERE\b)|UPDATE\b(?!.*\bWHERE\b)", _EVERY_ROW, False),
+        (r"(?:WITH\b.*\(\s*)?DELETE\s+FROM\b|MERGE\b.*\bTHEN\s+DELETE\b", _DELETES, False),
     )
 )  # fmt: skip
 _CODE = (
     (re.compile(_ROLES + r"|\b(?:create|alter|drop|rename)Role\b|\bgrantRoles\b", re.IGNORECASE), "changes roles, which all databases of the server share", True),
     (re.compile(_DATABASES, re.IGNORECASE), "names a database", True),
     (re.compile(r"\bnoTransaction\b|\bCOMMIT\s*[;'\"`]", re.IGNORECASE), "leaves the transaction: if something fails, half of it stays", False),
-    (re.compile(r"\bdrop(?:Table|Column|Schema|Type|Sequence|View)s?\b|\bDROP\s+(?:TABLE|COLUMN|SCHEMA|TYPE)\b|\bTRUNCATE\b", re.IGNORECASE), "drops or empties", False),
+    (re.compile(r"\bdrop(?:Table|Column|Schema|Type|Sequence|View)s?\b|\bDROP\s+(?:TABLE|COLUMN|SCHEMA|TYPE|OWNED)\b|\bTRUNCATE\b|\blo_unlink\b", re.IGNORECASE), _DROPS, False),
+    (re.compile(r"\bDELETE\s+FROM\b", re.IGNORECASE), _DELETES, False),
 )  # fmt: skip
 
 
@@ -224,12 +231,20 @@ def _of_statements(text: str, first_line: int, named: str) -> Iterator[Remark]:
     for offset, bones, bodies in _statements(text):
         blank = len(text[offset:]) - len(text[offset:].lstrip())
         line = first_line + text.count("\n", 0, offset + blank)
-        found = next(((said, beyond) for kind, said, beyond in _STATEMENTS if kind.match(_flat(bones))), None)
+        fitting = [(said, beyond) for kind, said, beyond in _STATEMENTS if kind.match(_flat(bones))]
+        found = fitting[0] if fitting else None
         if found is None and is_named.search(_ROLE_NAMED.sub(" ", bones.replace('"', " "))):
             found = _NAMED
         if found:
-            yield Remark(line, f"{found[0]}: {_flat(bones)[:60]}", found[1])
-        yield from (Remark(line, f"in a body: {r.said}", r.beyond) for r in _in_a_program(bodies, named))
+            yield Remark(
+                line,
+                f"{found[0]}: {_flat(bones)[:60]}",
+                found[1],
+                any(said in _LOSING for said, _ in fitting),
+            )
+        yield from (
+            Remark(line, f"in a body: {r.said}", r.beyond, r.loses) for r in _in_a_program(bodies, named)
+        )
 
 
 def _flat(text: str) -> str:
@@ -239,6 +254,8 @@ def _flat(text: str) -> str:
 def _in_a_program(text: str, named: str) -> Iterator[Remark]:
     for kind, said, beyond in _CODE:
         if found := kind.search(text):
-            yield Remark(text.count("\n", 0, found.start()) + 1, f"{said}: {_flat(found[0])}", beyond)
+            yield Remark(
+                text.count("\n", 0, found.start()) + 1, f"{said}: {_flat(found[0])}", beyond, said in _LOSING
+            )
     if found := re.search(rf"['\"`\s]{named}['\"`;]", text):
         yield Remark(text.count("\n", 0, found.start() + 1) + 1, *_NAMED)

@@ -34,6 +34,7 @@ RESET ROLE;
 
 -- step: rights and comments
 ALTER LARGE OBJECT 91001 OWNER TO polyladder_app;
+ALTER LARGE OBJECT 91003 OWNER TO polyladder_app; -- a migration, which runs as the owner, can delete it
 GRANT SELECT ON LARGE OBJECT 91001, 91003 TO polyladder_readonly;
 COMMENT ON LARGE OBJECT 91001 IS 'the first recording; it''s short';
 GRANT USAGE ON SCHEMA audit TO polyladder_app, polyladder_readonly;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from invoke.collection import Collection
@@ -31,6 +32,16 @@ __all__ = ["collection"]
 
 DATABASE = "Act on this database beside the live one, a copy that nobody uses (default: the live one)."
 FORCE = "Do not ask."
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Names of the files that reach beyond their database, and of those that may lose what is in it."""
+
+    beyond: list[str]
+    losing: list[str]
+
+
 _FINISH = "The next `invoke migrate` drops what is left."
 
 
@@ -39,8 +50,9 @@ def up(c: Context, database: str = "", force: bool = False, site: str = "", json
     """Run the checkout's migrations that the database lacks.
 
     As `pnpm --filter @polyladder/db migrate:up` in POLYLADDER_APP_DIR, with NODE_ENV=production, as the database's owner and
-    never as a superuser for one who is none. What each file does beyond its database, or drops, is shown before. Afterwards exactly
-    those files must be noted, what they made must be the owner's, and no index may be invalid; exits 3 if not.
+    never as a superuser for one who is none. What each file does beyond its database, or drops, is shown before; what drops or deletes
+    on the live database asks first, or needs --force: after a restore it may be the migration that did the damage. Afterwards
+    exactly those files must be noted, what they made must be the owner's, and no index may be invalid; exits 3 if not.
 
     Examples:
         invoke migrate
@@ -50,18 +62,20 @@ def up(c: Context, database: str = "", force: bool = False, site: str = "", json
     with followed(site, database), _alone(place, target, "migrate", dry=is_dry(c)) as server:
         before, level = _stands(target, checkout)
         _say_gone(level)
-        beyond = _show(level.pending, place, target)
+        shown = _show(level.pending, place, target)
         from polyladder_ops.app import migrations
         from polyladder_ops.terminal import many
 
         migrations.expect_to_go(level)
+        question = _question(shown, target, is_live=target.database == place.target().database)
         if is_dry(c):
             output.line(f"would run {many(len(level.pending), 'migration')} on {target}")
+            if question:
+                output.line(f"would ask first, or need --force: {question}")
             return
         if level.pending:
-            if beyond and target.database != place.target().database:
-                said = f"These reach beyond the copy, into what is live: {', '.join(beyond)}."
-                confirm(said, target.database, force=force)
+            if question:
+                confirm(question, target.database, force=force)
             _run(server, target, checkout, "up", before, [*before.names, *(f.name for f in level.pending)])
     _told(target, [file.name for file in level.pending], checkout, json=json)
 
@@ -133,13 +147,13 @@ def status(c: Context, database: str = "", site: str = "", json: bool = False) -
         })  # fmt: skip
     else:
         output.lines(table(rows, ("migration", "state", "ran at")))
-    _show(level.pending, place, target)
+    shown = _show(level.pending, place, target)
     if not level.is_level:
         with followed(site, database):
-            raise _differs(level, checkout, target)
+            raise _differs(level, checkout, target, shown)
 
 
-def _differs(level: Level, checkout: Checkout, target: Target) -> Mismatch:
+def _differs(level: Level, checkout: Checkout, target: Target, shown: _Shown) -> Mismatch:
     from polyladder_ops.terminal import plain
 
     what = {
@@ -149,6 +163,12 @@ def _differs(level: Level, checkout: Checkout, target: Target) -> Mismatch:
     }
     named = ", ".join(f"{number} {kind}" for kind, number in what.items() if number)
     behind = "Run `invoke migrate`."
+    if shown.losing:
+        # After a restore the pending file is the one that did the damage: to run it would do it again.
+        behind = (
+            f"Do not run what did the damage again: {', '.join(shown.losing)} may drop or delete what is there. After a restore"
+            " check out what the app ran before the damage. If it is meant to run: `invoke migrate`."
+        )
     another = "Check out the release of this database, or restore another backup: `invoke restore --list`."
     return Mismatch(
         f"{target.database} and the checkout differ: {named}",
@@ -277,22 +297,34 @@ def _say_gone(level: Level) -> None:
         )
 
 
-def _show(
-    files: list[File] | tuple[File, ...], place: Site, target: Target, *, down: bool = False
-) -> list[str]:
-    """Say what in these files is worth a look before they run; return the names of those that reach beyond their database."""
+def _show(files: list[File] | tuple[File, ...], place: Site, target: Target, *, down: bool = False) -> _Shown:
+    """Say what in these files is worth a look before they run; return the names of those that must be asked for."""
     from polyladder_ops.app.migration_files import remarks
     from polyladder_ops.terminal import plain
 
-    beyond: list[str] = []
+    shown = _Shown([], [])
     names = sorted({place.target().database, target.database})
     for file in files:
         found = remarks(file, names, down=down)
         for remark in found:
             _say(f"note: {plain(file.path.name)} line {remark.line}: {plain(remark.said)}")
         if any(remark.beyond for remark in found):
-            beyond.append(plain(file.path.name))
-    return beyond
+            shown.beyond.append(plain(file.path.name))
+        if any(remark.loses for remark in found):
+            shown.losing.append(plain(file.path.name))
+    return shown
+
+
+def _question(shown: _Shown, target: Target, *, is_live: bool) -> str:
+    """Return what must be answered with yes before the shown files run; empty if nothing must."""
+    if is_live and shown.losing:
+        return (
+            f"On the live {target.database} these may drop or delete what is there: {', '.join(shown.losing)}."
+            " After a restore one of them may be what did the damage."
+        )
+    if shown.beyond and not is_live:
+        return f"These reach beyond the copy, into what is live: {', '.join(shown.beyond)}."
+    return ""
 
 
 def _told(target: Target, names: list[str], checkout: Checkout, *, json: bool, down: bool = False) -> None:
