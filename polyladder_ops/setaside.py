@@ -20,6 +20,7 @@ from polyladder_ops.postgres import (
     leftovers,
     locks,
     marks,
+    printable,
     session,
     since,
     standbys,
@@ -182,6 +183,7 @@ def undo(
                 detail=behind,
                 hint="Go back to the app's older release first, then add --accept=migrations; or stay.",
             )
+        _expect_no_prepared(connection, live.database)
         confirm(Undoing(live, aside, head, _since(live, aside, site)))
         with settled(connection, chosen.server, live.database, aside.oid):
             switched = _bring_back(chosen, head)
@@ -191,6 +193,20 @@ def undo(
             for sentence in (*done, *left):
                 say(sentence)
     return switched, (*((f"migrations: {behind}",) if behind else ()), *left)
+
+
+def _expect_no_prepared(connection: Connection, live: str) -> None:
+    """Return if no prepared transaction is open in the live database. Raise Refused if one is: no session ends it."""
+    rows = connection.execute(
+        "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = %s ORDER BY prepared", [live]
+    ).fetchall()
+    if rows:
+        gids = [gid for (gid,) in rows]
+        raise Refused(
+            f"a prepared transaction keeps {live} from being renamed",
+            detail=f"Open: {', '.join(map(printable.literal, gids))}.",
+            hint=f"End it in psql, connected to {live}: ROLLBACK PREPARED {printable.literal(gids[0])}, or COMMIT PREPARED.",
+        )
 
 
 def _bring_back(chosen: Chosen, migration_head: str | None) -> Switched:

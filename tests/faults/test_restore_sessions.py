@@ -149,6 +149,17 @@ def test_a_prepared_transaction_stands_in_the_way(
     on_stage.is_restored()
 
 
+def test_an_undo_and_its_dry_run_are_told_of_a_prepared_transaction_and_its_end(on_stage: Stage) -> None:
+    on_stage.replace()
+    say(on_stage.target, "BEGIN; INSERT INTO which VALUES ('prepared'); PREPARE TRANSACTION 'money, 1'")
+    for words in (["-R", "restore.undo"], ["restore.undo", "--force"]):
+        ended = on_stage.place.invoke(*words)
+        assert ended.code == 4, ended.said
+        assert "ROLLBACK PREPARED 'money, 1'" in ended.err
+    say(on_stage.target, "ROLLBACK PREPARED 'money, 1'")
+    assert on_stage.place.invoke("restore.undo", "--force").code == 0
+
+
 def test_an_owner_who_may_not_make_databases_is_told_the_cure(
     owner_stage: Stage, server: servers.Server
 ) -> None:
