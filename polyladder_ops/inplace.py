@@ -258,7 +258,8 @@ def restore(
     `keep` is called when nobody can write to a table any more and all can still be read, and returns what it has saved;
     `committing` before the COMMIT is sent: a KeyboardInterrupt that comes before changes nothing. `accept`
     names statements (`statement:12`) and differences (`table:public.film`). Nobody is ended for it. Raise
-    Refused if it can't be done in one transaction, or if somebody changed anything since `keep` saved it, LoadError if the server refuses a statement, Differs if something
+    Refused if it can't be done in one transaction, or if somebody changed anything since `keep` saved it, or has changed it
+    and not committed for `lock_wait_s` seconds, LoadError if the server refuses a statement, Differs if something
     came out otherwise than it was dumped, OpsError if a lock is not to be had within `lock_wait_s` seconds or anything
     else fails: after each of these the database is as it was.
     """
@@ -280,12 +281,15 @@ def restore(
             kept = _kept(connection, quiet, keep, lock_wait_s) if keep else None
             with takeover.lock_out(connection, quiet, wait_s=lock_wait_s):
                 before = kept.seen if kept else meanwhile.read(outside) | meanwhile.positions(connection)
-                standing = _expect_unchanged(connection, outside, before)
+                standing = _expect_unchanged(connection, outside, before, lock_wait_s)
                 clearing.clear(connection)
             work = _Work(connection, target.database, backup, keys, frozenset(accept), settings, progress)
             accepted, not_given = work.load()
             differences = work.differences() if prove else []
-            _expect_same(outside, standing, meanwhile.read(outside))  # also what else would be a difference
+            # Also what else would be a difference.
+            _expect_same(
+                outside, standing, meanwhile.settled(outside, besides=connection, wait_s=lock_wait_s)
+            )
             _expect_accepted(backup, differences, accept)
             committing()
         return Restored(accepted, tuple(differences), time.monotonic() - began, not_given)
@@ -300,12 +304,13 @@ def _kept(connection: Connection, target: Target, keep: Callable[[], Kept], lock
     return kept
 
 
-def _expect_unchanged(connection: Connection, outside: Connection, before: Seen) -> Seen:
-    """Return what others can still change, as it is now, under the locks. Raise Refused if anything is not as it was.
+def _expect_unchanged(connection: Connection, outside: Connection, before: Seen, wait_s: float) -> Seen:
+    """Return what others can still change, as it is now, under the locks. Raise Refused if anything is not as it was,
+    or if somebody has something to commit.
 
     Where sequences stand nobody else can read while we hold them.
     """
-    standing = meanwhile.read(outside)
+    standing = meanwhile.settled(outside, besides=connection, wait_s=wait_s)
     _expect_same(outside, before, standing | meanwhile.positions(connection))
     return standing
 

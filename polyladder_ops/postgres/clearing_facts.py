@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.session import Connection
     from polyladder_ops.postgres.volume import Volume
 
-__all__ = ["Facts", "Holder", "holders", "read"]
+__all__ = ["Facts", "Holder", "holders", "read", "writers"]
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,14 @@ class Holder:
     state: str
     name: str
 
-    def __str__(self) -> str:
+    @property
+    def session(self) -> str:
+        """Which one it is, as far as our role may see it."""
         doing = ", ".join(filter(None, [self.application, self.state]))
-        what = self.name or "an object"
-        return f"process {self.pid} of {self.role or 'another role'} ({doing or 'no name'}) holds {what}"
+        return f"process {self.pid} of {self.role or 'another role'} ({doing or 'no name'})"
+
+    def __str__(self) -> str:
+        return f"{self.session} holds {self.name or 'an object'}"
 
 
 _HOLDERS = """
@@ -130,3 +134,27 @@ ORDER BY a.pid, c.relkind IS DISTINCT FROM 'r', l.relation
 def holders(connection: Connection) -> tuple[Holder, ...]:
     """Return who else holds something in this database now, each with one thing that it holds."""
     return tuple(Holder(*row) for row in queries.rows(connection, _HOLDERS))
+
+
+# What a transaction makes nobody sees before its COMMIT, but that it has a number, and its locks, everybody sees. Processes
+# of the server's own have no user: autovacuum has both, and makes nothing.
+_WRITERS = """
+SELECT DISTINCT ON (a.pid) a.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, ''),
+       coalesce(a.state, ''), ''
+FROM pg_catalog.pg_locks l
+JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid AND a.datname = pg_catalog.current_database()
+WHERE l.granted AND a.usesysid <> 0 AND a.pid NOT IN (pg_catalog.pg_backend_pid(), %s)
+  AND (l.locktype = 'transactionid' OR l.locktype = 'relation' AND l.database = a.datid
+       AND l.mode NOT IN ('AccessShareLock', 'RowShareLock'))
+ORDER BY a.pid
+"""
+
+
+def writers(connection: Connection, *, besides: int) -> tuple[str, ...]:
+    """Return in words who else, besides this process of ours, has a transaction open in this database that writes."""
+    found = connection.execute(_WRITERS, [besides]).fetchall()
+    prepared = queries.rows(connection, _PREPARED)
+    return (
+        *(Holder(*row).session for row in found),
+        *(f"the prepared transaction {gid}" for (gid,) in prepared),
+    )

@@ -4,19 +4,24 @@ Rows of tables are held by locks. Everything else can be made, changed and grant
 catalog keeps which transaction wrote it last, so a second look finds it without spelling any definition, and without
 a lock that would make it wait for ours. What large objects hold and where sequences stand is read as it is.
 
+What others have made and not committed shows in no look, and comes to light after ours: it may use a type or a function
+that we drop, which no lock of 13 to 17 keeps from us. So a look counts only if nobody has written and not committed.
+
 Left out is what changes without anybody doing anything that a dump would carry: statistics, what VACUUM and REFRESH
 write, temporary tables.
 """
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from polyladder_ops.postgres import queries, session
+from polyladder_ops.errors import Refused
+from polyladder_ops.postgres import clearing_facts, queries, session
 from polyladder_ops.postgres.proof import sequences
 
 if TYPE_CHECKING:
@@ -25,11 +30,13 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["Kept", "Seen", "changed", "positions", "read", "read_at"]
+__all__ = ["Kept", "Seen", "changed", "positions", "read", "read_at", "settled"]
 
 Seen = frozenset[tuple[str, int, str]]
 """Of each object its catalog, its oid (0: all that came with the server), and what is another text once it was changed."""
 
+_ASK_AGAIN_S = 0.2
+_SHOWN = 5
 _SEQUENCE, _LARGE_OBJECT = "the position of a sequence", "the bytes of a large object"
 _IN_OURS = "n.oid = x.{} AND n.nspname !~ '^pg_(toast|temp_)'"
 _OF_OURS = (
@@ -157,6 +164,35 @@ def read(connection: Connection) -> Seen:
         found = frozenset(queries.rows(connection, _QUESTIONS))
         held = connection.execute(_LARGE_OBJECTS.encode()).fetchall()
     return found | {(_LARGE_OBJECT, oid, text) for oid, text in held}
+
+
+def settled(outside: Connection, *, besides: Connection, wait_s: float) -> Seen:
+    """Return what `read` does, looked at while nobody else, besides this session of ours, had something to commit.
+
+    Whoever has is waited for, `wait_s` seconds. Raise Refused, with who it is, if he has not ended by then.
+    """
+    ours = session.backend_of(besides)
+    deadline = time.monotonic() + wait_s
+    while True:
+        writers = clearing_facts.writers(outside, besides=ours)
+        if not writers:
+            seen = read(outside)
+            # And once more: who began while we looked, and is at it still, showed in neither.
+            if not (writers := clearing_facts.writers(outside, besides=ours)):
+                return seen
+        if time.monotonic() > deadline:
+            raise _uncommitted(writers, wait_s)
+        time.sleep(_ASK_AGAIN_S)
+
+
+def _uncommitted(writers: tuple[str, ...], wait_s: float) -> Refused:
+    more = f" and {len(writers) - _SHOWN} more" if len(writers) > _SHOWN else ""
+    return Refused(
+        "somebody else writes to the database and has not committed",
+        detail=f"Waited {wait_s:g} s for {'; '.join(writers[:_SHOWN])}{more}. What that makes could use what a restore"
+        " in place drops.",
+        hint="Nothing was touched. Stop the app, or end that transaction where it runs, then try again.",
+    )
 
 
 def positions(connection: Connection) -> Seen:

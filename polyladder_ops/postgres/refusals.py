@@ -167,6 +167,7 @@ def _hint(message: str) -> str:
     known = {
         "role .* does not exist": "Make the role on that server first.",
         "extension .* not available": "Install the extension on that server first.",
+        "lock timeout": "Another session has it: end that one where it runs, then try again.",
         "permission denied|must be": "Use a superuser of that server.",
         "locks_per_transaction|shared memory": "Raise max_locks_per_transaction on that server and restart it.",
         "No space left|could not extend": "Free space on that server's disk.",

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["LOCK_WAIT_S", "lock_out", "stop_writers", "transaction"]
 
 LOCK_WAIT_S = 30.0
+_FROM_THEN_ON = (
+    "SET LOCAL lock_timeout = '60s'"  # while everybody waits for us nothing is waited for without an end
+)
 _BATCH = 500
 _ENDING_S = 10.0
 _OPEN = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
@@ -143,6 +146,8 @@ def stop_writers(connection: Connection, target: Target, *, wait_s: float = LOCK
 def lock_out(connection: Connection, target: Target, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     """Lock all tables, views and sequences against everybody; within the block no other lock is waited for longer either.
 
+    Behind it none is waited for longer than a minute, until the transaction ends or the setting is changed.
+
     Event triggers are off from then on, until the transaction ends. Nobody is ended for it. Raise OpsError as
     `stop_writers` does.
     """
@@ -177,7 +182,7 @@ def _patiently(connection: Connection, target: Target, wait_s: float) -> Iterato
         )  # many locks in one statement
         yield
         connection.execute("SET LOCAL statement_timeout = 0")
-        connection.execute("SET LOCAL lock_timeout = 0")
+        connection.execute(_FROM_THEN_ON)
     except (errors.LockNotAvailable, errors.QueryCanceled, errors.DeadlockDetected) as error:
         raise OpsError(
             "somebody else uses the database",

@@ -37,6 +37,9 @@ _BATCH_STATEMENTS = 200
 _GOOD = {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY}
 # Clients from 17 on write it for every server; servers before 17 refuse it (hazard: no other line may be dropped).
 _TOO_NEW = b"SET transaction_timeout = 0"
+# Every dump sets it to 0, for an empty database: in a transaction that locks others out the caller's own limit holds. A
+# name that somebody had made and not committed was waited for without an end.
+_WAITS = b"SET lock_timeout "
 _TOP = 20  # and only among its first statements
 # A batch takes the locks of all its statements, one after the other, and autovacuum those of a table and its indexes: a
 # foreign key on a partitioned table behind its indexes' ATTACH met it so, on a server where nobody else was.
@@ -82,7 +85,7 @@ class Loader:
 
     `finish` sends the rest. With `schema_only` rows, sequence values and large objects stay behind. What `accept` names
     may be refused; `accepted` tells what was. In a transaction of the caller's nothing commits: the dump's own BEGIN
-    and COMMIT stay behind. Raise LoadError as soon as the server refuses something else, OpsError if it fails,
+    and COMMIT stay behind, and how long it would wait for locks. Raise LoadError as soon as the server refuses something else, OpsError if it fails,
     psycopg's OperationalError if it is gone; what was sent before stays, so the database is to be dropped then, or the
     caller's transaction to be rolled back. `tick` is called at least once a second while the server lets us wait; what
     it raises ends the load. With an `owner` the connection is a login's without rights, and what is not for it the owner does.
@@ -187,6 +190,8 @@ class Loader:
 
     def _stays_behind(self, text: bytes, place: int) -> bool:
         if text == _TOO_NEW and self._before_17 and place < _TOP:
+            return True
+        if self._atomic and text.startswith(_WAITS):
             return True
         if self._atomic and _CONTROL.match(text):
             if text in (b"BEGIN", b"COMMIT"):  # pg_dump's own, around large objects
