@@ -196,6 +196,11 @@ def test_what_may_lose_what_is_there_is_known(text: str, loses: bool, tmp_path: 
     assert found.loses is loses
 
 
+def test_what_an_update_with_a_condition_writes_over_is_not_seen(tmp_path: Path) -> None:
+    says("What an UPDATE with a WHERE writes over is not asked for.")
+    assert said(tmp_path, "UPDATE t SET a = 1 WHERE b") == []
+
+
 @pytest.mark.parametrize("text", ["pgm.dropColumns('t', 'a')", "pgm.sql('DELETE FROM t WHERE a')"])
 def test_what_a_program_may_lose_is_known_by_its_words(text: str, tmp_path: Path) -> None:
     program = file(tmp_path, f"export const up = (pgm) => {text};", "1700000000000_a.ts")
