@@ -410,8 +410,9 @@ def test_what_can_not_be_dropped_is_told_beside_the_interrupt_and_dropped_by_the
 
 
 def test_two_proofs_on_one_server_at_once_pass_both(backup: Backup, scratch: Scratch) -> None:
-    both = threading.Barrier(2, timeout=30)
+    both = threading.Barrier(2, timeout=60)
     found: list[Verdict] = []
+    failed: list[Exception] = []
 
     def one() -> None:
         waited: list[int] = []
@@ -421,13 +422,17 @@ def test_two_proofs_on_one_server_at_once_pass_both(backup: Backup, scratch: Scr
                 waited.append(size)
                 both.wait()
 
-        found.append(verify(backup, scratch, wait))
+        try:
+            found.append(verify(backup, scratch, wait))
+        except Exception as error:  # told below, with what it says
+            failed.append(error)
 
     threads = [threading.Thread(target=one) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert [repr(error) + str(error) for error in failed] == []
     assert [(v.verdict, v.reasons) for v in found] == [("passed", ())] * 2
 
 
