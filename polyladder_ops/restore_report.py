@@ -144,7 +144,7 @@ def done(shown: Plan, result: Result, unused: Sequence[str] = (), *, is_live: bo
     lines += [f"  accepted: {plain(item)}" for item in result.accepted]
     lines += [f"note: --accept={plain(item)} met nothing of that name" for item in unused]
     if switched.aside:
-        which = "" if is_live else f" --database={shlex.quote(switched.aside)}"
+        which = "" if is_live else f" --into={shlex.quote(switched.live)}"
         lines.append(
             f"what it was is kept as {plain(switched.aside)}: `invoke restore.undo{which}` brings it back,"
             f" `invoke restore.discard{which}` drops it"

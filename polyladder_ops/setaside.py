@@ -7,6 +7,7 @@ and left alone; what only an older version's note says is acted on if a person h
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -236,8 +237,8 @@ def pick(found: Sequence[Marked], name: str, live: str) -> Marked:
     if fitting and fitting[0].mark.live != live:
         raise Refused(
             f"{name} was set aside from {fitting[0].mark.live}, not from {live}",
-            detail=f"DATABASE_URL names {live}.",
-            hint=f"If {fitting[0].mark.live} is meant, let DATABASE_URL name it.",
+            detail=f"Nothing was done to {live} or to {name}.",
+            hint=f"If the place of {fitting[0].mark.live} is meant, add --into={shlex.quote(fitting[0].mark.live)}.",
         )
     if fitting:
         return _unused(fitting[0])

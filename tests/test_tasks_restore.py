@@ -273,10 +273,19 @@ def test_into_another_name_leaves_the_live_database_alone(shop: Shop) -> None:
     replaced = shop.ask("restore", "--latest", f"--into={name}", "--replace", "--force")
     assert replaced.code == 0, replaced
     (aside,) = shop.asides(name)
-    assert f"`invoke restore.undo --database={aside}` brings it back" in replaced.out
+    assert f"`invoke restore.undo --into={name}` brings it back" in replaced.out
     assert shop.decks(name) == 500
-    back = shop.ask("restore.undo", f"--database={aside}", "--force")
+    refused = shop.ask("restore.undo", f"--database={aside}", "--force")
+    assert (refused.code, refused.err.splitlines()[-1]) == (
+        4,
+        f"hint: If the place of {name} is meant, add --into={name}.",
+    )
+    back = shop.ask("restore.undo", f"--into={name}", "--force")
     assert back.code == 0, back
+    assert shop.decks(name) == 0
+    (other,) = shop.asides(name)
+    dropped = shop.ask("restore.discard", f"--into={name}", "--without-backup", "--force")
+    assert (dropped.code, dropped.out.startswith(f"{other} is dropped")) == (0, True), dropped
     assert shop.decks(name) == 0
     untouched(shop)
 

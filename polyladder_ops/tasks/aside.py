@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
     from invoke.context import Context
 
+    from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.site import Site
+
 __all__ = ["abort", "abort_of", "discard", "status", "undo"]
 
 FORCE = "Do not ask. It lets nothing through."
 ASIDE = "The set-aside database that is meant (default: the newest; `invoke restore.status` lists them)."
+INTO = "The database whose place was taken, if it is not the live one: the name that `restore --into` was given."
 
 
 def abort_of(site: str) -> str:
@@ -43,6 +47,7 @@ def _stoppable(site: str, finish: str) -> Iterator[None]:
     iterable=["accept"],
     help={
         "database": ASIDE,
+        "into": INTO,
         "accept": "migrations: go back although the live database has newer migrations.",
         "force": FORCE,
         "site": SITE,
@@ -52,6 +57,7 @@ def _stoppable(site: str, finish: str) -> Iterator[None]:
 def undo(
     c: Context,
     database: str = "",
+    into: str = "",
     accept: Any = None,
     force: bool = False,
     site: str = "",
@@ -87,7 +93,7 @@ def undo(
     try:
         with _stoppable(site, "it says whether anything is left."):
             switched, accepted = setaside.undo(
-                place.target(),
+                _whose(place, into),
                 database,
                 site=place,
                 accept=accepted_items,
@@ -117,6 +123,11 @@ def undo(
         output.line(f"{plain(switched.live)} is what it was; {kept}")
     if accepted:
         raise Mismatch(f"{switched.live} is back, with what was accepted", detail=" ".join(accepted))
+
+
+def _whose(place: Site, into: str) -> Target:
+    """Return the database whose place was taken by a restore: the live one, or the one that `into` names."""
+    return place.target().with_database(into) if into else place.target()
 
 
 class _DryRun(Exception):  # noqa: N818 - an answer, not an accident
@@ -153,6 +164,7 @@ def abort(c: Context, site: str = "") -> None:
     iterable=["accept"],
     help={
         "database": ASIDE,
+        "into": INTO,
         "without-backup": "Drop it without a backup: its rows are gone then.",
         "accept": "not-restored: drop it though its backup could not be restored anywhere; not-included: though no dump holds all of it.",
         "force": FORCE,
@@ -162,6 +174,7 @@ def abort(c: Context, site: str = "") -> None:
 def discard(
     c: Context,
     database: str = "",
+    into: str = "",
     without_backup: bool = False,
     accept: Any = None,
     force: bool = False,
@@ -196,7 +209,7 @@ def discard(
     try:
         with _stoppable(site, finish):
             done = discarding.discard(
-                place.target(),
+                _whose(place, into),
                 database,
                 site=place,
                 options=backups.Options(recipients=place.settings.backup_age_recipients, new_source=True),
