@@ -476,7 +476,8 @@ def test_an_interrupt_while_reading_is_an_interrupt_and_no_damage(key: Key | Non
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         for delay_s in (0.001, 0.002, 0.005, 0.011, 0.02, 0.03):
-            with pytest.raises(Interrupted):  # the timer starts inside: a millisecond is over before pytest waits
+            # The timer starts inside: a millisecond is over before pytest waits.
+            with pytest.raises(Interrupted):  # noqa: PT012
                 signal.setitimer(signal.ITIMER_REAL, delay_s)
                 load_for_ever(tmp_path / "data", key)
     finally:

@@ -24,7 +24,9 @@ __all__ = ["abort", "abort_of", "discard", "status", "undo"]
 
 FORCE = "Do not ask. It lets nothing through."
 ASIDE = "The set-aside database that is meant (default: the newest; `invoke restore.status` lists them)."
-INTO = "The database whose place was taken, if it is not the live one: the name that `restore --into` was given."
+INTO = (
+    "The database whose place was taken, if it is not the live one: the name that `restore --into` was given."
+)
 
 
 def abort_of(site: str) -> str:
