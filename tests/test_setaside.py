@@ -158,7 +158,7 @@ def test_an_undo_brings_the_old_database_back_and_keeps_the_restored_one_with_wh
     shown: Undoing = restored.asked[-1]
     assert (shown.aside.name, shown.migration_head) == (aside, "0042_decks")
     assert [str(one) for one in shown.since.changes] == [
-        "table public.deck: rows since: 1 inserted, 0 updated, 0 deleted",
+        "table public.deck: rows since, kept or rolled back: 1 inserted, 0 updated, 0 deleted",
         "table public.made_since: it was made since",
         "sequence public.deck_id_seq: it stands at 501 instead of 500",
     ]

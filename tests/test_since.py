@@ -120,9 +120,9 @@ def test_nothing_is_nothing(live: Live) -> None:
 
 
 WRITTEN = {
-    "rows": ("INSERT INTO public.deck (title) VALUES ('a'), ('b')", "table public.deck: rows since: 2 inserted, 0 updated, 0 deleted"),
-    "changed": ("UPDATE public.old SET a = 2", "table public.old: rows since: 0 inserted, 1 updated, 0 deleted"),
-    "deleted": ("DELETE FROM public.old", "table public.old: rows since: 0 inserted, 0 updated, 1 deleted"),
+    "rows": ("INSERT INTO public.deck (title) VALUES ('a'), ('b')", "table public.deck: rows since, kept or rolled back: 2 inserted, 0 updated, 0 deleted"),
+    "changed": ("UPDATE public.old SET a = 2", "table public.old: rows since, kept or rolled back: 0 inserted, 1 updated, 0 deleted"),
+    "deleted": ("DELETE FROM public.old", "table public.old: rows since, kept or rolled back: 0 inserted, 0 updated, 1 deleted"),
     "emptied": ("TRUNCATE public.old", "table public.old: it was changed, emptied or stored anew since"),
     "a table": ("CREATE TABLE public.made (a int)", "table public.made: it was made since"),
     "a column": ("ALTER TABLE public.old ADD COLUMN b int", "table column public.old.b: it was made or changed since"),
@@ -134,14 +134,14 @@ WRITTEN = {
     "a sequence": ("CREATE SEQUENCE public.s", "sequence public.s: it was made since"),
     "counted on": ("SELECT nextval('public.deck_id_seq')", "sequence public.deck_id_seq: it stands at 501 instead of 500"),
     "a large object": ("SELECT lo_from_bytea(4712, 'more')", "large object 4712: it was made or changed since"),
-    "its bytes": ("SELECT lo_put(4711, 0, 'other')", "large objects : written since"),
+    "its bytes": ("SELECT lo_put(4711, 0, 'other')", "large objects : written since, kept or rolled back"),
     "an index": ("CREATE INDEX i ON public.deck (title)", "index public.i: it was made since"),
     "a comment": ("COMMENT ON TABLE public.old IS 'new'", "table public.old: it was made or changed since"),
     "a grant": ("GRANT SELECT ON public.old TO reader", "table public.old: it was changed, emptied or stored anew since"),
     "a schema": ("CREATE SCHEMA more", "schema more: it was made or changed since"),
     "a type": ("CREATE TYPE public.kind AS ENUM ('a')", "type public.kind: it was made or changed since"),
-    "a table gone": ("DROP TABLE public.old", "objects that are gone: there are 1 less than then"),
-    "a function gone": ("DROP FUNCTION public.one()", "objects that are gone: there are 1 less than then"),
+    "a table gone": ("DROP TABLE public.old", "objects that are gone: 1 fewer than then"),
+    "a function gone": ("DROP FUNCTION public.one()", "objects that are gone: 1 fewer than then"),
     "stored anew": ("VACUUM FULL public.old", "table public.old: it was changed, emptied or stored anew since"),
 }  # fmt: skip
 
@@ -154,6 +154,16 @@ def test_what_was_written_is_told(what: str, live: Live) -> None:
     if sentence not in told(found):  # of two things that a statement does, one may be told before the other
         found = live.until(lambda found: sentence in told(found))
     assert sentence in told(found)
+
+
+def test_rows_of_a_transaction_that_was_rolled_back_are_not_told_as_kept(live: Live) -> None:
+    """The server counts them, too, and nothing tells them apart later."""
+    live.tell("BEGIN", "INSERT INTO public.old VALUES (2), (3)", "ROLLBACK")
+    elsewhere(live)
+    found = live.until(lambda found: bool(found.changes))
+    assert told(found) == [
+        "table public.old: rows since, kept or rolled back: 2 inserted, 0 updated, 0 deleted"
+    ]
 
 
 def test_a_sequence_without_anything_to_compare_with_is_told_without_its_name(live: Live) -> None:
@@ -204,7 +214,9 @@ def test_a_locked_table_does_not_keep_from_it(live: Live) -> None:
     live.until(lambda found: any("1 inserted" in one for one in told(found)))
     with closing(session.connect(live.target)) as holder, holder.transaction():
         holder.execute("LOCK TABLE public.deck, public.old IN ACCESS EXCLUSIVE MODE")
-        assert "table public.deck: rows since: 1 inserted, 0 updated, 0 deleted" in told(live.ask())
+        assert "table public.deck: rows since, kept or rolled back: 1 inserted, 0 updated, 0 deleted" in told(
+            live.ask()
+        )
 
 
 # When it can't be told ------------------------------------------------------------------------------------------------
@@ -212,8 +224,7 @@ def test_a_locked_table_does_not_keep_from_it(live: Live) -> None:
 
 def test_counters_that_were_set_back_since_tell_nothing(live: Live) -> None:
     live.tell("INSERT INTO public.deck (title) VALUES ('a')", "SELECT pg_stat_reset()")
-    found = live.until(lambda found: bool(found.unsure))
-    assert found.unsure == "the server's counters were set back since"
+    live.until(lambda found: found.unsure == "the server's counters were set back since")
 
 
 @pytest.mark.parametrize(
@@ -272,6 +283,6 @@ def test_counters_that_could_not_be_set_back_are_compared_with_what_they_were(cl
     assert live.ask() == Since()
     live.tell("INSERT INTO mine.t VALUES (10)")
     found = live.until(lambda found: bool(found.changes))
-    assert told(found) == ["table mine.t: 1 rows were written since"]
+    assert told(found) == ["table mine.t: 1 row since, kept or rolled back"]
     run(cluster, "DROP DATABASE %I", "poors")
     run(cluster, "DROP ROLE %I", "poor")

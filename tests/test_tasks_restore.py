@@ -527,7 +527,10 @@ def test_back_again_looked_at_and_dropped(shop: Shop) -> None:
     assert undone.code == 0, undone
     said = json.loads(undone.out)
     assert (said["database"], [said["aside"]], said["accepted"]) == (shop.name, shop.asides(), [])
-    assert "  table public.deck: rows since: 1 inserted, 0 updated, 0 deleted" in undone.err.splitlines()
+    assert (
+        "  table public.deck: rows since, kept or rolled back: 1 inserted, 0 updated, 0 deleted"
+        in undone.err.splitlines()
+    )
     assert shop.decks() == 500 + LATE
 
     dropped = shop.run("restore.discard", "--force")

@@ -128,7 +128,7 @@ def since(connection: Connection, xid: str, entries: int) -> list[Difference]:
     found = connection.execute(sql.SQL(_SINCE).format(value, value, value)).fetchall()
     changes = list(_told(found))
     if (gone := entries - count(connection)) > 0:
-        changes.append(Difference("objects", "that are gone", f"there are {gone} less than then"))
+        changes.append(Difference("objects", "that are gone", f"{gone:,} fewer than then"))
     return changes
 
 

@@ -23,6 +23,7 @@ from polyladder_ops.postgres import catalog_changes
 from polyladder_ops.postgres.proof import sequences
 from polyladder_ops.postgres.proof.differences import Difference
 from polyladder_ops.postgres.session import connect, given_up_after
+from polyladder_ops.terminal import many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,6 +41,7 @@ _LOCKED_S = 1
 _RESET_S = 2.0  # that a collector of statistics (before 15) may take to set counters back
 _PAUSE_S = 0.05
 _COLLECTED_S = 1.0  # after which a collector of statistics (before 15) has what sessions told it before
+_EITHER_WAY = "kept or rolled back"
 _MOST = 2000  # tables whose counters are noted one by one
 _REPORTED_S = (
     11  # after which a session that does nothing has told what it did (since 15: 10 s; before, it may never)
@@ -184,12 +186,17 @@ def _is_collected(connection: Connection) -> bool:
 
 
 def _written(counted: list[tuple[int, str, int, int, int]], base: Baseline) -> Iterator[Difference]:
+    """Return what is counted by table: the server counts rows whose transaction was rolled back, too."""
     for oid, name, *counts in counted:
         if (more := sum(counts) - base.counted.get(oid, 0)) <= 0:
             continue
-        said = "{} inserted, {} updated, {} deleted".format(*counts)
-        detail = f"{more} rows were written since" if oid in base.counted else f"rows since: {said}"
-        yield Difference("table", name, detail) if name else Difference("large objects", "", "written since")
+        if not name:
+            yield Difference("large objects", "", f"written since, {_EITHER_WAY}")
+        elif oid in base.counted:
+            yield Difference("table", name, f"{many(more, 'row')} since, {_EITHER_WAY}")
+        else:
+            said = "{:,} inserted, {:,} updated, {:,} deleted".format(*counts)
+            yield Difference("table", name, f"rows since, {_EITHER_WAY}: {said}")
 
 
 def _moved(
