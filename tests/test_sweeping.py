@@ -168,6 +168,20 @@ def test_what_a_file_of_ours_says_is_not_deleted_unseen(home: str, shop: Project
     assert (somebodys / "kept").exists()
 
 
+def test_an_empty_lock_of_a_proof_that_was_killed_goes_without_a_word(shop: Project) -> None:
+    """An older version left one after a Ctrl-C; what is locked, or only looks like one, stays."""
+    folder = shop.state / "scratch"
+    folder.mkdir(parents=True)
+    dead, held, elsewhere = (folder / f"{name}.lock" for name in (SERVER, "a" * 12, "mine"))
+    for path in (dead, held, elsewhere):
+        path.touch()
+    assert "killed" not in shop.ask("-R", "backup").err
+    assert dead.exists()
+    with FileLock(held):
+        assert "killed" not in shop.ask("backup.list").err
+    assert sorted(folder.iterdir()) == sorted([held, elsewhere])
+
+
 def test_a_run_that_lives_is_neither_touched_nor_named(shop: Project) -> None:
     dead = leave(shop)
     with FileLock(dead[0] / "lock"), FileLock(dead[1] / "lock"), FileLock(f"{dead[2]}.lock"):

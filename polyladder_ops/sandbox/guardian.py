@@ -28,5 +28,4 @@ def main() -> None:
     folder = Path(sys.argv[-1])
     # What it can't remove the next command finds, and says.
     with contextlib.suppress(OpsError, OSError, Timeout):
-        if folder.exists():
-            scratch.clear(folder)
+        scratch.clear(folder)

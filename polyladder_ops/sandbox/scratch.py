@@ -50,9 +50,11 @@ def is_candidate(name: str) -> bool:
 
 def sweep(parent: Path, *, look_only: bool = False) -> Swept:
     """Remove the servers of killed proofs in `parent`, but what belongs to others or leads elsewhere; or look only."""
-    swept = Swept()
-    for path in sorted(parent.iterdir() if parent.is_dir() else ()):
+    swept, found = Swept(), sorted(parent.iterdir() if parent.is_dir() else ())
+    for path in found:
         if not is_candidate(path.name):
+            if not look_only:
+                _unlock(path)
             continue
         why = foreign(path)
         swept += (
@@ -61,6 +63,15 @@ def sweep(parent: Path, *, look_only: bool = False) -> Swept:
             else _swept(path, look_only=look_only)
         )
     return swept
+
+
+def _unlock(path: Path) -> None:
+    """Remove the lock of a server that is gone, if this is one: whoever had it was killed before he could."""
+    folder = path.with_suffix("")
+    is_lock = path == _lock(folder) and is_candidate(folder.name) and path.is_file() and not path.is_symlink()
+    if is_lock and portable.is_ours(path) and not folder.exists():
+        with contextlib.suppress(Timeout, OSError), in_use(folder):
+            pass
 
 
 def _swept(folder: Path, *, look_only: bool) -> Swept:
@@ -81,12 +92,34 @@ def _swept(folder: Path, *, look_only: bool) -> Swept:
 
 @contextlib.contextmanager
 def in_use(folder: Path, *, timeout_s: float = 0) -> Iterator[None]:
-    """Within the block the folder is ours. Raise Timeout if it is a process's that lives, after that many seconds."""
-    lock = Path(f"{folder}.lock")
-    with FileLock(lock, timeout=timeout_s):
+    """Within the block the folder is ours; no lock stays behind, however that ends.
+
+    Raise Timeout if it is a process's that lives, after that many seconds.
+    """
+    lock = _lock(folder)
+    held = FileLock(lock, timeout=timeout_s)
+    held.acquire()
+    while not lock.exists():  # who had it removed it as he left: nobody else would meet this one
+        held.release()
+        held.acquire()
+    try:
         yield
-    with contextlib.suppress(OSError):  # Windows: somebody else is just looking
+    finally:
+        removed = _unlinked(lock)
+        held.release()
+        if not removed:  # Windows removes no file that is open
+            _unlinked(lock)
+
+
+def _unlinked(lock: Path) -> bool:
+    with contextlib.suppress(OSError):  # somebody else is just looking
         lock.unlink(missing_ok=True)
+        return True
+    return False
+
+
+def _lock(folder: Path) -> Path:
+    return Path(f"{folder}.lock")
 
 
 def clear(folder: Path) -> None:

@@ -1,10 +1,11 @@
-"""What `kill -9` leaves: no running scratch server, no row of production's, no password, whenever it comes."""
+"""What `kill -9` and Ctrl-C leave: no running scratch server, no row of production's, no password, whenever it comes."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -123,7 +124,7 @@ def killed(process: subprocess.Popen[str], state: Path) -> Path | None:
 
 def nothing_is_left(state: Path, sockets: Path | None) -> None:
     def gone() -> bool:
-        return not processes(state) and folder(state) is None
+        return not processes(state) and not list(state.glob("scratch/*"))
 
     wait(gone, f"still there: {processes(state)} {list(state.glob('scratch/**'))}")
     assert sockets is None or not sockets.exists()
@@ -154,6 +155,22 @@ def test_a_proof_that_is_killed_while_its_server_is_made_leaves_nothing(
     wait(lambda: instant(state) or process.poll() is not None, "it did not come so far")
     sockets = killed(process, state)
     nothing_is_left(state, sockets)
+
+
+INTERRUPTED = {**INSTANTS, "while it loads": is_loading}
+
+
+@pytest.mark.parametrize("instant", INTERRUPTED.values(), ids=INTERRUPTED)
+def test_a_proof_that_is_interrupted_leaves_nothing_not_even_an_empty_lock(
+    instant: Callable[[Path], object], shop: Project, state: Path
+) -> None:
+    process = shop.start("verify", "--backup=latest", "--level=restore")
+    wait(lambda: instant(state) or process.poll() is not None, "it did not come so far")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=LONG_S)
+    assert process.returncode == 130, said
+    assert processes(state) == {}
+    assert list(state.glob("scratch/*")) == []
 
 
 def test_a_proof_that_ends_by_itself_leaves_neither_server_nor_guardian(shop: Project, state: Path) -> None:
