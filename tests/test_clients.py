@@ -68,6 +68,7 @@ def test_one_without_tls_is_never_taken_where_tls_is_needed() -> None:
         choose(THERE, 18, need_tls=True)
     assert "18.6" in caught.value.detail
     assert "postgresql-client-18" in caught.value.hint
+    assert "apt.postgresql.org.sh" in caught.value.hint  # a Debian release has one major only
 
 
 def test_none_at_all_is_said() -> None:

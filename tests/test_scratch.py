@@ -12,7 +12,7 @@ import pytest
 
 from polyladder_ops import doctor
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import session
+from polyladder_ops.postgres import clients, session
 from polyladder_ops.sandbox import installations, place, server
 from polyladder_ops.sandbox.installations import Installation, choose
 from tests import majors
@@ -104,6 +104,14 @@ def test_where_there_is_none_at_all_it_is_said_what_to_install() -> None:
         choose((LOCAL,), 17)
     assert "apt-get install postgresql-17" in caught.value.hint
     assert "brew install postgresql@17" in caught.value.hint
+
+
+def test_of_a_major_that_no_debian_may_have_it_is_said_where_it_comes_from() -> None:
+    """Debian 12 has 15 only: `apt-get install postgresql-16` ends there with "Unable to locate package"."""
+    for hint in (installations.how_to_install(16), clients.for_debian("postgresql-client-16")):
+        assert "`apt-get install postgresql-common`" in hint
+        assert "`/usr/share/postgresql-common/pgdg/apt.postgresql.org.sh`" in hint
+        assert "PostgreSQL's own repository" in hint
 
 
 def test_doctor_says_what_to_install_for_a_proof() -> None:

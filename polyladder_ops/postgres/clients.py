@@ -24,7 +24,16 @@ from polyladder_ops.errors import OpsError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Client", "candidates", "choose", "embedded_folder", "examine", "find_clients", "folders"]
+__all__ = [
+    "Client",
+    "candidates",
+    "choose",
+    "embedded_folder",
+    "examine",
+    "find_clients",
+    "folders",
+    "for_debian",
+]
 
 _PLACES = (
     "/usr/lib/postgresql/*/bin",
@@ -100,6 +109,17 @@ def examine(program: Path, *, timeout_s: float = 15) -> Client | None:
     return Client(program, version[1], speaks_tls=_NOWHERE in tried)
 
 
+def for_debian(package: str) -> str:
+    """Return how a Debian or a system made of it gets a package of one major.
+
+    A release has one major only; all of them are in PostgreSQL's own repository (its page of downloads for Debian).
+    """
+    return (
+        f"`apt-get install {package}`; if your release has none, first `apt-get install postgresql-common` and"
+        " `/usr/share/postgresql-common/pgdg/apt.postgresql.org.sh`, which adds PostgreSQL's own repository"
+    )
+
+
 def _output(argv: Sequence[str], timeout_s: float) -> str:
     """Return the first 64 kB that a program says; nothing if it can't be started or does not come to its end in time."""
     said: list[bytes] = []
@@ -142,7 +162,7 @@ def choose(clients: Sequence[Client], server_major: int, *, need_tls: bool) -> C
         raise OpsError(
             "the connection uses TLS and no pg_dump here speaks it",
             detail=f"Found {there}.",
-            hint=f"Install PostgreSQL's own client, such as Debian's postgresql-client-{server_major}.",
+            hint=f"Install PostgreSQL's own client (Debian: {for_debian(f'postgresql-client-{server_major}')}).",
         )
     if not clients and shutil.which("pg_dump"):
         there = "one on PATH that does not answer to --version"

@@ -71,8 +71,8 @@ def choose(found: Sequence[Installation], major: int) -> Installation:
 def how_to_install(major: int) -> str:
     """Return the sentence that says how to get a server for proofs of this major."""
     return (
-        f"Install PostgreSQL {major}'s server (Debian: `apt-get install postgresql-{major}`, macOS:"
-        f" `brew install postgresql@{major}`), or set POLYLADDER_SCRATCH_URL to a server of version {major}."
+        f"Install PostgreSQL {major}'s server (Debian: {clients.for_debian(f'postgresql-{major}')};"
+        f" macOS: `brew install postgresql@{major}`), or set POLYLADDER_SCRATCH_URL to a server of version {major}."
     )
 
 
