@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from polyladder_ops.fly.fleet import Fleet, Pace
 from polyladder_ops.fly.flyctl import Flyctl
-from polyladder_ops.sandbox.fly import world
+from polyladder_ops.sandbox.fly import platform, world
 from polyladder_ops.sandbox.fly.cloud import Cloud
 
 if TYPE_CHECKING:
@@ -86,3 +88,61 @@ def only(cloud: Cloud) -> str:
 def caller(cloud: Cloud, tmp_path: Path) -> Flyctl:
     """Our caller of flyctl, for the stand-in."""
     return Flyctl(str(cloud.program), cloud.token, tmp_path / "config")
+
+
+# The stand-in's moments take 0.2 s by its clock; what is looked at after 0.5 s is over them, however slow we are.
+PACE = Pace(settle_s=0.5, apart_s=0.5, limit_s=60.0)
+DEADLINE_S = 60.0
+
+
+@pytest.fixture
+def fleet(caller: Flyctl, tmp_path: Path) -> Fleet:
+    return Fleet(caller, APP, tmp_path / "state" / "fly", " --site=rehearsal", pace=PACE)
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[Cloud]:
+    """An app of two groups; the worker has no services, so nothing wakes it."""
+    made = Cloud(tmp_path / "fly2")
+    made.make(app=APP, db_app=DB, groups=("app", "worker"), moment_s=0.2, lease_s=2.0)
+    yield made
+    made.remove()
+
+
+def fleet_of(cloud: Cloud, folder: Path) -> Fleet:
+    return Fleet(Flyctl(str(cloud.program), cloud.token, folder / "config"), APP, folder, pace=PACE)
+
+
+def until(is_so: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def states(cloud: Cloud) -> list[str]:
+    return [each["state"] for each in shown(cloud)]
+
+
+def autostarts(cloud: Cloud) -> list[object]:
+    return [
+        each["config"]["services"][0]["autostart"] for each in shown(cloud) if "services" in each["config"]
+    ]
+
+
+def calls(cloud: Cloud) -> list[str]:
+    """The words of each call that asked Fly."""
+    return [" ".join(call[:2]) for call in cloud.calls() if call[0] != "version"]
+
+
+def put(cloud: Cloud, **changes: Any) -> str:
+    """Another machine, as `make` takes it; return its id."""
+    guest = {"cpu_kind": "shared", "cpus": 1, "memory_mb": 512}
+    with world.changing(cloud.folder) as here:
+        made = platform.make(here, APP, **{"group": "app", "region": "iad", "guest": guest, **changes})
+    return str(made["shown"]["id"])
+
+
+def set_world(cloud: Cloud, **changes: Any) -> None:
+    with world.changing(cloud.folder) as here:
+        here.data.update(changes)
