@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from filelock import FileLock, Timeout
 
 from polyladder_ops import portable
-from polyladder_ops.errors import OpsError, Refused
+from polyladder_ops.errors import Interrupted, OpsError, Refused
 from polyladder_ops.fly import machines, shape
 from polyladder_ops.fly.failures import FlyError
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from polyladder_ops.fly.shape import Shape
 
 __all__ = ["Fleet", "Pace", "Remembered"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -120,18 +122,27 @@ class Fleet:
         said = "The shape is lost, so groups and autostart come from `fly config show`; counts are what is there, one at least."
         return Remembered(shape.from_config(self.app, config, found), said)
 
-    def trying(self, until: float, act: Callable[[], object]) -> None:
-        """Do it, again and again while what hinders it passes by itself, and the time is not over."""
+    @contextlib.contextmanager
+    def telling(self, kept: str, hint: str = "") -> Iterator[None]:
+        """Within the block whatever ends it early says what is kept, too: an error, or a Ctrl-C with this hint."""
+        try:
+            yield
+        except OpsError as error:
+            error.detail = f"{error.detail} {kept}".strip()
+            raise
+        except KeyboardInterrupt as error:
+            raise Interrupted(f"interrupted by {str(error) or 'Ctrl-C'}", detail=kept, hint=hint) from error
+
+    def trying(self, until: float, act: Callable[[], _T]) -> _T:
+        """Return what it returns, tried again and again while what hinders it passes by itself, and the time is not over."""
         while True:
             try:
-                act()
+                return act()
             except FlyError as error:
                 if not error.passes or error.name == "gone" or time.monotonic() > until:
                     raise
                 self.say(f"{error.message}: {error.detail} Trying again …")
                 time.sleep(min(self.pace.apart_s, 2.0))
-            else:
-                return
 
     def deadline(self) -> float:
         """Return the moment at which to give up what begins now."""

@@ -68,8 +68,8 @@ def managed(found: tuple[Machine, ...]) -> tuple[Machine, ...]:
 
 
 def others(found: tuple[Machine, ...]) -> tuple[Machine, ...]:
-    """Return what runs beside them: consoles, release commands, what `fly machine run` made. We stop none of these."""
-    return tuple(each for each in found if not each.is_managed and each.state != "stopped")
+    """Return what runs beside them, or may be woken: consoles, release commands, what `fly machine run` made. We stop none."""
+    return tuple(each for each in found if not each.is_managed and not each.is_down)
 
 
 def _machine(found: object) -> Machine:

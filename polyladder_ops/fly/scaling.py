@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from polyladder_ops.fly.machines import Machine
     from polyladder_ops.fly.shape import Shape
 
-__all__ = ["Scaled", "scale"]
+__all__ = ["Scaled", "members", "scale"]
 
 
 @dataclass(frozen=True)
@@ -33,50 +33,58 @@ class Scaled:
 
 
 def scale(fleet: Fleet, group: str, count: int) -> Scaled:
-    """Return when the group (the app's only one if none is named) has so many machines, started if it grew.
+    """Return when the group (the app's only one if none is named) has so many machines, the new ones started.
 
     Raise Mismatch if they are not as before (size, region, autostart), OpsError if the count is not reached.
     """
     with fleet.alone():
         found = fleet.look()
-        group = _group(fleet, group, found)
-        have = _of(found, group)
-        if any(not each.is_known for each in machines.managed(found)):
-            raise OpsError(
-                "the host of a machine can't be reached",
-                detail="`fly scale` skips such a machine without a word. Nothing was touched.",
-                hint="See https://status.flyio.net, then try again.",
-            )
-        kept = fleet.remembered(found)
+        group, have = members(fleet, found, group)
+        known = fleet.remembered(found)
         if count < len(have):
             fleet.remember(found)
-        before = kept.shape if kept else shape.of(fleet.app, found)
+        before = known.shape if known else shape.of(fleet.app, found)
         if count != len(have):
             words = scale_words(group, count, before.regions(group) if count > len(have) else ())
             fleet.say(f"scaling {group} from {len(have)} to {count} …")
-            fleet.trying(fleet.deadline(), lambda: fleet.flyctl.run(*words, app=fleet.app))
-            found = _wait(fleet, group, count, must_run=count > len(have))
+            kept = f"; the shape is kept: {fleet.hint('fly.start')} undoes" if shape.waits(fleet.path) else ""
+            with fleet.telling(f"Perhaps some of it is done{kept}."):
+                fleet.trying(fleet.deadline(), lambda: fleet.flyctl.run(*words, app=fleet.app))
+                found = _wait(fleet, group, count, have)
         is_known = bool(have) or group in before.counts
         return replace(_judged(fleet, found, group, count, before), is_compared=is_known or not count)
+
+
+def members(fleet: Fleet, found: tuple[Machine, ...], group: str) -> tuple[str, tuple[Machine, ...]]:
+    """Return the group that is meant (the app's only one if none is named), and its machines.
+
+    Raise UsageError if it has several, OpsError if the host of a machine is lost.
+    """
+    group = _group(fleet, group, found)
+    if any(not each.is_known for each in machines.managed(found)):
+        raise OpsError(
+            "the host of a machine can't be reached",
+            detail="`fly scale` skips such a machine without a word. Nothing was touched.",
+            hint="See https://status.flyio.net, then try again.",
+        )
+    return group, _of(found, group)
 
 
 def _of(found: tuple[Machine, ...], group: str) -> tuple[Machine, ...]:
     return tuple(each for each in machines.managed(found) if each.group == group)
 
 
-def _wait(fleet: Fleet, group: str, count: int, *, must_run: bool) -> tuple[Machine, ...]:
-    """Return the machines when the group has its count, and runs if it must; flyctl waits for neither (contract 1.12)."""
-    until = fleet.deadline()
+def _wait(fleet: Fleet, group: str, count: int, before: tuple[Machine, ...]) -> tuple[Machine, ...]:
+    """Return the machines when the group has its count, and what is new of it runs; flyctl waits for neither (contract 1.12)."""
+    until, old = fleet.deadline(), {each.id for each in before}
     while True:
         time.sleep(fleet.pace.settle_s)
-        found = fleet.look()
-        members = _of(found, group)
-        runs = not must_run or any(each.state == "started" for each in members)
-        moving = must_run and any(each.state in ("created", "creating", "starting") for each in members)
-        if len(members) == count and runs and not moving:
+        found = fleet.trying(until, fleet.look)
+        have = _of(found, group)
+        if len(have) == count and all(each.state == "started" for each in have if each.id not in old):
             return found
         if time.monotonic() > until:
-            states = ", ".join(f"{each.id} is {each.state}" for each in members) or "there is none"
+            states = ", ".join(f"{each.id} is {each.state}" for each in have) or "there is none"
             raise OpsError(
                 f"group {group} of {fleet.app} does not have {count} running machines",
                 detail=f"{states}.",
@@ -97,7 +105,8 @@ def _judged(fleet: Fleet, found: tuple[Machine, ...], group: str, count: int, be
         raise Mismatch(
             f"group {group} has {count} machines, but they are not as before",
             detail="; ".join(problems) + ".",
-            hint=f"`fly scale vm SIZE --vm-memory MB -a {fleet.app}` sets sizes; {fleet.hint('fly.start')} gives autostart back.",
+            hint=f"{fleet.hint('fly.start')} starts what ran and gives autostart back; `fly scale vm SIZE --vm-memory MB -a {fleet.app}`"
+            " sets sizes.",
         )
     return Scaled(group, _of(found, group), machines.others(found), waiting)
 
@@ -105,7 +114,7 @@ def _judged(fleet: Fleet, found: tuple[Machine, ...], group: str, count: int, be
 def _without(fleet: Fleet, waiting: Shape, found: tuple[Machine, ...], group: str) -> Shape | None:
     """Take the group out of what waits; what is as it should be by now needs no waiting either."""
     rest = shape.without(waiting, group)
-    if not shape.differences(rest, found, rest.counts) if rest.counts else True:
+    if not rest.counts or not shape.differences(rest, found, rest.counts):
         shape.forget(fleet.path)
         return None
     shape.save(fleet.path, rest, over=True)

@@ -207,13 +207,19 @@ def forget(path: Path) -> None:
 
 
 def differences(shape: Shape, machines: tuple[Machine, ...], groups: Iterable[str] = ()) -> tuple[str, ...]:
-    """Return in what the machines differ from the shape: count, regions, sizes, autostart, state, by group; only `groups` if said."""
+    """Return in what the machines differ from the shape, by group: count, regions, sizes, autostart, what ran; only `groups` if said.
+
+    A group that the shape does not have may have any count: it came back before, or a deploy made it.
+    """
     found: list[str] = []
-    chosen = set(groups) or {*shape.counts, *(each.group for each in managed(machines))}
-    for group in sorted(chosen):
+    for group in sorted(set(groups) or {*shape.counts, *(each.group for each in managed(machines))}):
         have = [each for each in managed(machines) if each.group == group]
         had = [part for part in shape.parts if part.group == group]
-        found += _of_group(group, shape.counts.get(group, 0), had, have)
+        if group in shape.counts:
+            found += _of_group(group, shape.counts[group], had, have)
+        found += [
+            f"machine {each.id} of group {group} {what}" for each in have for what in _of_machine(shape, each)
+        ]
     return tuple(found)
 
 
@@ -227,10 +233,20 @@ def _of_group(group: str, count: int, had: list[Part], have: list[Machine]) -> I
         ):
             if all(before) and sorted(before) != sorted(now):
                 yield f"group {group} had {what} {' '.join(sorted(before))}, has {' '.join(sorted(now))}"
-    wanted = {part.autostart for part in had}
-    for each in have:
-        if each.autostart is False and wanted != {False}:
-            yield f"machine {each.id} of group {group} still has autostart off"
+
+
+def _of_machine(shape: Shape, machine: Machine) -> Iterable[str]:
+    if not machine.is_known:
+        yield "can't be looked at: its host can't be reached"
+        return
+    part = shape.part(machine)
+    before = (
+        {part.autostart} if part else {each.autostart for each in shape.parts if each.group == machine.group}
+    )
+    if machine.autostart is False and before != {False}:
+        yield "still has autostart off"
+    if part and part.ran and machine.state != "started":
+        yield f"ran before and is {machine.state}"
 
 
 def _sizes(parts: Iterable[Part | Machine]) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from polyladder_ops.errors import Interrupted, Mismatch
+from polyladder_ops.errors import Mismatch, OpsError
 from polyladder_ops.fly import machines, shape
 from polyladder_ops.fly.failures import FlyError
 from polyladder_ops.fly.machines import MARK
@@ -39,25 +39,29 @@ def start(fleet: Fleet) -> Started:
     """
     with fleet.alone():
         found = fleet.look()
-        known = fleet.remembered(found)
-        is_lost = known is None and (
-            not machines.managed(found) or any(each.autostart is False for each in machines.managed(found))
-        )
-        known = fleet.from_config(found) if is_lost else known
-        failed, interrupted = _give_autostart_back(fleet, machines.managed(found), known)
-        try:
-            if interrupted:
-                raise interrupted
+        known, unknown = _known(fleet, found)
+        failed, early = _give_autostart_back(fleet, machines.managed(found), known)
+        given = "Autostart was not given back everywhere" if failed else "Autostart was given back"
+        with fleet.telling(
+            f"{given}; perhaps not every machine runs.", f"{fleet.hint('fly.start')} goes on."
+        ):
+            if end := early or unknown:
+                raise end
             wanted = known.shape if known else shape.of(fleet.app, found)
             failed += _scale_up(fleet, machines.managed(found), wanted)
             found, unstarted = _bring_up(fleet, wanted)
-        except KeyboardInterrupt as error:
-            raise Interrupted(
-                f"interrupted by {str(error) or 'Ctrl-C'}",
-                detail="Autostart was given back; perhaps not every machine runs.",
-                hint=f"{fleet.hint('fly.start')} goes on.",
-            ) from error
         return _judged(fleet, found, wanted, known, (*failed, *unstarted))
+
+
+def _known(fleet: Fleet, found: tuple[Machine, ...]) -> tuple[Remembered | None, OpsError | None]:
+    """Return the shape that must come back, None if all is there and awake; and what hinders us from knowing it."""
+    ours = machines.managed(found)
+    try:
+        known = fleet.remembered(found)
+        is_lost = known is None and (not ours or any(each.autostart is False for each in ours))
+        return (fleet.from_config(found) if is_lost else known), None
+    except OpsError as error:
+        return None, error
 
 
 def _give_autostart_back(
@@ -101,11 +105,11 @@ def _give_back(fleet: Fleet, machine: Machine, kept: Shape | None) -> str:
 
 
 def _autostart(machine: Machine, kept: Shape | None) -> bool | None:
-    """Return what the machine's autostart was: by its part, by its group's, else on, where requests can wake it at all."""
+    """Return what the machine's autostart must be: as its part's, as its group's, else on; None if no request can wake it."""
     if machine.autostart is None:
         return None
     if kept is None:
-        return machine.autostart
+        return True
     part = kept.part(machine) or next((each for each in kept.parts if each.group == machine.group), None)
     return True if part is None or part.autostart is None else part.autostart
 
@@ -132,9 +136,12 @@ def scale_words(group: str, count: int, regions: tuple[str, ...]) -> tuple[str, 
 
 
 def _bring_up(fleet: Fleet, wanted: Shape) -> tuple[tuple[Machine, ...], tuple[str, ...]]:
-    """Start what ran before, each until Fly says `started`; return the machines at the end, and what did not start and why."""
+    """Start what must run, each until Fly says `started`; return the machines at the end, and what did not start and why.
+
+    Of what ran before and does not run now `shape.differences` tells.
+    """
     until, failed = fleet.deadline(), dict[str, str]()
-    found = fleet.look()
+    found = fleet.trying(until, fleet.look)
     while True:
         missing = [each for each in _to_run(machines.managed(found), wanted) if each.state != "started"]
         ready = [each for each in missing if each.state in ("stopped", "suspended") and each.id not in failed]
@@ -143,10 +150,10 @@ def _bring_up(fleet: Fleet, wanted: Shape) -> tuple[tuple[Machine, ...], tuple[s
                 failed[each.id] = problem
         waiting = [each for each in missing if each.id not in failed]
         if not waiting or time.monotonic() > until:
-            late = [f"{each.id} is {each.state}" for each in waiting]
+            late = [f"{each.id} is {each.state}" for each in waiting if not _ran(wanted, each)]
             return found, (*failed.values(), *late)
         time.sleep(fleet.pace.settle_s)
-        found = fleet.look()
+        found = fleet.trying(until, fleet.look)
 
 
 def _start_one(fleet: Fleet, machine: Machine) -> str:
@@ -161,13 +168,17 @@ def _start_one(fleet: Fleet, machine: Machine) -> str:
 
 def _to_run(ours: tuple[Machine, ...], wanted: Shape) -> list[Machine]:
     """Return what must run: what ran before, what is new, and one at least of each group that answers requests."""
-    parts = {each.id: wanted.part(each) for each in ours}
-    chosen = [each for each in ours if (part := parts[each.id]) is None or part.ran]
+    chosen = [each for each in ours if wanted.part(each) is None or _ran(wanted, each)]
     for group in {each.group for each in ours}:
         members = [each for each in ours if each.group == group and each.autostart is not None]
         if members and not any(each in chosen for each in members):
             chosen.append(min(members, key=lambda each: (each.state != "started", each.id)))
     return chosen
+
+
+def _ran(wanted: Shape, machine: Machine) -> bool:
+    part = wanted.part(machine)
+    return part is not None and part.ran
 
 
 def _judged(
@@ -178,10 +189,12 @@ def _judged(
     if not machines.managed(found):
         problems = (*problems, "the app has no machine")
     if problems:
+        to_be = f" If it is to be as it is now, delete {fleet.path}." if shape.waits(fleet.path) else ""
         raise Mismatch(
             f"{fleet.app} is not as it was",
             detail="; ".join(problems) + ".",
-            hint=f"Look with {fleet.hint('fly.status')}, then {fleet.hint('fly.start')} again; it goes on where it stands.",
+            hint=f"Run {fleet.hint('fly.start')} again; it goes on where it stands. `fly scale vm SIZE --vm-memory MB -a"
+            f" {fleet.app}` sets sizes.{to_be}",
         )
     shape.forget(fleet.path)
     return Started(

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from polyladder_ops.errors import Interrupted, OpsError
+from polyladder_ops.errors import OpsError
 from polyladder_ops.fly import machines, shape
 from polyladder_ops.fly.failures import FlyError
 from polyladder_ops.fly.machines import MARK
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from polyladder_ops.fly.machines import Machine
     from polyladder_ops.fly.shape import Shape
 
-__all__ = ["Stopped", "stop"]
+__all__ = ["Stopped", "refuse_unreachable", "stop"]
 
 
 @dataclass(frozen=True)
@@ -40,29 +40,24 @@ def stop(fleet: Fleet) -> Stopped:
     with fleet.alone():
         found = fleet.look()
         ours = machines.managed(found)
-        _refuse_unreachable(ours)
+        refuse_unreachable(ours)
         if not ours:
             return Stopped((), machines.others(found), shape.load(fleet.path))
         kept = fleet.remember(found)
         if kept.source != "now":
             fleet.say(f"a shape waits already ({kept}); it is kept as it is")
         way = f"{fleet.hint('fly.stop')} finishes, {fleet.hint('fly.start')} undoes."
-        kept_so = f"Perhaps some machines are stopped already; their shape is kept: {way}"
-        try:
+        with fleet.telling(f"Perhaps some machines are stopped already; their shape is kept: {way}"):
             return _bring_down(fleet, ours, kept)
-        except FlyError as error:
-            error.detail = f"{error.detail} {kept_so}"
-            raise
-        except KeyboardInterrupt as error:
-            raise Interrupted(f"interrupted by {str(error) or 'Ctrl-C'}", detail=kept_so) from error
 
 
-def _refuse_unreachable(ours: tuple[Machine, ...], so_far: str = "Nothing was touched.") -> None:
+def refuse_unreachable(ours: tuple[Machine, ...], so_far: str = " Nothing was touched.") -> None:
+    """Return if Fly reaches the host of each machine. Raise OpsError if not: that app can't be called down."""
     lost = [each.id for each in ours if not each.is_known]
     if lost:
         raise OpsError(
             f"the host of machine {lost[0]} can't be reached",
-            detail="Fly can neither stop it nor say what it does, so the app can't be called down. " + so_far,
+            detail="Fly can neither stop it nor say what it does, so the app can't be called down." + so_far,
             hint="See https://status.flyio.net; a restore closes the database to every session anyway.",
         )
 
@@ -74,9 +69,9 @@ def _bring_down(fleet: Fleet, ours: tuple[Machine, ...], kept: Shape) -> Stopped
         for each in up:
             _press(fleet, each, kept, until)
         time.sleep(fleet.pace.settle_s if not agreed else fleet.pace.apart_s)
-        found = fleet.look()
+        found = fleet.trying(until, fleet.look)
         ours = machines.managed(found)
-        _refuse_unreachable(ours, f"The shape is kept: {fleet.hint('fly.start')} undoes.")
+        refuse_unreachable(ours, "")
         moving = any(each.state not in ("stopped", "started") for each in ours)
         up = tuple(each for each in ours if not each.is_down and each.state not in _MOVING)
         agreed = agreed + 1 if not up and not moving else 0
@@ -122,6 +117,6 @@ def _not_down(fleet: Fleet, ours: tuple[Machine, ...]) -> OpsError:
     )
     return OpsError(
         f"{fleet.app} is not down",
-        detail=f"{said or 'Machines come and go'}. Their shape is kept.",
+        detail=f"{said or 'Machines come and go'}.",
         hint=f"Stop a deploy that is under way, then {fleet.hint('fly.stop')}; {fleet.hint('fly.start')} undoes.",
     )

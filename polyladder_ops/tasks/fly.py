@@ -52,11 +52,18 @@ def status(c: Context, site: str = "", json: bool = False) -> None:
     if kept:
         raise Mismatch(
             f"the machines of {fleet.app} wait to come back",
-            detail=f"They were {kept.shape}; {_where(kept.shape.source)} keeps them.",
+            detail=f"They were {kept.shape}; {kept.shape.source} keeps them.",
             hint=f"Run {fleet.hint('fly.start')}.",
         )
-    if not any(each.state == "started" or each.autostart for each in machines.managed(found)):
-        raise Mismatch(f"no machine of {fleet.app} answers requests", hint=f"Run {fleet.hint('fly.start')}.")
+    lost = [each.id for each in machines.managed(found) if not each.is_known]
+    if not any(
+        each.is_known and (each.state == "started" or each.autostart) for each in machines.managed(found)
+    ):
+        raise Mismatch(
+            f"no machine of {fleet.app} answers requests",
+            detail=f"The host of {', '.join(lost)} can't be reached." if lost else "",
+            hint="See https://status.flyio.net." if lost else f"Run {fleet.hint('fly.start')}.",
+        )
 
 
 @task(help={"force": FORCE, "site": SITE})
@@ -83,9 +90,7 @@ def stop(c: Context, force: bool = False, site: str = "") -> None:
         )
     done = stopping.stop(fleet)
     if not done.machines:
-        output.line(
-            f"{fleet.app} has no machine, so nothing answers; {fleet.hint('fly.start')} makes what was there"
-        )
+        output.line(f"{fleet.app} has no machine of its own; {fleet.hint('fly.start')} makes what was there")
     else:
         output.line(
             f"{fleet.app} is down: {_counted(done.machines)} stopped, autostart off; {fleet.hint('fly.start')} brings back"
@@ -147,17 +152,16 @@ def scale(c: Context, count: str = "", group: str = "", force: bool = False, sit
     if group and not re.fullmatch(r"[\w-]+", group, re.ASCII):
         raise UsageError(f"--group={group} is no group's name", hint="`invoke fly.status` shows the groups.")
     fleet = _fleet(c, site)
-    if is_dry(c):
-        output.line(
-            f"would give {group or 'the group'} of {fleet.app} {wanted} machines; now: {_counted(fleet.look())}"
-        )
-        return
-    if wanted == 0:
-        confirm(
-            f"This destroys all machines of {group or 'the group'} of {fleet.app}.", fleet.app, force=force
-        )
-    elif not force:
-        _confirm_fewer(fleet, group, wanted)
+    if is_dry(c) or not force:
+        group, have = scaling.members(fleet, fleet.look(), group)
+        if is_dry(c):
+            output.line(
+                f"would give group {group} of {fleet.app} {many(wanted, 'machine')}; it has {len(have)}"
+            )
+            return
+        if wanted < len(have):
+            fewer = many(len(have) - wanted, "machine")
+            confirm(f"This destroys {fewer} of group {group} of {fleet.app}.", fleet.app, force=force)
     done = scaling.scale(fleet, group, wanted)
     rest = f"; {fleet.hint('fly.start')} brings back {done.waiting}" if done.waiting else ""
     output.line(f"group {done.group} of {fleet.app} has {many(len(done.machines), 'machine')}{rest}")
@@ -168,21 +172,24 @@ def scale(c: Context, count: str = "", group: str = "", force: bool = False, sit
 
 
 def _refuse_others(fleet: Fleet, others: Sequence[Machine]) -> None:
-    """Raise Mismatch if a machine runs that Fly does not deploy: the app is down, and yet somebody may use the database."""
+    """Raise Mismatch if a machine runs, or may be woken, that Fly does not deploy: it may use the database, though the app is down."""
     if others:
+        one = others[0]
+        cure = (
+            f"machine stop {one.id} -a {fleet.app}"
+            if one.state != "stopped"
+            else f"machine update {one.id} -a {fleet.app} --autostart=false --skip-start -y"
+        )
         raise Mismatch(
-            f"beside {fleet.app}'s own machines {others[0].id} is {others[0].state}",
-            detail="Fly does not deploy it (a console, a release command, `fly machine run`), and it may use the database.",
-            hint=f"Look who uses it, then `fly machine stop {others[0].id} -a {fleet.app}`.",
+            f"beside {fleet.app}'s own machines {'; '.join(map(_beside, others))}",
+            detail="Fly does not deploy that (a console, a release command, `fly machine run`), and it may use the database.",
+            hint=f"Look who uses it, then `fly {cure}`.",
         )
 
 
-def _confirm_fewer(fleet: Fleet, group: str, wanted: int) -> None:
-    from polyladder_ops.fly import machines
-
-    have = [each for each in machines.managed(fleet.look()) if not group or each.group == group]
-    if len(have) > wanted:
-        confirm(f"This destroys {len(have) - wanted} machines of {fleet.app}.", fleet.app, force=False)
+def _beside(machine: Machine) -> str:
+    is_asleep = machine.state == "stopped" and machine.autostart
+    return f"{machine.id} is {machine.state}{', and a request wakes it' if is_asleep else ''}"
 
 
 def _fleet(c: Context, site: str) -> Fleet:
@@ -206,8 +213,9 @@ def _counted(found: Sequence[Machine]) -> str:
 
 
 def _would_stop(fleet: Fleet, found: tuple[Machine, ...]) -> None:
-    from polyladder_ops.fly import machines
+    from polyladder_ops.fly import machines, stopping
 
+    stopping.refuse_unreachable(machines.managed(found))
     up = [each.id for each in machines.managed(found) if not each.is_down]
     output.line(
         f"would stop {', '.join(up)} of {fleet.app}" if up else f"{fleet.app} is down; nothing would be done"
@@ -219,13 +227,7 @@ def _warn_of_others(found: tuple[Machine, ...]) -> None:
     from polyladder_ops.fly import machines
 
     for each in machines.others(found):
-        output.note(
-            f"note: {each.id} is {each.state} beside the app's own machines; no task stops or starts it"
-        )
-
-
-def _where(source: str) -> str:
-    return source or "nothing"
+        output.note(f"note: beside the app's own machines {_beside(each)}; no task stops or starts it")
 
 
 def _table(found: Sequence[Machine]) -> str:

@@ -138,7 +138,7 @@ def test_what_is_destructive_asks_and_a_dry_run_does_nothing(call: Call, cloud: 
     for argv, said in (
         (("fly.stop",), "would stop"),
         (("fly.start",), "would bring back app: 1"),
-        (("fly.scale", "--count=0"), "would give the group of polyladder 0 machines"),
+        (("fly.scale", "--count=0"), "would give group app of polyladder 0 machines"),
     ):
         done = call("-R", *argv)
         assert done.returncode == 0, done.stderr
@@ -163,6 +163,28 @@ def test_wrong_words_are_named(argv: tuple[str, ...], code: int, said: str, call
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
 
 
+def test_a_dry_run_meets_what_the_real_one_would(call: Call, cloud: Cloud) -> None:
+    cloud.switch("unreachable")
+    for argv in (("fly.stop",), ("fly.scale", "--count=0")):
+        done = call("-R", *argv)
+        assert (done.returncode, "can't be reached" in done.stderr) == (1, True), done.stdout
+    seen = call("fly.status")
+    assert seen.returncode == 3, seen.stdout
+    assert "no machine of polyladder answers requests" in seen.stderr
+    assert "can't be reached" in seen.stderr
+    assert "fly.start" not in seen.stderr
+    cloud.switch("all", off=True)
+
+
+def test_what_has_its_count_already_is_not_asked_for(call: Call, cloud: Cloud) -> None:
+    before = len(cloud.calls())
+    done = call("fly.scale", "--count=1")
+    assert done.returncode == 0, done.stderr
+    assert [words[:2] for words in cloud.calls()[before:] if words[0] != "version"] == [
+        ["machine", "list"]
+    ] * 2
+
+
 def test_faults_are_listed_and_switched(call: Call, cloud: Cloud) -> None:
     assert call("sandbox.fault", "--name=english").returncode == 0
     done = call("fly.status")
@@ -183,7 +205,17 @@ def test_a_console_beside_the_stopped_app_is_told(call: Call, cloud: Cloud) -> N
         here.apps["polyladder"]["program"] = kept
     done = call("fly.stop", "--force")
     with world.changing(cloud.folder) as here:
+        here.becomes(platform.find(here, "polyladder", made["shown"]["id"]), "stopped")
+    assert call("fly.stop", "--force").returncode == 0, "it has no services, so no request wakes it"
+    with world.changing(cloud.folder) as here:
+        console = platform.find(here, "polyladder", made["shown"]["id"])
+        console["shown"]["config"]["services"] = [{"internal_port": 3000}]
+    asleep = call("fly.stop", "--force")
+    with world.changing(cloud.folder) as here:
         platform.destroy(here, "polyladder", platform.find(here, "polyladder", made["shown"]["id"]))
+    assert asleep.returncode == 3
+    assert f"{made['shown']['id']} is stopped, and a request wakes it" in asleep.stderr
+    assert f"fly machine update {made['shown']['id']} -a polyladder --autostart=false" in asleep.stderr
     assert done.returncode == 3
     assert "polyladder is down" in done.stdout
     assert f"fly machine stop {made['shown']['id']} -a polyladder" in done.stderr
