@@ -21,6 +21,7 @@ from polyladder_ops.postgres import (
     capacity,
     databases,
     inventory,
+    proof_roles,
     properties,
     session,
     statistics,
@@ -189,11 +190,11 @@ def temporary_roles(server: Target, manifest: Manifest, *, trusted: bool) -> Ite
 
     def drop() -> None:
         with closing(session.connect(server, timeout_s=5)) as connection:
-            databases.drop_roles(connection, made)
+            proof_roles.drop(connection, made)
 
     with undone("a role made for the proof", drop):
         with closing(session.connect(server)) as connection:
-            made = databases.make_roles(connection, manifest.roles, superusers=trusted)
+            made = proof_roles.make(connection, manifest.roles, superusers=trusted)
         yield made
 
 

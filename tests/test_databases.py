@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import databases, properties, session, switch
+from polyladder_ops.postgres import databases, proof_roles, properties, session, switch
 from polyladder_ops.postgres.databases import LocaleMissing
 from polyladder_ops.sandbox import place
 from tests.conftest import numbers, run
@@ -223,13 +223,13 @@ def test_missing_roles_are_made_without_login_and_only_those_are_dropped(server:
         dataclasses.replace(there, name=f"{name}_plain"),
     ]
     with connected(target) as connection:
-        made = databases.make_roles(connection, wanted, superusers=False)
+        made = proof_roles.make(connection, wanted, superusers=False)
         assert made == (f"{name} Ü", f"{name}_plain")
         found = roles(target)
         assert {
             (found[n].login, found[n].superuser, found[n].createdb, found[n].bypassrls) for n in made
         } == {(False, False, False, False)}
-        databases.drop_roles(connection, made)
+        proof_roles.drop(connection, made)
     assert {n for n in roles(target) if n.startswith(name)} == {f"{name}_there"}
     assert roles(target)[f"{name}_there"] == there
     run(target, "DROP ROLE %I", f"{name}_there")
@@ -239,9 +239,9 @@ def test_on_our_own_server_missing_superusers_become_superusers_without_login(se
     target, name = server.target(), f"r{next(numbers)}"
     wanted = dataclasses.replace(roles(target)["postgres"], name=name)
     with connected(target) as connection:
-        made = databases.make_roles(connection, [wanted], superusers=True)
+        made = proof_roles.make(connection, [wanted], superusers=True)
         found = roles(target)[name]
-        databases.drop_roles(connection, made)
+        proof_roles.drop(connection, made)
     assert (found.superuser, found.login) == (True, False)
 
 
@@ -249,9 +249,7 @@ def test_roles_are_made_all_or_none(server: Server) -> None:
     target, name = server.target(), f"r{next(numbers)}"
     one = dataclasses.replace(roles(target)["postgres"], name=name)
     with connected(target) as connection, pytest.raises(OpsError, match="could not make the roles"):
-        databases.make_roles(
-            connection, [one, dataclasses.replace(one, name="pg_reserved")], superusers=False
-        )
+        proof_roles.make(connection, [one, dataclasses.replace(one, name="pg_reserved")], superusers=False)
     assert name not in roles(target)
 
 
@@ -259,10 +257,10 @@ def test_a_role_of_a_killed_proof_is_dropped_by_the_next(server: Server) -> None
     target, name = server.target(), f"r{next(numbers)}"
     wanted = dataclasses.replace(roles(target)["postgres"], name=name)
     with connected(target) as connection:
-        databases.make_roles(connection, [wanted], superusers=False)
-        again = databases.make_roles(connection, [wanted], superusers=False)
+        proof_roles.make(connection, [wanted], superusers=False)
+        again = proof_roles.make(connection, [wanted], superusers=False)
         assert again == (name,)
-        databases.drop_roles(connection, again)
+        proof_roles.drop(connection, again)
     assert name not in roles(target)
 
 
@@ -270,10 +268,10 @@ def test_a_role_that_another_proof_uses_is_left_for_that_to_drop(server: Server,
     target, name = server.target(), f"r{next(numbers)}"
     wanted = dataclasses.replace(roles(target)["postgres"], name=name)
     with connected(target) as connection:
-        made = databases.make_roles(connection, [wanted], superusers=False)
+        made = proof_roles.make(connection, [wanted], superusers=False)
         run(database, "CREATE SCHEMA theirs AUTHORIZATION %I", name)
-        databases.drop_roles(connection, made)
+        proof_roles.drop(connection, made)
         assert name in roles(target)
         databases.drop(target, database.database)
-        databases.drop_roles(connection, made)
+        proof_roles.drop(connection, made)
     assert name not in roles(target)

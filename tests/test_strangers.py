@@ -13,7 +13,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from polyladder_ops import backups, setaside
-from polyladder_ops.postgres import databases, holders, locks, session
+from polyladder_ops.postgres import databases, holders, locks, proof_roles, session
 from polyladder_ops.postgres.holders import Holder
 from polyladder_ops.postgres.locks import Busy
 from tests import factories, majors
@@ -469,18 +469,18 @@ def test_a_copy_whose_lock_a_stranger_had_first_is_in_use_all_the_same(
 def test_who_holds_the_lock_of_making_roles_holds_a_proof_up_for_some_seconds_only(
     server: Server, stranger: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "_ONE_BY_ONE_S", 1, raising=False)
+    monkeypatch.setattr(proof_roles, "_ONE_BY_ONE_S", 1)
     wanted = [factories.role(f"proof_{next(numbers)}")]
-    key = f"hashtextextended('{databases._FOR_A_PROOF}', 0)"
+    key = f"hashtextextended('{proof_roles._FOR_A_PROOF}', 0)"
     with closing(raw(stranger)) as held, closing(session.connect(server.target())) as connection:
         held.execute(f"SELECT pg_advisory_lock({key})".encode())
         began = time.monotonic()
         connection.execute("SET statement_timeout = '20s'")
-        made = databases.make_roles(connection, wanted, superusers=False)
+        made = proof_roles.make(connection, wanted, superusers=False)
         assert time.monotonic() - began < 10
         assert made == (wanted[0].name,)
         assert connection.execute("SHOW lock_timeout").fetchone() == ("1min",)
-        databases.drop_roles(connection, made)
+        proof_roles.drop(connection, made)
 
 
 # On every major ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import databases, marks, session, switch
+from polyladder_ops.postgres import databases, marks, proof_roles, session, switch
 from polyladder_ops.postgres.described import Role
 from tests.conftest import numbers, run
 from tests.faults.places import with_other
@@ -302,10 +302,10 @@ TAKEN = {
 def test_a_role_of_a_killed_proof_that_somebody_took_into_use_stays(how: str, server: Server) -> None:
     names = [f"proof_{next(numbers)}" for _ in range(2)]
     with closing(session.connect(server.target())) as connection:
-        databases.make_roles(connection, [role(name) for name in names], superusers=False)  # and is killed
+        proof_roles.make(connection, [role(name) for name in names], superusers=False)  # and is killed
         run(server.target(), TAKEN[how].format("%I"), names[0])
-        made = databases.make_roles(connection, [role(name) for name in names], superusers=False)
-        databases.drop_roles(connection, made)
+        made = proof_roles.make(connection, [role(name) for name in names], superusers=False)
+        proof_roles.drop(connection, made)
         rows = connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s)", [names])
         assert rows.fetchall() == [(names[0],)]
     run(server.target(), "DROP ROLE %I", names[0])
@@ -326,7 +326,7 @@ def test_a_role_of_a_killed_proof_that_somebody_logs_in_as_is_there_after_the_ne
     shop.tell("DROP TABLE public.theirs")
     run(server.target(), "DROP ROLE %I", name)
     with closing(session.connect(server.target())) as connection:
-        databases.make_roles(connection, [role(name)], superusers=False)  # by a proof that is killed
+        proof_roles.make(connection, [role(name)], superusers=False)  # by a proof that is killed
     run(server.target(), "ALTER ROLE %I LOGIN PASSWORD 'x'", name)
     done = shop.ask(
         "verify", "--backup=latest", "--level=restore", POLYLADDER_SCRATCH_URL=url(server.target())

@@ -1,0 +1,90 @@
+"""The roles that a proof needs and its server has not got: made without login, dropped again.
+
+They are known by their comment, so that a run that was killed leaves none for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from psycopg import errors, sql
+
+from polyladder_ops.postgres.session import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from polyladder_ops.postgres.properties import Role
+    from polyladder_ops.postgres.session import Connection
+
+__all__ = ["drop", "make"]
+
+_FOR_A_PROOF = "made by polyladder-ops for a proof; it is dropped again"
+_ONE_BY_ONE_S = 5  # that another proof's roles are waited for
+
+
+def make(connection: Connection, wanted: Iterable[Role], *, superusers: bool) -> tuple[str, ...]:
+    """Make those of the roles that the server has not got, without login and password, all or none.
+
+    Return the names of those, and of those that another proof has made.
+    """
+    with translated("could not make the roles"), connection.transaction():
+        _one_after_the_other(connection)
+        rows = connection.execute(
+            "SELECT rolname, pg_catalog.shobj_description(oid, 'pg_authid') FROM pg_catalog.pg_roles"
+        )
+        there: dict[str, str | None] = dict(rows.fetchall())
+        names = []
+        for role in wanted:
+            if role.name not in there:
+                _make_role(connection, role.name, superuser=superusers and role.superuser)
+            if there.get(role.name, _FOR_A_PROOF) == _FOR_A_PROOF:
+                names.append(role.name)
+    return tuple(names)
+
+
+def _one_after_the_other(connection: Connection) -> None:
+    """Wait for another proof that makes roles: both would find one missing, and one would fail to make it.
+
+    That takes an instant. Whoever holds the lock longer is somebody who only knows its key, and is not waited for.
+    """
+    with contextlib.suppress(errors.LockNotAvailable), connection.transaction():
+        connection.execute(f"SET LOCAL lock_timeout = '{_ONE_BY_ONE_S}s'".encode())
+        connection.execute(
+            "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(%s, 0))", [_FOR_A_PROOF]
+        )
+        connection.execute("SET LOCAL lock_timeout = 0")
+
+
+def _make_role(connection: Connection, name: str, *, superuser: bool) -> None:
+    attributes = sql.SQL("SUPERUSER NOLOGIN" if superuser else "NOLOGIN")
+    connection.execute(sql.SQL("CREATE ROLE {} {}").format(sql.Identifier(name), attributes))
+    comment = sql.SQL("COMMENT ON ROLE {} IS {}").format(sql.Identifier(name), sql.Literal(_FOR_A_PROOF))
+    connection.execute(comment)
+
+
+# Who makes a role, and is no superuser, is a member of it, by the server's own grant (since 16) or by what he has set.
+_AS_MADE = """
+SELECT FROM pg_catalog.pg_roles r
+WHERE r.rolname = %s AND pg_catalog.shobj_description(r.oid, 'pg_authid') = %s
+  AND NOT (r.rolcanlogin OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls)
+  AND r.rolvaliduntil IS NULL AND r.rolconnlimit = -1
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s WHERE s.setrole = r.oid AND s.setdatabase = 0)
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m
+                  WHERE m.member = r.oid OR m.roleid = r.oid AND m.member <> (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)
+                    AND NOT (m.grantor = 10 AND m.admin_option))
+"""
+
+
+def drop(connection: Connection, names: Iterable[str]) -> None:
+    """Drop the roles that `make` named; one that another proof still uses is left for that to drop.
+
+    One that somebody has taken into use since (a killed proof had left it) is not ours any more.
+    """
+    with translated("could not drop the roles that were made for the proof"):
+        for name in names:
+            if connection.execute(_AS_MADE, [name, _FOR_A_PROOF]).fetchone() is None:
+                continue
+            with contextlib.suppress(errors.DependentObjectsStillExist):
+                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
