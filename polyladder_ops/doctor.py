@@ -96,8 +96,8 @@ def _attempt(name: str, blocks: Stops, look: Callable[[], T]) -> T | Check:
     except Interrupted:
         raise
     except OpsError as error:
-        detail = f"{error.message[:1].upper()}{error.message[1:]}. {error.detail}".strip()
-        return Check(name, False, detail, error.hint, blocks)
+        said = error.in_a_line
+        return Check(name, False, said[:1].upper() + said[1:], error.hint, blocks)
 
 
 def _restores(target: Target | Check, *, is_known: bool) -> list[Check]:

@@ -11,6 +11,10 @@ from typing import ClassVar
 __all__ = ["Interrupted", "Mismatch", "OpsError", "Refused", "SettingsError", "UsageError"]
 
 
+BELOW = "\n        "
+"""Between the lines of a detail that has several: they are told below each other, under the word ``detail: ``."""
+
+
 class OpsError(Exception):
     """The work could not be done; exit code 1."""
 
@@ -21,6 +25,11 @@ class OpsError(Exception):
         self.message = message
         self.detail = detail
         self.hint = hint
+
+    @property
+    def in_a_line(self) -> str:
+        """Message and detail in one line: what stands below each other in a detail stands one behind the other."""
+        return f"{self.message}. {'; '.join(self.detail.split(BELOW))}".strip()
 
     def __str__(self) -> str:
         lines = [f"error: {self.message}"]

@@ -19,6 +19,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from polyladder_ops.errors import BELOW
 from polyladder_ops.redaction import redact
 from polyladder_ops.terminal import plain
 
@@ -46,8 +47,6 @@ __all__ = [
     "told",
 ]
 
-# Details of several lines are told below each other, under the word "detail: "; any other break is somebody else's.
-_BELOW = "\n        "
 _STREAMS = ("stdin", "stdout", "stderr")
 _lost: list[OSError] = []
 
@@ -106,7 +105,7 @@ def fault(error: OpsError) -> None:
 def told(error: OpsError) -> str:
     """Return an error as it is told: three lines, and further ones of a detail indented below it."""
     message, hint = plain(redact(error.message)), plain(redact(error.hint))
-    detail = _BELOW.join(plain(piece) for piece in redact(error.detail).split(_BELOW))
+    detail = BELOW.join(plain(piece) for piece in redact(error.detail).split(BELOW))
     texts = [
         f"error: {message}",
         *([f"detail: {detail}"] if detail else []),

@@ -60,10 +60,15 @@ def _unknown(live: str, error: BaseException, left: OpsError) -> OpsError:
     kind = Interrupted if stopped else OpsError
     return kind(
         f"{said}, and which database is {live} could not be found out",
-        detail=f"{'' if stopped else f'{error}. Then: '}{left.message}. {left.detail}".rstrip(),
+        detail=f"{'' if stopped else f'{_said(error)}. Then: '}{left.message}. {left.detail}".rstrip(),
         hint="It takes sessions, whichever it is. As soon as the server answers, `invoke restore.status` shows what was"
         " set aside, and `invoke restore.abort` drops a copy that is left.",
     )
+
+
+def _said(error: BaseException) -> str:
+    said = error.in_a_line if isinstance(error, OpsError) else " ".join(str(error).split())
+    return said.rstrip(".")
 
 
 def _end_if_stuck(connection: Connection, server: Target, pid: int) -> None:
@@ -94,7 +99,7 @@ def _find_out(
             raise Interrupted(said, detail="It is the new database now.", hint=hint) from error
         raise OpsError(
             f"{live} was switched, but what came after it failed",
-            detail=f"It is the new database now. {' '.join(str(error).split())}",
+            detail=f"It is the new database now. {_said(error)}.",
             hint=hint,
         ) from error
     leftovers.settle(connection, server, live)

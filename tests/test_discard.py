@@ -6,6 +6,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
 import pyrage
 import pytest
 
@@ -109,6 +110,27 @@ def test_who_came_in_while_it_was_dumped_and_stays_keeps_it(
         with pytest.raises(Refused, match=f"somebody is in {aside}, so it was not dropped"):
             restored.discard(dumped=enter)
     assert restored.opened(aside) is False
+
+
+def test_who_came_in_without_a_name_is_told_without_the_mark_that_he_bears(
+    restored: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mark is a setting application_name, which is every session's that gives itself none."""
+    monkeypatch.setattr(discard, "_LEAVING_S", 0.5)
+    (aside,) = restored.asides()
+    with ExitStack() as stack:
+
+        def enter(_when: object) -> None:
+            words = {**restored.live.with_database(aside).parameters}
+            words.pop("application_name", None)
+            app = stack.enter_context(closing(psycopg.connect(**words)))  # type: ignore[arg-type]
+            assert str(app.execute("SHOW application_name").fetchone()).startswith("('polyladder-ops mark: {")
+
+        with pytest.raises(Refused, match=f"somebody is in {aside}, so it was not dropped") as caught:
+            restored.discard(dumped=enter)
+    assert "of postgres (a session)" in caught.value.detail
+    assert "mark" not in caught.value.detail
 
 
 UNRESTORABLE = """

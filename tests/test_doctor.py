@@ -187,6 +187,16 @@ def test_a_file_of_questions_that_can_not_be_read_would_stop_a_restore(state: Pa
     assert (code, "checks.sql has a question" in out) == (0, True), out
 
 
+def test_several_faults_of_that_file_stand_in_one_line_of_the_table(state: Path, tmp_path: Path) -> None:
+    (tmp_path / "checks.sql").write_text("-- check: one\nSELECT 1;\n-- check: two\nSELECT 2;\n")
+    _, out, _ = invoke(
+        tmp_path, DATABASE_URL=url(state), POLYLADDER_STATE_DIR=str(tmp_path), POLYLADDER_CHECKS="checks.sql"
+    )
+    (line,) = (line for line in out.splitlines() if re.match("POLYLADDER_CHECKS +stops", line))
+    assert line.count("line ") == 2, line
+    assert "\\n" not in line
+
+
 def test_json_holds_every_setting_and_check_and_no_secret(state: Path, tmp_path: Path) -> None:
     kept(tmp_path)
     environ = {"DATABASE_URL": url(state), "FLY_API_TOKEN": "fly-canary-5", "BACKUP_FOLDER": "x"}

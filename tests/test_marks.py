@@ -6,12 +6,13 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import errors
 
-from polyladder_ops.postgres import marks, properties, session, switch
+from polyladder_ops.postgres import facts, marks, properties, session, switch
 from polyladder_ops.postgres.marks import Mark
 from tests import majors
 from tests.conftest import run
@@ -237,3 +238,25 @@ def test_who_may_not_ask_for_a_size_gets_the_note_without_it(server: Server, dat
         (found,) = [m for m in marks.find(connection) if m.name == database.database]
     run(server.target(), "DROP ROLE %I", "marks_poor")
     assert (found.mark, found.size_bytes) == (MARK, None)
+
+
+def test_a_session_that_bears_the_mark_as_its_name_is_somebody_and_is_told_without_it(
+    server: Server, database: Target
+) -> None:
+    """Who gives himself no name has the mark's in such a database; ours have one of their own."""
+    words = {name: value for name, value in database.parameters.items() if name != "application_name"}
+    with closing(session.connect(server.target())) as connection:
+        connection.execute(marks.put(database.database, MARK))
+        try:
+            with (
+                closing(session.connect(database)),
+                closing(psycopg.connect(**words)) as app,  # type: ignore[arg-type]
+            ):
+                app.rollback()
+                (found,) = (m for m in marks.find(connection) if m.name == database.database)
+                assert found.others == 1
+                assert session.users_of(connection, database.database) == ("postgres (no name)",)
+                there = facts.read_server(connection, server.target(), database.database).sessions
+                assert [one.application for one in there if one.pid == app.info.backend_pid] == [""]
+        finally:
+            connection.execute(marks.take_off(found, database.database))

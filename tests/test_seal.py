@@ -201,6 +201,23 @@ def test_a_sealed_manifest_that_was_changed_or_exchanged_is_told(
     assert "sealed part" in verdict.reasons[-1]
 
 
+def test_a_damaged_seal_is_told_in_lines_of_its_own(tmp_path: Path) -> None:
+    recipients = encryption.recipients([str(KEY.to_public())])
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    made = put(folder, encrypted=True)
+    fields = json.loads(unchecked(seal.closed(made, recipients).to_json()))
+    cut(fields, {})
+    (folder / f"{made.file}.json").write_text(json.dumps(fields), encoding="utf-8")
+    key = tmp_path / "identity.txt"
+    key.write_text(str(KEY), encoding="ascii")
+    there = project(tmp_path / "project", BACKUP_DIR=str(folder), BACKUP_AGE_IDENTITY_FILE=str(key))
+    lines = there.ask("backup.show", "--backup=latest").err.splitlines()
+    (first,) = (number for number, line in enumerate(lines) if line.startswith("warning: the sealed part"))
+    assert [line.partition(":")[0] for line in lines[first : first + 3]] == ["warning", "detail", "hint"]
+    assert "\\n" not in "".join(lines)
+
+
 def test_a_seal_and_a_format_that_contradict_each_other_make_no_manifest(tmp_path: Path) -> None:
     recipients = encryption.recipients([str(KEY.to_public())])
     fields = json.loads(unchecked(seal.closed(made_up(encrypted=True), recipients).to_json()))

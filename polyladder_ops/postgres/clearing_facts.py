@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from polyladder_ops.postgres import inventory, properties, queries, volume
+from polyladder_ops.postgres import application, inventory, properties, queries, volume
 from polyladder_ops.postgres.session import identify, translated
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Holder:
     @property
     def session(self) -> str:
         """Which one it is, as far as our role may see it."""
-        doing = ", ".join(filter(None, [self.application, self.state]))
+        doing = ", ".join(filter(None, [application.shown(self.application), self.state]))
         return f"process {self.pid} of {self.role or 'another role'} ({doing or 'no name'})"
 
     def __str__(self) -> str:

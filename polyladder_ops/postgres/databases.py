@@ -17,7 +17,7 @@ import psycopg
 from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import heartbeat, locks, logins
+from polyladder_ops.postgres import application, heartbeat, locks, logins
 from polyladder_ops.postgres.session import Connection, backend_of, connect, in_short, is_usable, translated
 
 if TYPE_CHECKING:
@@ -295,15 +295,15 @@ _COPIES = """
 SELECT d.datname FROM pg_catalog.pg_database d WHERE d.datname ~ '^polyladder_[a-z]+_[0-9a-f]{16}$'
 """
 # A copy of ours has no comment, is nobody's but ours and its login's to enter, and only sessions of ours are in it.
-_WHY_USED = """
+_WHY_USED = f"""
 coalesce(
   CASE WHEN pg_catalog.shobj_description(d.oid, 'pg_database') IS NOT NULL THEN 'it has a comment' END,
   (SELECT 'a grant to ' || coalesce(g.rolname, 'PUBLIC') FROM pg_catalog.aclexplode(d.datacl) x
    LEFT JOIN pg_catalog.pg_roles g ON g.oid = x.grantee
-   WHERE x.grantee <> d.datdba AND coalesce(g.rolname, '') !~ '^polyladder_[a-z]+_[0-9a-f]{16}$' LIMIT 1),
+   WHERE x.grantee <> d.datdba AND coalesce(g.rolname, '') !~ '^polyladder_[a-z]+_[0-9a-f]{{16}}$' LIMIT 1),
   (SELECT 'a session of ' || a.usename FROM pg_catalog.pg_stat_activity a
-   WHERE a.datid = d.oid AND a.backend_type = 'client backend' AND a.usename !~ '^polyladder_[a-z]+_[0-9a-f]{16}$'
-     AND NOT pg_catalog.starts_with(coalesce(a.application_name, ''), 'polyladder-ops') LIMIT 1))
+   WHERE a.datid = d.oid AND a.backend_type = 'client backend' AND a.usename !~ '^polyladder_[a-z]+_[0-9a-f]{{16}}$'
+     AND coalesce(a.application_name, '') !~ '{application.OURS}' LIMIT 1))
 """
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import databases, newest, queries, standbys, volume
+from polyladder_ops.postgres import application, databases, newest, queries, standbys, volume
 from polyladder_ops.postgres.holders import MAY_END
 from polyladder_ops.postgres.poolers import Pooled
 from polyladder_ops.postgres.session import Identity, connect, identify, is_relayed, translated
@@ -107,7 +107,10 @@ def read_server(connection: Connection, server: Target, live: str) -> Server:
             live_oid=oid,
             live_bytes=size,
             is_owner=is_owner,
-            sessions=tuple(Session(*row) for row in connection.execute(_SESSIONS, [live]).fetchall()),
+            sessions=tuple(
+                Session(pid, role, application.shown(name), *rest)
+                for pid, role, name, *rest in connection.execute(_SESSIONS, [live]).fetchall()
+            ),
             prepared=_column(
                 connection, "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = %s", live
             ),

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from polyladder_ops.postgres import application
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
@@ -86,14 +88,15 @@ class Holder:
 
     def __str__(self) -> str:
         """Who it is, as a sentence without its full stop."""
-        if not self.application:
+        name = application.shown(self.application)
+        if not name:
             who = (
                 f"a session of the role {self.role}, process {self.pid}"
                 if self.role
                 else "a prepared transaction"
             )
             return f"It is {who}{self.when}{self.heard}"
-        return f"It is {self.application.removeprefix('polyladder-ops ')}{self.when}{self.heard}"
+        return f"It is {name.removeprefix('polyladder-ops ')}{self.when}{self.heard}"
 
 
 def find(connection: Connection, database: str) -> tuple[Holder, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from polyladder_ops.postgres import session
+from polyladder_ops.postgres import application, session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,13 +23,13 @@ __all__ = ["REQUESTS", "Asker", "Link", "Window", "decide", "during"]
 REQUESTS = 3
 _CLOCK = "SELECT pg_catalog.clock_timestamp()"
 # Of other roles' sessions a role that may not read statistics sees no times: they are hidden, as with track_activities off.
-_SESSIONS = """
+_SESSIONS = f"""
 SELECT usename::text, coalesce(application_name, ''), coalesce(pg_catalog.host(client_addr), 'local'),
        query_start BETWEEN %s AND pg_catalog.clock_timestamp(), query_start IS NULL AND (state IS NULL OR state = 'disabled')
 FROM pg_catalog.pg_stat_activity
 WHERE datid = %s AND pid <> pg_catalog.pg_backend_pid() AND usename IS NOT NULL
   AND (backend_type IS NULL OR backend_type = 'client backend')
-  AND coalesce(application_name, '') NOT LIKE 'polyladder-ops%%'
+  AND coalesce(application_name, '') !~ '{application.OURS}'
 """
 _T = TypeVar("_T")
 
@@ -70,7 +70,7 @@ def during(connection: Connection, database_oid: int, act: Callable[[], _T]) -> 
         assert row is not None
         result = act()
         rows = connection.execute(_SESSIONS, [row[0], database_oid]).fetchall()
-    askers = frozenset(Asker(*who) for *who, asked, _ in rows if asked)
+    askers = frozenset(Asker(role, application.shown(name), at) for role, name, at, asked, _ in rows if asked)
     return Window(askers, sum(hidden for *_, hidden in rows)), result
 
 

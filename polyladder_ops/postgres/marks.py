@@ -18,6 +18,7 @@ import pydantic
 from psycopg import sql
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from polyladder_ops.postgres import application
 from polyladder_ops.postgres.session import translated
 from polyladder_ops.postgres.since import Baseline  # noqa: TC001 - pydantic asks for it
 
@@ -45,7 +46,7 @@ __all__ = [
 
 _PREFIX = "polyladder-ops "
 _SETTING = "application_name"
-_VALUE = "polyladder-ops mark: "
+_VALUE = application.MARK
 NAME_BYTES = 63
 """NAMEDATALEN - 1: the server cuts a longer name in silence, perhaps to that of another database."""
 
@@ -152,13 +153,13 @@ def own_setting(value: str) -> str | None:
     return value if mark is None else mark.own
 
 
-_DATABASE = """
+_DATABASE = f"""
 d.datname, d.oid::int8, d.datallowconn,
        CASE WHEN pg_catalog.has_database_privilege(d.oid, 'CONNECT') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')
             THEN pg_catalog.pg_database_size(d.oid) END,
        pg_catalog.pg_get_userbyid(d.datdba)::text,
        (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity a WHERE a.datid = d.oid AND a.usesysid IS NOT NULL
-        AND NOT (a.usename = current_user AND coalesce(a.application_name, '') ~ '^(polyladder-ops|pg_dump$)')),
+        AND NOT (a.usename = current_user AND coalesce(a.application_name, '') ~ '{application.OURS}|^pg_dump$')),
        d.datconnlimit = -2"""
 _MARKED = f"""
 SELECT {_DATABASE}, r.rolname::text, s.xmin::text, pg_catalog.substr(c.item, pg_catalog.length(%s) + 1)

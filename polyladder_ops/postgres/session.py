@@ -16,7 +16,7 @@ from psycopg import pq, sql
 from psycopg.rows import TupleRow
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import links, login_triggers, poolers, silence, waits
+from polyladder_ops.postgres import application, links, login_triggers, poolers, silence, waits
 from polyladder_ops.postgres.opening import Session, opened
 from polyladder_ops.postgres.waits import hang_up
 from polyladder_ops.redaction import redact
@@ -340,10 +340,10 @@ def users_of(connection: Connection, database: str) -> tuple[str, ...]:
     with translated("could not look who is connected"):
         rows = connection.execute(
             "SELECT DISTINCT usename::text, application_name FROM pg_catalog.pg_stat_activity WHERE datname = %s"
-            " AND usename IS NOT NULL AND application_name NOT LIKE 'polyladder-ops%%' ORDER BY 1, 2",
+            f" AND usename IS NOT NULL AND application_name !~ '{application.OURS}' ORDER BY 1, 2",
             [database],
         ).fetchall()
-    return tuple(f"{role} ({name or 'no name'})" for role, name in rows)
+    return tuple(f"{role} ({application.shown(name) or 'no name'})" for role, name in rows)
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,7 @@ def _lock(connection: Connection, targets: list[Relation], wait_s: float) -> Non
                     sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(sql.SQL(", ").join(names))
                 )
         except (errors.UndefinedTable, errors.InvalidSchemaName, errors.WrongObjectType) as error:
-            raise Changed(str(error)) from error
+            raise Changed(_text(error)) from error
         except errors.InsufficientPrivilege as error:
             raise OpsError(
                 "a table can't be read by this role",

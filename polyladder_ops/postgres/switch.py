@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError, Refused
-from polyladder_ops.postgres import locks, marks, printable
+from polyladder_ops.postgres import application, locks, marks, printable
 from polyladder_ops.postgres.ending import Ender
 from polyladder_ops.postgres.session import connect, given_up_after, translated
 
@@ -290,7 +290,7 @@ def _limits(seconds: int) -> sql.Composed:
 
 def _sessions(connection: Connection, name: str) -> list[str]:
     rows = connection.execute(
-        "SELECT pid, coalesce(usename, 'the server'), coalesce(nullif(application_name, ''), backend_type, 'a session')"
+        "SELECT pid, coalesce(usename, 'the server'), coalesce(application_name, ''), coalesce(backend_type, 'a session')"
         " FROM pg_catalog.pg_stat_activity WHERE datname = %s ORDER BY backend_start LIMIT 5",
         [name],
     ).fetchall()
@@ -298,7 +298,7 @@ def _sessions(connection: Connection, name: str) -> list[str]:
         "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = %s ORDER BY prepared LIMIT 5", [name]
     ).fetchall()
     return [
-        *(f"process {pid} of {user} ({what})" for pid, user, what in rows),
+        *(f"process {pid} of {user} ({application.shown(name) or what})" for pid, user, name, what in rows),
         *(f"the prepared transaction {gid}" for (gid,) in prepared),
     ]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from polyladder_ops import loading, seal, setaside, verification
 from polyladder_ops.errors import Interrupted, Mismatch, OpsError, Refused
 from polyladder_ops.interrupts import cleaning, held
-from polyladder_ops.postgres import databases, inventory, locks, session, switch
+from polyladder_ops.postgres import application, databases, inventory, locks, session, switch
 from polyladder_ops.postgres.proof import differences, read_back
 from polyladder_ops.undoing import at_work, standing, undo_after
 
@@ -170,7 +170,8 @@ class _Keeping:
         while others := self._connection.execute(_OTHERS, [self._aside.oid, pid]).fetchall():
             if time.monotonic() > deadline:
                 who = "; ".join(
-                    f"process {pid} of {user} ({what or 'a session'})" for pid, user, what in others
+                    f"process {pid} of {user} ({application.shown(name) or 'a session'})"
+                    for pid, user, name in others
                 )
                 raise Refused(
                     f"somebody is in {self._aside.name}, so it was not dropped",

@@ -353,7 +353,7 @@ def choose(place: Any, wanted: str, *, task: str, asks_server: bool = False) -> 
     damaged: list[OpsError] = []
     (backup,) = place.each_known([choosing.find(found, wanted, now=present)], damaged)
     for error in damaged:
-        output.note(str(error).replace("error:", "warning:", 1))
+        output.notes(output.told(error).replace("error:", "warning:", 1))
     chosen: Backup = backup
     return chosen
 

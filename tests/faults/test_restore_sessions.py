@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from polyladder_ops import setaside
+from polyladder_ops import output, setaside
 from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.postgres import locks, switch
 from polyladder_ops.postgres.locks import Busy
@@ -317,6 +317,8 @@ def test_a_server_that_stays_away_in_the_switch_has_the_live_database_open_by_it
         with pytest.raises(OpsError, match="could not be found out") as caught:
             on_stage.replace(with_other(on_stage.target, port=by.port))
     assert "It takes sessions, whichever it is." in caught.value.hint
+    assert "server closed the connection unexpectedly" in caught.value.detail
+    assert "\\" not in output.told(caught.value), "the server's line breaks are written out"
     assert ask(on_stage.target, "SELECT answer FROM public.which") == "live"
     (done,) = on_stage.abort()
     assert done.startswith("dropped the half-made copy ")
