@@ -96,7 +96,7 @@ def status(target: Target) -> Status:
 def _asides(connection: Connection) -> tuple[Marked, ...]:
     found = (*marks.find(connection), *marks.claims(connection))
     asides = [m for m in found if m.mark.kind == "aside" and m.name != m.mark.live]
-    return tuple(sorted(asides, key=lambda m: m.mark.at, reverse=True))
+    return marks.newest_first(asides)
 
 
 @contextmanager

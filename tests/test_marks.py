@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from psycopg import errors
 
 from polyladder_ops.postgres import facts, marks, properties, session, switch
-from polyladder_ops.postgres.marks import Mark
+from polyladder_ops.postgres.marks import Mark, Marked
 from tests import majors
 from tests.conftest import run
 
@@ -260,3 +260,29 @@ def test_a_session_that_bears_the_mark_as_its_name_is_somebody_and_is_told_witho
                 assert [one.application for one in there if one.pid == app.info.backend_pid] == [""]
         finally:
             connection.execute(marks.take_off(found, database.database))
+
+
+def set_aside(name: str, day: int, *, serial: int | None = None, xid: str = "", oid: int = 7) -> Marked:
+    mark = MARK.model_copy(update={"at": AT + timedelta(days=day), "serial": serial, "oid": 7})
+    return Marked(name=name, oid=oid, is_open=False, size_bytes=None, mark=mark, role="x", xid=xid)
+
+
+ORDERS = {
+    "clocks that were right": [set_aside("new", 2, serial=9), set_aside("old", 1, serial=5)],
+    "a clock that was ahead": [set_aside("new", 1, serial=9), set_aside("old", 2, serial=5)],
+    "beyond 32 bits": [set_aside("new", 1, serial=2**32 + 3, xid="4"), set_aside("old", 2, serial=2**32 - 3, xid="9")],
+    "older versions': by time": [set_aside("new", 2, xid="5"), set_aside("old", 1, xid="9")],
+    "an older version's among them": [set_aside("new", 3, serial=9), set_aside("older", 2, xid="11"), set_aside("old", 1, serial=5)],
+    "an older version's, ahead, written before": [set_aside("new", 1, serial=9), set_aside("old", 2, xid="8")],
+    "an older version's, ahead, before the count began anew": [
+        set_aside("new", 1, serial=2**32 + 9), set_aside("old", 2, xid=str(2**32 - 8))
+    ],
+    "a claim": [set_aside("new", 2), set_aside("old", 1, serial=5)],
+    "one that came from another server": [set_aside("new", 2, serial=5), set_aside("old", 1, serial=9, oid=8)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_the_newest_is_who_was_set_aside_last_as_far_as_the_server_knows(order: list[Marked]) -> None:
+    assert [*marks.newest_first(order)] == order
+    assert [*marks.newest_first(order[::-1])] == order

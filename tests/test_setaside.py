@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +184,23 @@ def test_an_older_one_is_brought_back_by_its_name(restored: Place) -> None:
     restored.undo(first)
     assert restored.decks() == 520
     assert len(restored.asides()) == 2
+
+
+def test_the_newest_is_told_by_the_servers_transactions_and_by_no_clock(restored: Place) -> None:
+    """A clock that was wrong once, and marks that are written again since (a discard that failed), change no order."""
+    (first,) = restored.asides()
+    restored.tell("DELETE FROM public.deck WHERE id > 100")
+    restored.restore()
+    with closing(session.connect(restored.live.with_database("postgres"))) as connection:
+        (found,) = (m for m in marks.find(connection) if m.name == first)
+        ahead = found.mark.at + timedelta(days=400)
+        wrong = found.model_copy(update={"mark": found.mark.model_copy(update={"at": ahead})})
+        switch.open_to_dump(connection, wrong)
+        switch.close_again(connection, wrong)
+    assert restored.asides()[1:] == [first]
+    assert str(setaside.status(restored.live).looking).count(first) == 0
+    restored.undo()
+    assert restored.decks() == 100
 
 
 def test_a_database_that_is_gone_can_not_come_back(restored: Place) -> None:

@@ -23,7 +23,7 @@ from polyladder_ops.postgres.session import translated
 from polyladder_ops.postgres.since import Baseline  # noqa: TC001 - pydantic asks for it
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from polyladder_ops.postgres.session import Connection
 
@@ -37,6 +37,7 @@ __all__ = [
     "inner",
     "is_mark",
     "name_aside",
+    "newest_first",
     "of",
     "own_setting",
     "parse",
@@ -56,7 +57,8 @@ class Mark(BaseModel):
 
     `live` is the name that it answered to, `name` the one that it was given then; `backup` what took its place; `migration_head`
     its newest migration then; `was_open` whether it took sessions before; `is_dumped` that we have opened it, to dump it. `own`
-    is what our role had set in its place; `baseline` what took its place was then. `comment` and `oid` are older versions': the database's own comment and itself.
+    is what our role had set in its place; `baseline` what took its place was then; `serial` the number of the server's next
+    transaction then, of 64 bits: it orders marks whatever clocks said. `oid` is the database; `comment` is older versions': its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -74,6 +76,7 @@ class Mark(BaseModel):
     is_dumped: bool = False
     own: str | None = None
     baseline: Baseline | None = None
+    serial: int | None = None
 
     @property
     def text(self) -> str:
@@ -104,6 +107,11 @@ class Marked(BaseModel):
     owner: str = ""
     others: int = 0
     is_half_dropped: bool = False
+
+    @property
+    def serial(self) -> int | None:
+        """The mark's, unless it was written of another database: it came from another server then, with a count of its own."""
+        return self.mark.serial if self.mark.oid == self.oid else None
 
     @property
     def is_claim(self) -> bool:
@@ -218,6 +226,26 @@ def _marked(rows: list[tuple[object, ...]], prefix: str) -> Iterator[Marked]:
     for *fields, text in rows:
         if mark := _read(str(text), prefix):
             yield Marked.model_validate({**dict(zip(words, fields, strict=True)), "mark": mark})
+
+
+def newest_first(found: Iterable[Marked]) -> tuple[Marked, ...]:
+    """Return them in the order in which they were set aside, by the server's own count of transactions.
+
+    A mark of an older version has none: it stands among the others by its time, as far as its row allows.
+    """
+    known = sorted((m for m in found if m.serial is not None), key=lambda m: m.serial or 0, reverse=True)
+    for one in sorted((m for m in found if m.serial is None), key=lambda m: m.mark.at):
+        place = next((at for at, other in enumerate(known) if _is_later(one, other)), len(known))
+        known.insert(place, one)
+    return tuple(known)
+
+
+def _is_later(one: Marked, other: Marked) -> bool:
+    """Whether a mark without a serial is the later one: never if its row was written before, which is told by 32 bits."""
+    written_before = (
+        other.serial is not None and one.xid and 0 < (other.serial - int(one.xid)) % 2**32 < 2**31
+    )
+    return not written_before and one.mark.at >= other.mark.at
 
 
 def put(name: str, mark: Mark, role: str = "") -> sql.Composed:

@@ -125,17 +125,22 @@ def note_of(connection: Connection, live: str, by: str, backup: str, migration_h
         was_open=found.is_open,
         oid=found.oid,
         own=found.own,
+        serial=found.serial,
     )
 
 
 @dataclass(frozen=True)
 class _State:
-    """A database's own comment, whether it takes sessions, what our role has set there where a mark goes, the server's clock."""
+    """A database's own comment, whether it takes sessions, what our role has set there where a mark goes, the server's clock.
+
+    `serial` is the number of the server's next transaction.
+    """
 
     comment: str
     is_open: bool
     oid: int
     at: datetime
+    serial: int
     own: str | None
 
 
@@ -143,13 +148,14 @@ def _state(connection: Connection, name: str) -> _State | None:
     row = connection.execute(_STATE, [name]).fetchone()
     if row is None:
         return None
-    comment, is_open, oid, at, setting = row
+    comment, is_open, oid, at, serial, setting = row
     own = setting and marks.own_setting(setting.partition("=")[2])
-    return _State(marks.inner(comment), is_open, oid, at, own)
+    return _State(marks.inner(comment), is_open, oid, at, serial, own)
 
 
 _STATE = """
 SELECT coalesce(pg_catalog.shobj_description(d.oid, 'pg_database'), ''), d.datallowconn, d.oid::int8, pg_catalog.clock_timestamp(),
+       pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::int8,
        (SELECT c.item FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
         CROSS JOIN pg_catalog.unnest(s.setconfig) c (item)
         WHERE s.setdatabase = d.oid AND r.rolname = current_user AND pg_catalog.starts_with(c.item, 'application_name='))
