@@ -23,6 +23,7 @@ from polyladder_ops.postgres import properties, session
 from tests.conftest import numbers, run
 from tests.dumps import dump
 from tests.faults.test_lossy_client import source, taken  # noqa: F401 - fixtures
+from tests.test_boundary import invoke
 from tests.test_login import execute, take
 
 if TYPE_CHECKING:
@@ -140,3 +141,19 @@ def test_what_is_computed_is_not_compared_by_its_values(database: Target, tmp_pa
         assert restoring.prove(server, target.database, backup, [], loaded=loaded) == []
         with closing(session.connect(target)) as connection:
             assert connection.execute("SELECT count(*) FROM public.v").fetchone() == (2,)
+
+
+def test_what_invoke_reads_before_the_tasks_is_told_by_invoke(tmp_path: Path) -> None:
+    says("it reads them before it looks for `tasks.py`")
+    home = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    (tmp_path / "tasks.py").write_text("raise SystemExit('the tasks were reached')\n")
+
+    def is_before(*words: str) -> bool:
+        code, _, err = invoke(tmp_path, *words, env=home)
+        assert code == 1
+        return "Traceback" in err and "reached" not in err
+
+    assert not is_before("--list")
+    assert is_before("-T", "abc", "--list")
+    (tmp_path / ".invoke.yaml").write_text("a: [1\n")
+    assert is_before("--list")

@@ -4,6 +4,7 @@ from invoke.collection import Collection
 
 from polyladder_ops.tasks import (
     backup,
+    configuration,
     dev,
     doctor,
     fault,
@@ -18,6 +19,7 @@ from polyladder_ops.tasks import (
 
 __all__ = ["ns"]
 
+configuration.guard()
 ns = Collection()
 for verb in (retention.prune, retention.pin, retention.unpin):
     backup.collection.add_task(verb)

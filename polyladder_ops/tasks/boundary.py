@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OpsTask",
     "allowed_s",
+    "as_exit",
     "cleaning_in_sight",
     "confirm",
     "is_dry",
@@ -163,20 +164,20 @@ def _ending_as_exit(tasks_file: str) -> Iterator[None]:
     except (Exit, UnexpectedExit):
         raise
     except OpsError as error:
-        raise _told(error) from error
+        raise as_exit(error) from error
     except KeyboardInterrupt as error:
-        raise _told(Interrupted(f"interrupted by {str(error) or 'Ctrl-C'}")) from error
+        raise as_exit(Interrupted(f"interrupted by {str(error) or 'Ctrl-C'}")) from error
     except silence.Unanswered as error:
         hint = "Look at the network or the tunnel in between, then try again."
-        raise _told(OpsError("the server did not answer", detail=f"{error}.", hint=hint)) from error
+        raise as_exit(OpsError("the server did not answer", detail=f"{error}.", hint=hint)) from error
     except Exception as error:
         if isinstance(error, OSError) and _was_printing(error, tasks_file):
             raise _unwritten(error) from error
         raise _bug(error) from error
 
 
-def _told(error: OpsError) -> Told:
-    """Tell an error, after what was printed before it."""
+def as_exit(error: OpsError) -> Told:
+    """Tell an error, after what was printed before it, and return the end of the run."""
     output.flush()
     output.fault(error)
     return Told(output.told(error), error.exit_code)
@@ -193,7 +194,7 @@ def _unwritten(error: OSError) -> Told:
     output.flush()
     if error.errno in _READER_GONE:
         return Told("", 1)
-    return _told(OpsError("could not write the output", detail=f"{error.strerror}."))
+    return as_exit(OpsError("could not write the output", detail=f"{error.strerror}."))
 
 
 def _bug(error: Exception) -> Told:
