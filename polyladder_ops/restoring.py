@@ -20,6 +20,7 @@ from polyladder_ops.loading import Loaded, circumstances, money, replay
 from polyladder_ops.postgres import (
     capacity,
     databases,
+    heartbeat,
     inventory,
     proof_roles,
     properties,
@@ -182,7 +183,7 @@ def temporary_database(server: Target, manifest: Manifest, *, purpose: str) -> I
 
 @contextlib.contextmanager
 def temporary_roles(server: Target, manifest: Manifest, *, trusted: bool) -> Iterator[tuple[str, ...]]:
-    """Within the block every role of the source exists, the missing ones made without login; those are dropped after.
+    """Within the block every role of the source exists, the missing ones made without login; the last proof drops those.
 
     On a `trusted` server (our own, thrown away) missing superusers are made superusers: some objects need such an owner.
     """
@@ -192,9 +193,13 @@ def temporary_roles(server: Target, manifest: Manifest, *, trusted: bool) -> Ite
         with closing(session.connect(server, timeout_s=5)) as connection:
             proof_roles.drop(connection, made)
 
-    with undone("a role made for the proof", drop):
-        with closing(session.connect(server)) as connection:
-            made = proof_roles.make(connection, manifest.roles, superusers=trusted)
+    with (
+        undone("a role made for the proof", drop),
+        closing(session.connect(server)) as connection,
+        heartbeat.kept(connection),
+    ):
+        proof_roles.share(connection)
+        made = proof_roles.make(connection, manifest.roles, superusers=trusted)
         yield made
 
 

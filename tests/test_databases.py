@@ -264,6 +264,31 @@ def test_a_role_of_a_killed_proof_is_dropped_by_the_next(server: Server) -> None
     assert name not in roles(target)
 
 
+def test_a_role_that_proofs_share_is_dropped_by_the_last_of_them(server: Server) -> None:
+    """The first one to end dropped it while the other had nothing yet that belonged to it."""
+    target, names = server.target(), [f"r{next(numbers)}", f"r{next(numbers)}"]
+    wanted = [dataclasses.replace(roles(target)["postgres"], name=name) for name in names]
+    with connected(target) as first, connected(target) as second, connected(target) as cleaning:
+        for connection, its in ((first, wanted), (second, wanted[1:])):
+            proof_roles.share(connection)
+            proof_roles.make(connection, its, superusers=False)
+        first.close()
+        proof_roles.drop(cleaning, names)
+        assert set(names) <= set(roles(target))
+        second.close()
+        proof_roles.drop(cleaning, names[1:])
+    assert not set(names) & set(roles(target))
+
+
+def test_what_a_killed_proof_left_is_dropped_by_one_that_needs_other_roles(server: Server) -> None:
+    target, name = server.target(), f"r{next(numbers)}"
+    with connected(target) as connection:
+        wanted = dataclasses.replace(roles(target)["postgres"], name=name)
+        proof_roles.make(connection, [wanted], superusers=False)  # and is killed
+        proof_roles.drop(connection, [])
+    assert name not in roles(target)
+
+
 def test_a_role_that_another_proof_uses_is_left_for_that_to_drop(server: Server, database: Target) -> None:
     target, name = server.target(), f"r{next(numbers)}"
     wanted = dataclasses.replace(roles(target)["postgres"], name=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ from polyladder_ops import loading, restoring, verification
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases, reader, session
 from polyladder_ops.postgres.conninfo import Target
-from tests.conftest import run
+from polyladder_ops.postgres.load import login
+from tests.conftest import numbers, run
+from tests.faults.places import wait_for
 from tests.test_login import execute, take
 
 if TYPE_CHECKING:
@@ -44,6 +47,35 @@ def test_no_free_connection_is_no_reason_to_ask_with_our_own_rights(database: Ta
         reader.opened(connection, database),
     ):
         pytest.fail("somebody was let in")
+
+
+def test_two_runs_that_give_their_logins_something_at_one_moment_both_go_on(database: Target) -> None:
+    """What roles may do with a setting stands in one row for all: the server refuses the second, it does not queue it."""
+    server, role = database.with_database("postgres"), f"load_{next(numbers)}"
+    run(server, "CREATE ROLE %I; CREATE ROLE %I", role, f"{role}_other")
+    run(server, "GRANT SET ON PARAMETER event_triggers TO %I", role)
+    ended: list[str] = []
+    with (
+        closing(session.connect(server)) as watching,
+        closing(session.connect(server)) as other,
+        closing(session.connect(database)) as owner,
+    ):
+        pid = session.backend_of(owner)
+        waits = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+
+        def end() -> None:
+            login.end(owner, login.Login(role, database, None))
+            ended.append(role)
+
+        thread = threading.Thread(target=end)
+        with other.transaction():
+            other.execute(f"GRANT SET ON PARAMETER event_triggers TO {role}_other".encode())
+            thread.start()
+            wait_for(lambda: watching.execute(waits, [pid]).fetchone())
+        thread.join()
+        assert ended == [role]
+    run(server, "REVOKE SET ON PARAMETER event_triggers FROM %I", f"{role}_other")
+    run(server, "DROP ROLE %I", f"{role}_other")
 
 
 POLLUTES = """

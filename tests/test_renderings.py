@@ -176,6 +176,20 @@ def test_two_statements_in_one_text_are_refused_and_the_others_are_made(
     assert changing.execute("SELECT pg_catalog.to_regclass('public.canary')").fetchone() == (None,)
 
 
+def test_a_server_that_can_not_say_now_is_no_verdict_on_a_definition(pair: tuple[Target, Inventory]) -> None:
+    """A lock that does not come in time says nothing of the text: to take that for a difference was a false alarm."""
+    check = ("constraint", "few on public.t", "check")
+    with closing(session.connect(pair[0])) as holding, closing(session.connect(pair[0])) as connection:
+        connection.execute("SET lock_timeout = '50ms'")
+        with holding.transaction():
+            holding.execute("LOCK TABLE public.t IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(
+                psycopg.OperationalError, match=r"could not say what check of few .*lock timeout"
+            ):
+                renderings.rendered(connection, {check: "a = 'x'::text"}, pair[1].expressions)
+        assert set(renderings.rendered(connection, {check: "a = 'x'::text"}, pair[1].expressions)) == {check}
+
+
 def test_outside_a_transaction_nothing_stays_either(pair: tuple[Target, Inventory]) -> None:
     key = ("table", "public.t", "default of n")
     with closing(session.connect(pair[0])) as connection:

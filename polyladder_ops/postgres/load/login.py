@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import sql
+from psycopg import pq, sql
 from psycopg.adapt import Buffer, Loader
 
 from polyladder_ops.errors import OpsError
@@ -129,6 +129,7 @@ WHERE s.n_tup_upd + s.n_tup_del > 0 AND NOT EXISTS (
 ORDER BY 1
 """
 _BY_POST_S = 1.0
+_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 _NAMED = """
 SELECT (pg_catalog.pg_identify_object(t.catalog::pg_catalog.oid, t.oid::pg_catalog.oid, 0)).identity
 FROM unnest(%s::int8[], %s::int8[]) AS t (catalog, oid)
@@ -276,8 +277,24 @@ def _answer(owner: Connection, question: str, parameters: Sequence[object] = ())
 
 
 def _say(owner: Connection, *statements: sql.Composable) -> None:
-    """Do all of these or none, by our names, in one message: the server takes that for one transaction."""
-    owner.execute(sql.SQL("; ").join([sql.SQL(_OUR_NAMES), *statements]))
+    """Do all of these or none, by our names, in one message: the server takes that for one transaction.
+
+    What a role may do with a setting or a tablespace stands in one row for all roles of the server. Of two runs that change it at
+    once one is refused ("tuple concurrently updated") instead of waiting; its turn comes a moment later.
+    """
+    message = sql.SQL("; ").join([sql.SQL(_OUR_NAMES), *statements])
+    for pause_s in _PAUSES_S:
+        try:
+            owner.execute(message)
+            return
+        except psycopg.errors.InternalError_ as error:
+            if (
+                owner.info.transaction_status != pq.TransactionStatus.IDLE
+                or "tuple concurrently" not in in_short(error)
+            ):
+                raise
+            time.sleep(pause_s)
+    owner.execute(message)
 
 
 @contextlib.contextmanager

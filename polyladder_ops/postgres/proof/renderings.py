@@ -10,13 +10,16 @@ which refuses two in one (the simple one, psycopg's choice where there are no pa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import psycopg
 from psycopg import pq
 
 from polyladder_ops.postgres import queries, waits
 from polyladder_ops.postgres.proof.remakes import Place, Remake, remake
+from polyladder_ops.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,8 +30,12 @@ if TYPE_CHECKING:
 __all__ = ["rendered"]
 
 _Key = tuple[str, str, str]
+_Answer: TypeAlias = "str | _Passing | None"
 
-_TRIES = 3  # a look of the server's own at the table can be in the way once
+# A look of the server's own at the table, or another run on the same server, can be in the way for a moment.
+_PAUSES_S = (0.0, 0.1, 0.5)
+# The first two characters of an SQLSTATE: a conflict, resources, a lock, an operator's or the system's doing, an internal error.
+_PASSING = ("40", "53", "55", "57", "58", "XX")
 _BATCH = 200  # what is on its way at once
 
 
@@ -36,8 +43,8 @@ def rendered(connection: Connection, wanted: Expressions, found: Expressions) ->
     """Return for each expression that differs what the wanted text comes to on this server; none if it refuses it.
 
     `found` must be of the connection's database. Everything is made in a transaction, or a savepoint in the caller's,
-    which is rolled back. The role must own the objects; it need not be a superuser.
-    Raise psycopg.Error if the connection fails.
+    which is rolled back. The role must own the objects; it need not be a superuser. Raise psycopg.Error if the connection
+    fails, or the server refuses for a reason that is not the text's: nothing is known of the expression then.
     """
     keys = [key for key, text in wanted.items() if key in found and found[key] != text]
     if not keys:
@@ -51,14 +58,24 @@ def rendered(connection: Connection, wanted: Expressions, found: Expressions) ->
             if (made := remake(key[0], Place(key[1], key[2], found[key], types, roots), wanted[key]))
         }
         worded: dict[_Key, str] = {}
-        for _ in range(_TRIES):
-            if not (left := {key: made for key, made in remakes.items() if key not in worded}):
-                break
-            answers = _answers(connection, list(left.values()))
-            for (key, made), answer in zip(left.items(), answers, strict=True):
-                if answer is not None:
-                    worded[key] = made.worded(answer)
-    return worded
+        for pause_s in _PAUSES_S:
+            left = {key: made for key, made in remakes.items() if key not in worded}
+            time.sleep(pause_s)
+            answers = dict(zip(left, _answers(connection, list(left.values())), strict=True))
+            worded |= {
+                key: left[key].worded(answer) for key, answer in answers.items() if isinstance(answer, str)
+            }
+            if not any(isinstance(answer, _Passing) for answer in answers.values()):
+                return worded
+    key, why = next((key, answer.why) for key, answer in answers.items() if isinstance(answer, _Passing))
+    raise psycopg.OperationalError(f"the server could not say what {key[2]} of {key[1]} comes to: {why}")
+
+
+@dataclass(frozen=True)
+class _Passing:
+    """The server's refusal for a reason that passes: the conflict with another session, want of memory."""
+
+    why: str
 
 
 def _pin(connection: Connection) -> None:
@@ -96,10 +113,10 @@ def _facts(
 _BACK = "ROLLBACK TO SAVEPOINT polyladder_remade"
 
 
-def _answers(connection: Connection, remakes: Sequence[Remake]) -> list[str | None]:
-    """Return what the server answers to each; None if it refused a statement. Each is undone before the next."""
+def _answers(connection: Connection, remakes: Sequence[Remake]) -> list[_Answer]:
+    """Return what the server answers to each; None if it refused a statement for what it says. Each is undone before the next."""
     connection.execute("SAVEPOINT polyladder_remade")
-    answers: list[str | None] = []
+    answers: list[_Answer] = []
     for begin in range(0, len(remakes), _BATCH):
         units = [
             unit for r in remakes[begin : begin + _BATCH] for unit in ((*r.statements, r.question), (_BACK,))
@@ -108,7 +125,7 @@ def _answers(connection: Connection, remakes: Sequence[Remake]) -> list[str | No
     return answers
 
 
-def _pipelined(connection: Connection, units: Sequence[Sequence[str]]) -> Iterator[str | None]:
+def _pipelined(connection: Connection, units: Sequence[Sequence[str]]) -> Iterator[_Answer]:
     """Send all statements at once; yield for each unit what its last one answered, None if the server refused any of it.
 
     What stands behind a refused statement is not done up to the end of its unit.
@@ -130,19 +147,25 @@ def _pipelined(connection: Connection, units: Sequence[Sequence[str]]) -> Iterat
     yield from answers
 
 
-def _unit(connection: Connection, encoding: str) -> str | None:
+def _unit(connection: Connection, encoding: str) -> _Answer:
     """Take the results up to the next end of a unit. Raise OperationalError if the connection is gone."""
-    answer: str | None = None
+    answer: _Answer = None
     while True:
         result = _result(connection)
         if result is None:
             continue
         if result.status == pq.ExecStatus.PIPELINE_SYNC:
             return answer
-        answer = None
+        answer = answer if isinstance(answer, _Passing) else None
+        if result.status == pq.ExecStatus.FATAL_ERROR and _sqlstate(result).startswith(_PASSING):
+            answer = _Passing(redact(result.get_error_message(encoding)).strip())
         if result.status == pq.ExecStatus.TUPLES_OK and result.ntuples == 1:
             value = result.get_value(0, 0)
             answer = None if value is None else value.decode(encoding, "backslashreplace")
+
+
+def _sqlstate(result: pq.abc.PGresult) -> str:
+    return (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
 
 
 def _result(connection: Connection) -> pq.abc.PGresult | None:
