@@ -166,11 +166,11 @@ def look_at_fly(settings: Settings) -> list[Check]:
     Fly that does not answer is a warning: a restore needs none of it.
     """
     waiting = judge_shape(settings)
-    if not (settings.is_sandbox or settings.fly_api_token or settings.flyctl):
-        return [
-            *waiting,
-            Check("Fly", None, "Neither FLY_API_TOKEN nor POLYLADDER_FLYCTL is set, so it is not asked."),
-        ]
+    if not Site(settings).has_fly:
+        said = (
+            "Not asked: FLY_API_TOKEN and POLYLADDER_FLYCTL are unset, and nobody ran `fly auth login` here."
+        )
+        return [*waiting, Check("Fly", None, said)]
     if settings.is_sandbox and not settings.sandbox_cloud.exists():
         return [*waiting, Check("Fly", None, "The sandbox has none; `invoke sandbox.up` brings it.")]
     found = _attempt("Fly", "", lambda: ask_each(Site(settings).flyctl(), settings.app, settings.db_app))

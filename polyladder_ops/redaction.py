@@ -40,7 +40,7 @@ _SHAPES = (
         ),
         MASK,
     ),
-    (re.compile(r"\b(?:fm[12]r?|fo1|gh[pousr]|github_pat)_[\w+/=-]{8,}"), MASK),
+    (re.compile(r"\b(?:fm[12][ar]?|fo1|gh[pousr]|github_pat)_[\w+/=-]{8,}"), MASK),
     (re.compile(r"SCRAM-SHA-256\$[^\s'\"]+"), MASK),
     # In the query of a web address, and among a command's options.
     (

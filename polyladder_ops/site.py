@@ -102,6 +102,13 @@ class Site:
         except OpsError:
             return None
 
+    @property
+    def has_fly(self) -> bool:
+        """Whether Fly is to be asked about this site at all."""
+        from polyladder_ops.fly.flyctl import is_set_up
+
+        return self.settings.is_sandbox or is_set_up(self.settings.flyctl, self.settings.fly_api_token)
+
     def flyctl(self) -> Flyctl:
         """Return our caller of flyctl; at site sandbox that of the stand-in, whatever is exported.
 
@@ -137,7 +144,7 @@ class Site:
         """
         if self.settings.is_sandbox:
             return f"{self._cloud().url}/health"
-        if self.settings.health_url or not (self.settings.fly_api_token or self.settings.flyctl):
+        if self.settings.health_url or not self.has_fly:
             return self.settings.needed("POLYLADDER_HEALTH_URL")
         from polyladder_ops.fly.flyctl import hostname
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Durability costs time, and no test of ours cuts the power.
 FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 SAMPLE_SCALE = 0.02
+NOBODY_AT_FLY = str(Path(tempfile.gettempdir(), "nobody-at-fly"))
 numbers = itertools.count(1)
 
 
@@ -38,6 +39,14 @@ def no_secret_of_another_test() -> Iterator[None]:
     yield
     redaction._hidden.clear()
     redaction._hidden.update(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobody_is_logged_in_at_fly() -> Iterator[None]:
+    """Whose machine this is may be: no test asks the real Fly."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLY_CONFIG_DIR", NOBODY_AT_FLY)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -437,6 +437,31 @@ def test_without_an_address_or_with_a_wrong_wait_nothing_is_asked(shop: Project)
     assert asked(shop, "http://127.0.0.1:1/health", "--wait=soon").code == 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for fly was not tried on Windows")
+def test_who_is_logged_in_at_fly_needs_no_address_and_sees_the_machines(
+    shop: Project, sample_database: Target, tmp_path: Path
+) -> None:
+    from polyladder_ops.sandbox.fly.cloud import Cloud
+
+    cloud = Cloud(tmp_path / "fly")
+    cloud.make(app="polyladder", db_app="polyladder-db")
+    try:
+        (tmp_path / "login").mkdir()
+        (tmp_path / "login/config.yml").write_text(f"access_token: {cloud.token}\n", encoding="utf-8")
+        known = {
+            "FLY_CONFIG_DIR": str(tmp_path / "login"),
+            "PATH": f"{cloud.program.parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        would = shop.run("-R", "health", **known)
+        assert "would ask https://polyladder.fly.dev/health" in would.out, would
+        with running(sample_database) as app:
+            found = shop.run("health", POLYLADDER_HEALTH_URL=f"http://127.0.0.1:{app.port}/health", **known)
+        assert found.code == 0, found
+        assert "machines" in found.out
+    finally:
+        cloud.remove()
+
+
 def test_without_questions_it_is_said_that_the_data_were_not_looked_at(
     shop: Project, sample_database: Target
 ) -> None:

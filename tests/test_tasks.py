@@ -26,6 +26,7 @@ from polyladder_ops.postgres import session
 from polyladder_ops.sandbox import place, seed
 from polyladder_ops.sandbox import server as servers
 from polyladder_ops.tasks import ns
+from tests.conftest import NOBODY_AT_FLY
 from tests.forging import damaged, dump_of, forged
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ class Project:
 def project(folder: Path, **variables: str) -> Project:
     folder.mkdir(parents=True)
     (folder / "tasks.py").write_text("from polyladder_ops.tasks import ns\n")
-    return Project(folder, {"POLYLADDER_STATE_DIR": str(folder / "state"), **variables})
+    ours = {"POLYLADDER_STATE_DIR": str(folder / "state"), "FLY_CONFIG_DIR": NOBODY_AT_FLY}
+    return Project(folder, {**ours, **variables})
 
 
 # Without a server ----------------------------------------------------------------------------------------------------

@@ -7,13 +7,16 @@ hold secrets in clear (contract 6.7).
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from polyladder_ops import portable
@@ -22,21 +25,36 @@ from polyladder_ops.fly import failures
 
 if TYPE_CHECKING:
     from io import BufferedReader
-    from pathlib import Path
 
-__all__ = ["OLDEST", "Flyctl", "find", "hostname"]
+__all__ = ["OLDEST", "Flyctl", "find", "hostname", "is_set_up"]
 
 OLDEST = (0, 4, 80)
 """Older ones lose the tail of outputs, and lack commands (contract 1.1)."""
 _QUIET = {"LOG_LEVEL": "error", "FLY_NO_UPDATE_CHECK": "1", "FLY_SEND_METRICS": "0", "NO_COLOR": "1"}
+_NAMES = ("fly", "flyctl")
+_FOLDER = "FLY_CONFIG_DIR"
 _MOST = 64 << 20
 _DRAIN_S = 2.0
 _ENDING_S = 8.0  # flyctl needs up to 5 s to give a lease back (contract 1.5)
 
 
+def is_set_up(named: Path | None, token: str | None) -> bool:
+    """Whether Fly is to be asked at all: by a token, by a flyctl that is named, or as who ran `fly auth login` here."""
+    if named or token:
+        return True
+    with contextlib.suppress(OSError, RuntimeError):  # there is no home, or no such file
+        folder = Path(os.environ.get(_FOLDER) or "~/.fly").expanduser()
+        kept = (folder / "config.yml").read_text(encoding="utf-8", errors="replace")
+        return (
+            any(map(shutil.which, _NAMES))
+            and re.search(r"^access_token:\s*\S", kept, re.MULTILINE) is not None
+        )
+    return False
+
+
 def find(named: Path | None) -> str:
     """Return the program: the one that is named, else `fly` or `flyctl` on PATH. Raise SettingsError if there is none."""
-    for name in (str(named),) if named else ("fly", "flyctl"):
+    for name in (str(named),) if named else _NAMES:
         if found := shutil.which(name):
             return found
     where = f"POLYLADDER_FLYCTL says {named}." if named else "Neither fly nor flyctl is on PATH."
@@ -118,11 +136,12 @@ class Flyctl:
         return number
 
     def _environment(self) -> dict[str, str]:
-        """Return the child's: nothing of FLY_* but ours; a folder of its own only with a token, or logins would be lost."""
+        """Return the child's: nothing of FLY_* but ours; without a token the folder where the person's own login is."""
         if not self.token:
-            return portable.clean_environment(_QUIET)
+            theirs = os.environ.get(_FOLDER)
+            return portable.clean_environment({**_QUIET, **({_FOLDER: theirs} if theirs else {})})
         portable.make_private_directory(self.config_dir)
-        ours = {"FLY_API_TOKEN": self.token, "FLY_CONFIG_DIR": str(self.config_dir)}
+        ours = {"FLY_API_TOKEN": self.token, _FOLDER: str(self.config_dir)}
         return portable.clean_environment({**_QUIET, **ours})
 
     def _run(self, argv: list[str]) -> tuple[int | None, str, str]:
@@ -170,11 +189,8 @@ class _Reader:
 def _document(text: str) -> object:
     """Return the JSON in a text, behind lines of noise (contract 0.4); None if there is none that is whole."""
     lines = text.splitlines(keepends=True)
-    start = next((number for number, line in enumerate(lines) if line.startswith(("[", "{"))), None)
-    if start is None:
-        return None
-    try:
-        document: object = json.JSONDecoder().raw_decode("".join(lines[start:]))[0]
-    except ValueError:
-        return None
-    return document
+    for start in (number for number, line in enumerate(lines) if line.startswith(("[", "{"))):
+        with contextlib.suppress(ValueError, RecursionError):
+            document: object = json.JSONDecoder().raw_decode("".join(lines[start:]))[0]
+            return document
+    return None

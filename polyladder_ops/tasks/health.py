@@ -95,8 +95,7 @@ def _machines(place: Site) -> list[tuple[Machine, bool]] | None:
     from polyladder_ops.app.health import Machine
     from polyladder_ops.fly import machines
 
-    settings = place.settings
-    if not (settings.is_sandbox or settings.fly_api_token or settings.flyctl):
+    if not place.has_fly:
         return None
     try:
         found = machines.managed(place.fleet().look())
@@ -106,7 +105,10 @@ def _machines(place: Site) -> list[tuple[Machine, bool]] | None:
         )
         return None
     return [
-        (Machine(each.id, each.state, each.checks), each.state != "stopped" or each.autostart is True)
+        (
+            Machine(each.id, each.state if each.is_known else "on a lost host", each.checks),
+            each.is_known and (each.state not in ("stopped", "suspended") or each.autostart is True),
+        )
         for each in found
     ]
 

@@ -15,7 +15,7 @@ import pytest
 from polyladder_ops.errors import OpsError, SettingsError
 from polyladder_ops.fly import failures
 from polyladder_ops.fly.failures import FlyError
-from polyladder_ops.fly.flyctl import Flyctl, find
+from polyladder_ops.fly.flyctl import Flyctl, find, is_set_up
 from polyladder_ops.sandbox.fly import world
 from tests.fly.conftest import APP, DB
 
@@ -54,6 +54,7 @@ def test_what_a_person_exported_does_not_lead_elsewhere(
 
 def test_the_childs_environment_is_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLY_APP", "other")
+    monkeypatch.delenv("FLY_CONFIG_DIR")
     said = script(tmp_path, "env").run("status")
     lines = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
     assert (lines["LOG_LEVEL"], lines["FLY_NO_UPDATE_CHECK"], lines["FLY_SEND_METRICS"]) == (
@@ -79,6 +80,7 @@ def test_a_persons_own_login_is_used_where_no_token_is_set(
     (tmp_path / ".fly").mkdir()
     (tmp_path / ".fly/config.yml").write_text(f"access_token: {cloud.token}\n", encoding="utf-8")
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("FLY_CONFIG_DIR")
     assert len(machines(Flyctl(str(cloud.program), None, tmp_path / "unused"))) == 1
     assert not (tmp_path / "unused").exists()
 
@@ -233,3 +235,46 @@ def test_a_slow_fly_is_waited_for(cloud: Cloud, caller: Flyctl) -> None:
     begun = time.monotonic()
     assert len(machines(caller)) == 1
     assert time.monotonic() - begun >= 1.0
+
+
+# --- whether Fly is asked at all ---
+
+
+def test_who_ran_fly_auth_login_has_fly_without_a_setting(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the login lies in a folder that the person exported: there, and nowhere else, it is known to flyctl."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    monkeypatch.setenv("FLY_CONFIG_DIR", str(theirs))
+    monkeypatch.setenv("PATH", str(cloud.program.parent), prepend=os.pathsep)
+    assert not is_set_up(None, None), "nobody is logged in"
+    (theirs / "config.yml").write_text("wire_guard_state: {}\n", encoding="utf-8")
+    assert not is_set_up(None, None), "flyctl was here, and still nobody is"
+    (theirs / "config.yml").write_text(f"access_token: {cloud.token}\n", encoding="utf-8")
+    assert is_set_up(None, None)
+    assert len(machines(Flyctl(find(None), None, tmp_path / "unused"))) == 1
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not is_set_up(None, None), "there is no flyctl"
+    assert is_set_up(cloud.program, None)
+    assert is_set_up(None, "fo1_token")
+
+
+@pytest.mark.parametrize(
+    "noise", ["[agent] restarted", "{not json", "\\033[33mWARN\\033[0m old"], ids=["log", "brace", "colour"]
+)
+def test_a_line_before_the_json_may_begin_as_json_does(noise: str, tmp_path: Path) -> None:
+    assert script(tmp_path, f"printf '{noise}\\n'; echo '[7]'").json(list, "machine", "list") == [7]
+
+
+def test_json_without_an_end_in_sight_is_none(tmp_path: Path) -> None:
+    with pytest.raises(OpsError, match="gave no list"):
+        script(tmp_path, "head -c 300000 /dev/zero | tr '\\0' '['").json(list, "machine", "list")
+
+
+@pytest.mark.parametrize(
+    "token", ["fm1a_lJPECAAAA+x/y=", "fm1r_lJPECAAAA+x/y=", "fm2_lJPECAAAA+x/y=", "fo1_abcdefghijk"]
+)
+def test_a_token_that_nobody_told_us_of_is_not_shown(token: str) -> None:
+    error = failures.explain("status", f"Error: could not parse token FlyV1 {token},{token}", 1)
+    assert token[:12] not in str(error)
