@@ -282,6 +282,21 @@ def test_a_change_that_nobody_noted_is_told(real: App) -> None:
     assert "CHANGED AND IS NOT NOTED" in found.err
 
 
+def test_what_rows_a_commit_left_behind_is_not_called_nothing(real: App) -> None:
+    """Definitions are compared, rows are not: what a file committed before it failed may be anywhere in them."""
+    assert real.migrate("migrate").code == 0
+    real.put(
+        "1700000000003_bad",
+        "-- Up Migration\nINSERT INTO public.one VALUES (7);\nCOMMIT;\nSELECT no_such_column;",
+    )
+    found = real.migrate("migrate", "--force")
+    assert found.code == 1, found
+    assert "Nothing was changed" not in found.err
+    assert (
+        "No definition was changed, BUT ROWS MAY BE, and are not compared: 1700000000003_bad.sql" in found.err
+    )
+
+
 def test_what_another_role_owns_afterwards_is_no_success(app: App, server: Server) -> None:
     other = f"other_{next(numbers)}"
     run(server.target(), "CREATE ROLE %I", other)

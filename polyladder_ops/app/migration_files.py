@@ -32,6 +32,10 @@ def _marker(direction: str) -> re.Pattern[str]:
 _UP, _DOWN = _marker("up"), _marker("down")
 _CLEAN = re.compile(r"\s*--[\s-]*(?:up|down)\s+migration[\s-]*", re.IGNORECASE)
 _STAMP = re.compile(r"[0-9]+")
+_ENDS, _LEAVES = _HALVING = (
+    "ends or begins a transaction: if something fails, half of it stays",
+    "leaves the transaction: if something fails, half of it stays",
+)
 _DROPS, _EVERY_ROW, _DELETES = _LOSING = "drops or empties", "touches every row", "deletes rows"
 
 
@@ -69,13 +73,15 @@ class Parts:
 class Remark:
     """Something worth a look in a file, at a line; `beyond`: it reaches outside the database that is migrated.
 
-    `loses`: what is in the database now may be lost by it, as far as the words tell.
+    `loses`: what is in the database now may be lost by it, as far as the words tell. `halves`: if the file fails, half of what
+    it did may stay.
     """
 
     line: int
     said: str
     beyond: bool = False
     loses: bool = False
+    halves: bool = False
 
 
 def ordered(files: list[File]) -> tuple[File, ...]:
@@ -182,7 +188,7 @@ _STATEMENTS = tuple(
         (rf"{_ROLES}|(?:GRANT|REVOKE)(?!.*\bON\b)", "changes roles, which all databases of the server share", True),
         (r"(?:SET|RESET)\s+(?:LOCAL\s+|SESSION\s+)?(?:ROLE|SESSION\s+AUTHORIZATION)\b", "acts as another role", True),
         (rf"{_DATABASES}|(?:COMMENT|SECURITY\s+LABEL\b.*)\s+ON\s+DATABASE\b|(?:GRANT|REVOKE)\b.*\bON\s+DATABASE\b", "names a database", True),
-        (r"(?:BEGIN|START\s+TRANSACTION|COMMIT|END|ROLLBACK(?!\s+TO)|ABORT|PREPARE\s+TRANSACTION)\b", "ends or begins a transaction: if something fails, half of it stays", False),
+        (r"(?:BEGIN|START\s+TRANSACTION|COMMIT|END|ROLLBACK(?!\s+TO)|ABORT|PREPARE\s+TRANSACTION)\b", _ENDS, False),
         (r"(?:CREATE|DROP|REINDEX)\b.*\bCONCURRENTLY\b|VACUUM\b", "can't run in a transaction, and node-pg-migrate makes one around it", False),
         (rf"DROP\s+(?!(?:INDEX|TRIGGER|POLICY|RULE)\b)\w+|TRUNCATE\b|ALTER\s+(?:FOREIGN\s+)?TABLE\b.*\bDROP\s+(?:COLUMN\b|(?!(?:CONSTRAINT|DEFAULT|NOT\s+NULL|IDENTITY|EXPRESSION)\b){_NAME})|SELECT\b.*\blo_unlink\b", _DROPS, False),
         (r"DELETE\s+FROM\b(?!.*\bWHERE\b)|UPDATE\b(?!.*\bWHERE\b)", _EVERY_ROW, False),
@@ -192,7 +198,7 @@ _STATEMENTS = tuple(
 _CODE = (
     (re.compile(_ROLES + r"|\b(?:create|alter|drop|rename)Role\b|\bgrantRoles\b", re.IGNORECASE), "changes roles, which all databases of the server share", True),
     (re.compile(_DATABASES, re.IGNORECASE), "names a database", True),
-    (re.compile(r"\bnoTransaction\b|\bCOMMIT\s*[;'\"`]", re.IGNORECASE), "leaves the transaction: if something fails, half of it stays", False),
+    (re.compile(r"\bnoTransaction\b|\bCOMMIT\s*[;'\"`]", re.IGNORECASE), _LEAVES, False),
     (re.compile(r"\bdrop(?:Table|Column|Schema|Type|Sequence|View)s?\b|\bDROP\s+(?:TABLE|COLUMN|SCHEMA|TYPE|OWNED)\b|\bTRUNCATE\b|\blo_unlink\b", re.IGNORECASE), _DROPS, False),
     (re.compile(r"\bDELETE\s+FROM\b", re.IGNORECASE), _DELETES, False),
 )  # fmt: skip
@@ -241,9 +247,11 @@ def _of_statements(text: str, first_line: int, named: str) -> Iterator[Remark]:
                 f"{found[0]}: {_flat(bones)[:60]}",
                 found[1],
                 any(said in _LOSING for said, _ in fitting),
+                any(said in _HALVING for said, _ in fitting),
             )
         yield from (
-            Remark(line, f"in a body: {r.said}", r.beyond, r.loses) for r in _in_a_program(bodies, named)
+            Remark(line, f"in a body: {r.said}", r.beyond, r.loses, r.halves)
+            for r in _in_a_program(bodies, named)
         )
 
 
@@ -255,7 +263,11 @@ def _in_a_program(text: str, named: str) -> Iterator[Remark]:
     for kind, said, beyond in _CODE:
         if found := kind.search(text):
             yield Remark(
-                text.count("\n", 0, found.start()) + 1, f"{said}: {_flat(found[0])}", beyond, said in _LOSING
+                text.count("\n", 0, found.start()) + 1,
+                f"{said}: {_flat(found[0])}",
+                beyond,
+                said in _LOSING,
+                said in _HALVING,
             )
     if found := re.search(rf"['\"`\s]{named}['\"`;]", text):
         yield Remark(text.count("\n", 0, found.start() + 1) + 1, *_NAMED)

@@ -127,8 +127,12 @@ def expect_to_go(level: Level, *, down: bool = False) -> None:
         )
 
 
-def judge(before: Seen, after: Seen, wanted: Sequence[str], ended: Ended, owner: str) -> None:
+def judge(
+    before: Seen, after: Seen, wanted: Sequence[str], ended: Ended, owner: str, *, halving: Sequence[str] = ()
+) -> None:
     """Return if a run came to what it should: `wanted` are the names that must be noted now, oldest first.
+
+    Of the files in `halving` what they did may stay though they failed.
 
     Raise OpsError if the program failed, Mismatch if it did not and the database is not as it should be.
     """
@@ -136,7 +140,7 @@ def judge(before: Seen, after: Seen, wanted: Sequence[str], ended: Ended, owner:
         moved = len(after.names) - len(before.names)
         raise OpsError(
             "the migration failed" + (f"; the database moved by {moved:+d}" if moved else ""),
-            detail=f"{_left(before, after)} The program ended with {ended.code} and said: {' / '.join(ended.said)}",
+            detail=f"{_left(before, after, halving)} The program ended with {ended.code} and said: {' / '.join(ended.said)}",
             hint=_cure(ended),
         )
     if sorted(after.names) != sorted(wanted):
@@ -161,7 +165,9 @@ def judge(before: Seen, after: Seen, wanted: Sequence[str], ended: Ended, owner:
         )
 
 
-def _left(before: Seen, after: Seen) -> str:
+def _left(before: Seen, after: Seen, halving: Sequence[str]) -> str:
+    if after.names == before.names and after.digest == before.digest and halving:
+        return f"No definition was changed, BUT ROWS MAY BE, and are not compared: {_listed(halving)} ends its transaction."
     if after.digest == before.digest and after.names == before.names:
         return "Nothing was changed."
     if before.noted is None and not after.names and _only_their_table(before, after):

@@ -100,7 +100,10 @@ def _give_back(fleet: Fleet, machine: Machine, kept: Shape | None) -> str:
     try:
         fleet.trying(fleet.deadline(), partial(fleet.flyctl.run, *words, app=fleet.app))
     except FlyError as error:
-        return f"{machine.id}: {error.message}. {error.detail}"
+        if (
+            error.name != "gone"
+        ):  # a deploy's new one has what the deploy gave it, and is looked at in the end
+            return f"{machine.id}: {error.message}. {error.detail}"
     return ""
 
 

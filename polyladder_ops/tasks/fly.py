@@ -38,17 +38,17 @@ def status(c: Context, site: str = "", json: bool = False) -> None:
         invoke fly.status
         invoke fly.status --site=rehearsal --json
     """
-    from polyladder_ops.fly import machines, shape
+    from polyladder_ops.fly import machines
 
     fleet = _fleet(c, site)
     found = fleet.look()
-    kept = fleet.remembered(found) if shape.waits(fleet.path) or any(each.mark for each in found) else None
+    if not json:
+        output.lines(_table(found) if found else f"{fleet.app} has no machine")
+    _warn_of_others(found)
+    kept = fleet.remembered(found)
     if json:
         waiting = asdict(kept.shape) if kept else None
         print_json({"app": fleet.app, "machines": [asdict(each) for each in found], "shape": waiting})
-    else:
-        output.lines(_table(found) if found else f"{fleet.app} has no machine")
-    _warn_of_others(found)
     if kept:
         raise Mismatch(
             f"the machines of {fleet.app} wait to come back",

@@ -36,10 +36,11 @@ FORCE = "Do not ask."
 
 @dataclass(frozen=True)
 class _Shown:
-    """Names of the files that reach beyond their database, and of those that may lose what is in it."""
+    """Names of the files that reach beyond their database, that may lose what is in it, of which half may stay if they fail."""
 
     beyond: list[str]
     losing: list[str]
+    halving: list[str]
 
 
 _FINISH = "The next `invoke migrate` drops what is left."
@@ -76,7 +77,8 @@ def up(c: Context, database: str = "", force: bool = False, site: str = "", json
         if level.pending:
             if question:
                 confirm(question, target.database, force=force)
-            _run(server, target, checkout, "up", before, [*before.names, *(f.name for f in level.pending)])
+            names = [*before.names, *(f.name for f in level.pending)]
+            _run(server, target, checkout, "up", before, names, shown)
     _told(target, [file.name for file in level.pending], checkout, json=json)
 
 
@@ -102,7 +104,7 @@ def down(c: Context, database: str = "", force: bool = False, site: str = "", js
             raise OpsError(f"{target} notes no migration", hint="There is nothing to take back.")
         migrations.expect_to_go(level, down=True)
         file = next(file for file in checkout.files if file.name == level.head)
-        _show([file], place, target, down=True)
+        shown = _show([file], place, target, down=True)
         if not is_reversible(file):
             raise Refused(
                 f"{plain(file.name)} has no way back",
@@ -115,7 +117,7 @@ def down(c: Context, database: str = "", force: bool = False, site: str = "", js
         confirm(f"This takes {plain(file.name)} back on {target}.", target.database, force=force)
         names = list(before.names)
         names.remove(level.head)
-        _run(server, target, checkout, "down", before, names)
+        _run(server, target, checkout, "down", before, names, shown)
     _told(target, [file.name], checkout, json=json, down=True)
 
 
@@ -272,12 +274,18 @@ def _stands(target: Target, checkout: Checkout) -> tuple[Seen, Level]:
 
 
 def _run(
-    server: Connection, target: Target, checkout: Checkout, way: str, before: Seen, wanted: list[str]
+    server: Connection,
+    target: Target,
+    checkout: Checkout,
+    way: str,
+    before: Seen,
+    wanted: list[str],
+    shown: _Shown,
 ) -> None:
     from polyladder_ops.app import migrations
 
     ended, owner = migrations.run(server, target, checkout, way, say=lambda line: _say(f"  {line}"))
-    migrations.judge(before, migrations.look(target), wanted, ended, owner)
+    migrations.judge(before, migrations.look(target), wanted, ended, owner, halving=shown.halving)
 
 
 # Telling --------------------------------------------------------------------------------------------------------------
@@ -302,7 +310,7 @@ def _show(files: list[File] | tuple[File, ...], place: Site, target: Target, *, 
     from polyladder_ops.app.migration_files import remarks
     from polyladder_ops.terminal import plain
 
-    shown = _Shown([], [])
+    shown = _Shown([], [], [])
     names = sorted({place.target().database, target.database})
     for file in files:
         found = remarks(file, names, down=down)
@@ -312,6 +320,8 @@ def _show(files: list[File] | tuple[File, ...], place: Site, target: Target, *, 
             shown.beyond.append(plain(file.path.name))
         if any(remark.loses for remark in found):
             shown.losing.append(plain(file.path.name))
+        if any(remark.halves for remark in found):
+            shown.halving.append(plain(file.path.name))
     return shown
 
 

@@ -14,9 +14,10 @@ from polyladder_ops.fly.scaling import scale
 from polyladder_ops.fly.starting import start
 from polyladder_ops.fly.stopping import stop
 from polyladder_ops.sandbox.fly import platform, world
-from tests.fly.conftest import APP, autostarts, calls, fleet_of, put, states, until
+from tests.fly.conftest import APP, PACE, autostarts, calls, fleet_of, put, states, until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from polyladder_ops.sandbox.fly.cloud import Cloud
@@ -122,6 +123,60 @@ def test_a_stopped_machine_beside_the_app_that_a_request_wakes_is_told(cloud: Cl
     done = stop(fleet)
     assert [each.id for each in done.others] == [beside]
     assert calls(cloud) == ["machine list"]
+
+
+def test_a_machine_that_a_deploy_replaces_while_autostart_is_given_back_is_no_fault(
+    cloud: Cloud, fleet: Fleet
+) -> None:
+    stop(fleet)
+    cloud.switch("replaced", times=1)
+    start(fleet)
+    assert (states(cloud), autostarts(cloud)) == (["started"], [True])
+    assert not shape.waits(fleet.path)
+
+
+def test_a_look_that_fails_by_itself_ends_nothing_half_way(cloud: Cloud, fleet: Fleet) -> None:
+    """Fly's API was away for a moment, while the machines were down already and not yet seen to be."""
+    until(lambda: states(cloud) == ["started"])
+    heard: list[str] = []
+
+    def say(sentence: str) -> None:
+        if sentence.startswith(("stopping", "starting", "scaling")) and sentence not in heard:
+            cloud.switch("api-down", times=2)
+        heard.append(sentence)
+
+    told = Fleet(fleet.flyctl, APP, fleet.folder, say=say, pace=PACE)
+    stop(told)
+    start(told)
+    scale(told, "app", 0)
+    scale(told, "app", 1)
+    assert states(cloud) == ["started"]
+    assert any("Trying again" in sentence for sentence in heard)
+
+
+@pytest.mark.parametrize("act", ["stop", "start", "scale"])
+def test_what_ends_it_half_way_says_what_is_kept(act: str, cloud: Cloud, fleet: Fleet) -> None:
+    """An answer that is cut, though flyctl ended with 0, passes by itself no more than another."""
+    until(lambda: states(cloud) == ["started"])
+    if act == "start":
+        stop(fleet)
+
+    def say(sentence: str) -> None:
+        if sentence.startswith(("stopping", "starting", "scaling")):
+            cloud.switch("cut")
+
+    told = Fleet(fleet.flyctl, APP, fleet.folder, say=say, pace=PACE)
+    does: dict[str, Callable[[Fleet], object]]
+    does = {"stop": stop, "start": start, "scale": lambda each: scale(each, "app", 0)}
+    with pytest.raises(OpsError, match="gave no list") as caught:
+        does[act](told)
+    kept = {
+        "stop": "their shape is kept: `invoke fly.stop` finishes, `invoke fly.start` undoes.",
+        "start": "Autostart was given back; perhaps not every machine runs.",
+        "scale": "Perhaps some of it is done; the shape is kept: `invoke fly.start` undoes.",
+    }
+    assert kept[act] in caught.value.detail
+    assert shape.waits(fleet.path)
 
 
 def test_what_differs_for_good_is_told_with_what_ends_the_waiting(cloud: Cloud, fleet: Fleet) -> None:

@@ -185,6 +185,19 @@ def test_what_has_its_count_already_is_not_asked_for(call: Call, cloud: Cloud) -
     ] * 2
 
 
+def test_a_status_shows_the_machines_though_the_shape_can_not_be_read(
+    call: Call, cloud: Cloud, home: Path
+) -> None:
+    kept = home / "state" / "fly" / "sandbox" / "polyladder.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text("{", encoding="utf-8")
+    done = call("fly.status")
+    kept.unlink()
+    assert done.returncode == 1
+    assert "can't be read" in done.stderr
+    assert shown(cloud)[0]["id"] in done.stdout
+
+
 def test_faults_are_listed_and_switched(call: Call, cloud: Cloud) -> None:
     assert call("sandbox.fault", "--name=english").returncode == 0
     done = call("fly.status")

@@ -111,7 +111,7 @@ class Cloud:
             _write_program(folder / f"{name}{self.program.suffix}", self.folder)
 
     def start(self, app: str) -> None:
-        """Start the edge in front of the app, where it does not run, and any machine whose process died with the system."""
+        """Start the edge in front of the app, where it does not run; a machine that died with the system a request wakes."""
         with world.changing(self.folder) as here:
             edge = here.data["edge"]
             if edge["pid"] and portable.runs(edge["pid"], "python", str(self.folder)):
