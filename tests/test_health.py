@@ -167,6 +167,18 @@ def test_a_redirect_is_told_and_not_followed() -> None:
         assert http.get(address, timeout_s=30) == Reply(301, WELL, "http://127.0.0.1:1/loop")
 
 
+def test_a_redirect_in_a_circle_is_one_request() -> None:
+    asked: list[str] = []
+
+    def round_and_round(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        replying(302, Location="/health")(handler)
+
+    with serving(round_and_round) as address:
+        answer = health.wait(address, seconds=30)
+    assert (answer.kind, len(asked)) == (Kind.REDIRECT, 1)
+
+
 def test_the_time_after_which_to_come_again_is_read() -> None:
     with serving(replying(429, Retry_After="7")) as address:
         heard = http.get(address, timeout_s=30)
@@ -221,8 +233,9 @@ def test_a_name_that_is_nobodys_is_told_as_that() -> None:
 
 
 SILENT_NAME_SERVER = """
-import socket, sys, threading, time
+import signal, socket, sys, threading, time
 from polyladder_ops.app import http
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
 socket.getaddrinfo = lambda *_, **__: time.sleep(3600)
 print("asking", flush=True)
 print(http.get("http://app.example/health", timeout_s=float(sys.argv[1])))

@@ -63,7 +63,7 @@ FAILURES: tuple[Failure, ...] = (
     Failure(
         "token-refused",
         r"unauthorized|status code: 401|Not authorized to access|failed retrieving (?:current user|organization)",
-        "Fly does not accept the token: it is expired, revoked, or of another organisation.",
+        "Fly does not accept the token: it is expired, revoked, of another organisation, or may only look.",
         _LOGIN,
     ),
     Failure(
@@ -193,5 +193,6 @@ def explain(words: str, stderr: str, code: int, *, app: str = "APP") -> FlyError
         return FlyError(
             message, detail="flyctl crashed.", hint="Run `fly version upgrade`, then again.", name="crashed"
         )
-    detail = shown or f"It said nothing and ended with exit code {code}."
+    ended = f"was killed (signal {-code})" if code < 0 else f"ended with exit code {code}"
+    detail = shown or f"It said nothing and {ended}."
     return FlyError(message, detail=detail, hint=f"Run `fly status -a {app}` and see what Fly says.")

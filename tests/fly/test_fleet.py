@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from polyladder_ops.sandbox.fly import platform, world
 from tests.fly.conftest import (
     APP,
     DB,
+    DEADLINE_S,
     PACE,
     autostarts,
     calls,
@@ -331,6 +333,52 @@ def test_after_kill_9_between_stop_and_update_a_rerun_finishes_and_start_undoes(
     start(again)
     assert (states(cloud), autostarts(cloud)) == (["started"], [True])
     assert not shape.waits(again.path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="flyctl's process is looked for in /proc")
+def test_after_kill_9_of_flyctl_alone_the_cause_is_told_and_a_rerun_finishes(
+    cloud: Cloud, fleet: Fleet
+) -> None:
+    """Its lease outlives it, so the rerun has to wait for that."""
+    set_world(cloud, lease_s=3.0)
+    until(lambda: states(cloud) == ["started"])
+    cloud.switch("frozen", times=1)
+    failed: list[OpsError] = []
+
+    def run() -> None:
+        try:
+            stop(fleet)
+        except OpsError as error:
+            failed.append(error)
+
+    worker = threading.Thread(target=run)
+    worker.start()
+    until(lambda: children(f"{cloud.folder}\0machine\0stop") and not cloud.faults())
+    for pid in children(f"{cloud.folder}\0machine\0stop"):
+        os.kill(pid, 9)
+    worker.join(DEADLINE_S)
+    (error,) = failed
+    assert error.message == "`fly machine stop` failed"
+    assert "killed (signal 9)" in error.detail
+    assert "their shape is kept: `invoke fly.stop --site=rehearsal` finishes" in error.detail
+    stop(fleet)
+    assert (states(cloud), autostarts(cloud)) == (["stopped"], [False])
+    start(fleet)
+    assert (states(cloud), autostarts(cloud)) == (["started"], [True])
+
+
+def test_a_token_that_may_only_look_stops_nothing(cloud: Cloud, fleet: Fleet) -> None:
+    from dataclasses import replace
+
+    until(lambda: states(cloud) == ["started"])
+    with world.changing(cloud.folder) as here:
+        here.data["tokens"]["theirs"] = "readonly"
+    looking = replace(fleet, flyctl=replace(fleet.flyctl, token="theirs"))
+    for act in (stop, lambda each: scale(each, "app", 0)):
+        with pytest.raises(FlyError) as caught:
+            act(looking)
+        assert "may only look" in caught.value.detail
+        assert (states(cloud), autostarts(cloud)) == (["started"], [True])
 
 
 def children(mark: str) -> list[int]:

@@ -461,6 +461,77 @@ def test_5_1_a_process_that_keeps_its_old_secret(lively: Cloud) -> None:
     assert ask(lively) == (200, "two")
 
 
+@pytest.mark.parametrize(
+    ("scope", "looks", "stops"),
+    [
+        ("personal", 0, 0),
+        ("org", 0, 0),
+        (f"deploy:{APP}", 0, 0),
+        (f"ssh:{APP}", 0, 1),
+        ("readonly", 0, 1),
+        (f"deploy:{DB}", 1, 1),
+        ("org:another", 1, 1),
+    ],
+)
+def test_1_22_what_a_token_may_do(scope: str, looks: int, stops: int, cloud: Cloud, fly: Fly) -> None:
+    with world.changing(cloud.folder) as here:
+        here.data["tokens"]["theirs"] = scope
+    assert fly("machine", "list", "-a", APP, "-j", FLY_API_TOKEN="theirs").code == looks
+    said = fly("machine", "stop", only(cloud), "-a", APP, FLY_API_TOKEN="theirs")
+    assert said.code == stops
+    if stops:
+        assert re.search("unauthorized|Could not find App", said.err)
+        assert state(cloud) in ("starting", "started")
+
+
+def test_1_22_two_tokens_of_one_app_each_go_together(cloud: Cloud, fly: Fly) -> None:
+    with world.changing(cloud.folder) as here:
+        here.data["tokens"] |= {"web": f"deploy:{APP}", "database": f"ssh:{DB}"}
+    for app in (APP, DB):
+        assert fly("machine", "list", "-a", app, "-j", FLY_API_TOKEN="web,database").code == 0
+    assert fly("machine", "list", "-a", DB, "-j", FLY_API_TOKEN="web").code == 1
+
+
+def test_1_12_a_created_machine_is_another_one(cloud: Cloud, fly: Fly) -> None:
+    (old,) = shown(cloud)
+    fly("scale", "count", "0", "-a", APP, "-y")
+    fly("scale", "count", "1", "-a", APP, "-y")
+    (new,) = shown(cloud)
+    assert new["id"] != old["id"]
+    assert new["private_ip"] != old["private_ip"]
+
+
+def test_1_21_a_secret_that_is_set_restarts_what_runs_and_wakes_nothing(cloud: Cloud, fly: Fly) -> None:
+    until(lambda: state(cloud) == "started")
+    fly("secrets", "set", "DATABASE_URL=postgres://second", "-a", APP)
+    assert (held(cloud), state(cloud)) == ("postgres://second", "starting")
+    until(lambda: state(cloud) == "started")
+    fly("machine", "stop", only(cloud), "-a", APP, "-w", "60s")
+    fly("secrets", "import", "-a", APP, stdin="DATABASE_URL=postgres://third\n")
+    assert (held(cloud), state(cloud)) == ("postgres://third", "stopped")
+    assert fly("secrets", "sync", "-a", APP).out == ""
+
+
+def test_1_4_what_is_empty_is_left_out_and_cordoned_is_always_there(cloud: Cloud, fly: Fly) -> None:
+    with world.changing(cloud.folder) as here:
+        here.machines(APP)[0]["shown"]["events"] = []
+    (machine,) = json.loads(fly("machine", "list", "-a", APP, "-j").out)
+    assert "events" not in machine
+    assert "nonce" not in machine
+    assert machine["cordoned"] is False
+
+
+def test_1_5_a_lease_lasts_two_minutes_unless_a_test_says_less(tmp_path: Path) -> None:
+    made = Cloud(tmp_path / "other")
+    made.make(app=APP, db_app=DB)
+    with world.changing(made.folder) as here:
+        machine = here.machines(APP)[0]
+        platform.lease(here, machine, "me")
+        left = machine["lease"]["until"] - time.time()
+    made.remove()
+    assert 60 < left <= 120
+
+
 def test_what_was_made_is_gone_with_its_processes(lively: Cloud) -> None:
     assert ask(lively)[0] == 200
     (machine,) = world.seen(lively.folder).machines(APP)

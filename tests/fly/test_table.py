@@ -20,26 +20,34 @@ CHECKLIST = {
         "fly/test_stand_in::test_0_2_without_a_token",
         "fly/test_stand_in::test_0_3_the_order_of_tokens_and_of_apps",
         "fly/test_stand_in::test_0_2_an_app_of_somebody_else_and_one_that_is_not_there_look_alike",
+        "fly/test_stand_in::test_1_1_version_needs_no_token_and_is_one_line",
+        "fly/test_stand_in::test_1_22_what_a_token_may_do",
+        "fly/test_stand_in::test_1_22_two_tokens_of_one_app_each_go_together",
     ],
     "3 states, leases, releases, the edge that wakes, scale destroys": [
         "fly/test_stand_in::test_1_5_a_stop_does_not_wait_without_w",
         "fly/test_stand_in::test_5_1_a_request_wakes_a_stopped_machine",
         "fly/test_stand_in::test_5_1_no_request_wakes_it_when_autostart_is_off",
         "fly/test_stand_in::test_1_12_the_plan_stands_on_stdout_and_needs_a_yes",
+        "fly/test_stand_in::test_1_12_a_created_machine_is_another_one",
         "fly/test_stand_in::test_1_12_from_zero_the_size_comes_from_the_release",
     ],
     "9 JSON, English, missing config": [
         "fly/test_stand_in::test_0_4_json_has_four_spaces_and_noise_stands_on_stdout",
         "fly/test_stand_in::test_1_4_an_empty_list_and_a_lost_host",
+        "fly/test_stand_in::test_1_4_what_is_empty_is_left_out_and_cordoned_is_always_there",
     ],
     "11 secrets": [
         "fly/test_stand_in::test_1_21_a_staged_secret_reaches_a_machine_by_an_update_and_not_by_a_restart",
         "fly/test_stand_in::test_1_21_secrets_deploy_needs_a_machine",
+        "fly/test_stand_in::test_1_21_a_secret_that_is_set_restarts_what_runs_and_wakes_nothing",
         "fly/test_stand_in::test_5_1_a_process_that_keeps_its_old_secret",
     ],
     "13 replacing and 412, leases that outlive, several at once": [
         "fly/test_stand_in::test_1_6_412_amid_replacing_and_no_capacity",
+        "fly/test_stand_in::test_1_11_an_update_of_a_stopped_machine_leaves_it_stopped",
         "fly/test_stand_in::test_1_5_a_lease_outlives_a_caller_that_was_killed",
+        "fly/test_stand_in::test_1_5_a_lease_lasts_two_minutes_unless_a_test_says_less",
         "fly/test_stand_in::test_1_5_several_end_at_the_first_failure",
     ],
     "14 scale from zero, no release, a failed one": [
@@ -54,7 +62,16 @@ CHECKLIST = {
 BAD_INPUT = {
     "no token": ["fly/test_flyctl::test_a_failure_is_named_with_its_cure"],
     "expired token": ["fly/test_tasks_fly::test_at_rehearsal_tokens_and_names_count"],
-    "a token of another scope": ["fly/test_flyctl::test_a_token_of_another_app_is_told_as_such"],
+    "a token of another scope": [
+        "fly/test_flyctl::test_a_token_of_another_app_is_told_as_such",
+        "fly/test_fleet::test_a_token_that_may_only_look_stops_nothing",
+    ],
+    "a token of another organisation": ["fly/test_stand_in::test_1_22_what_a_token_may_do"],
+    "who ran fly auth login": [
+        "fly/test_flyctl::test_a_persons_own_login_is_used_where_no_token_is_set",
+        "fly/test_flyctl::test_who_ran_fly_auth_login_has_fly_without_a_setting",
+        "test_health::test_who_is_logged_in_at_fly_needs_no_address_and_sees_the_machines",
+    ],
     "FLY_APP, FLY_ORG, LOG_LEVEL exported": [
         "fly/test_flyctl::test_what_a_person_exported_does_not_lead_elsewhere",
         "fly/test_flyctl::test_the_childs_environment_is_ours_alone",
@@ -69,15 +86,24 @@ BAD_INPUT = {
     ],
     "a lease held": ["fly/test_fleet::test_a_lease_of_a_killed_command_is_waited_for"],
     "capacity gone on start": ["fly/test_fleet::test_autostart_is_given_back_though_no_machine_can_start"],
-    "host unreachable": ["fly/test_fleet::test_a_lost_host_is_told_before_anything_is_touched"],
+    "host unreachable": [
+        "fly/test_fleet::test_a_lost_host_is_told_before_anything_is_touched",
+        "fly/test_coming_back::test_a_machine_whose_host_is_lost_is_not_taken_for_one_that_runs",
+        "fly/test_tasks_fly::test_a_dry_run_meets_what_the_real_one_would",
+    ],
     "two groups, a worker without services": [
         "fly/test_fleet::test_workers_are_stopped_and_started_too",
         "fly/test_fleet::test_of_several_groups_one_must_be_named",
+        "fly/test_coming_back::test_a_group_that_came_back_alone_is_no_difference_for_the_others",
+        "fly/test_coming_back::test_what_is_still_stopped_is_not_forgotten_by_a_group_beside_it",
     ],
     "a machine replaced between list and use": [
         "fly/test_fleet::test_a_machine_that_a_deploy_puts_in_anothers_place_is_stopped_too",
     ],
-    "noise on stdout": ["fly/test_flyctl::test_noise_before_the_json_is_passed_over"],
+    "noise on stdout": [
+        "fly/test_flyctl::test_noise_before_the_json_is_passed_over",
+        "fly/test_flyctl::test_a_line_before_the_json_may_begin_as_json_does",
+    ],
     "English instead of JSON": [
         "fly/test_flyctl::test_what_is_no_json_is_no_empty_list",
         "fly/test_fleet::test_an_answer_that_can_not_be_read_is_not_an_app_that_is_down",
@@ -86,12 +112,19 @@ BAD_INPUT = {
         "fly/test_fleet::test_scale_without_a_release_is_told",
         "fly/test_fleet::test_from_a_failed_release_the_other_image_is_told",
     ],
+    "SIGKILL of flyctl alone": [
+        "fly/test_fleet::test_after_kill_9_of_flyctl_alone_the_cause_is_told_and_a_rerun_finishes",
+    ],
     "SIGKILL between stop and update, then a rerun, here and from another folder": [
         "fly/test_fleet::test_after_kill_9_between_stop_and_update_a_rerun_finishes_and_start_undoes",
         "fly/test_fleet::test_from_another_folder_the_machines_tell_their_shape",
         "fly/test_fleet::test_a_second_run_never_writes_over_the_shape_of_the_first",
     ],
-    "a migration that fails half-way": ["test_migrate::test_a_failure_half_way_leaves_nothing_and_says_so"],
+    "a migration that fails half-way": [
+        "test_migrate::test_a_failure_half_way_leaves_nothing_and_says_so",
+        "test_migrate::test_what_a_commit_left_behind_is_told",
+        "test_migrate::test_what_rows_a_commit_left_behind_is_not_called_nothing",
+    ],
     "pnpm missing": ["test_migrate::test_without_node_or_pnpm_the_cure_is_said"],
     "filter without match": ["test_migrate::test_a_workspace_without_the_package_is_named"],
     "health 200 from a machine on the wrong database": [
@@ -101,12 +134,17 @@ BAD_INPUT = {
     "500, timeout, 429, redirects": [
         "test_health::test_an_answer_has_one_kind_and_only_one_kind_is_well",
         "test_health::test_a_redirect_is_told_and_not_followed",
+        "test_health::test_a_redirect_in_a_circle_is_one_request",
         "test_health::test_who_accepts_and_says_nothing_is_silent",
     ],
-    "the API down": ["fly/test_tasks_fly::test_fly_down_is_said_and_does_not_make_a_well_app_ill"],
+    "the API down": [
+        "fly/test_tasks_fly::test_fly_down_is_said_and_does_not_make_a_well_app_ill",
+        "fly/test_coming_back::test_a_look_that_fails_by_itself_ends_nothing_half_way",
+    ],
     "unmanaged machines": [
         "fly/test_fleet::test_what_runs_beside_the_app_is_told_and_left_alone",
         "fly/test_tasks_fly::test_a_console_beside_the_stopped_app_is_told",
+        "fly/test_coming_back::test_a_stopped_machine_beside_the_app_that_a_request_wakes_is_told",
     ],
     "the database's app": ["fly/test_fleet::test_a_databases_app_is_never_touched"],
     "calls counted": [

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["Session", "token_of"]
 
 NO_TOKEN = "no access token available. Please login with 'flyctl auth login'"  # noqa: S105 - a sentence
+_CHANGING = {
+    *(("machine", word) for word in ("stop", "start", "update", "destroy")),
+    *(("secrets", word) for word in ("set", "import", "unset", "deploy")),
+    ("scale", "count"),
+}
 _PREFIX = {
     (
         "status",
@@ -45,6 +50,8 @@ class Session:
         scopes = self.scopes(world)
         if world.has_fault("wrong-scope") or name not in world.apps or not _covers(scopes, name):
             raise FlyError(f'{_PREFIX.get(self.call.command, "get app: ")}Could not find App "{name}"')
+        if self.call.command in _CHANGING and not _may_change(scopes, name):
+            raise FlyError(f"failed to {' '.join(self.call.command)}: unauthorized")
         return name, world.apps[name]
 
     def scopes(self, world: World) -> set[str]:
@@ -75,6 +82,11 @@ def token_of(call: Call, environ: Mapping[str, str]) -> str:
         else None
     )
     return found[1].strip() if found else ""
+
+
+def _may_change(scopes: set[str], app: str) -> bool:
+    """Whether a token may stop, start, scale and set secrets; others only look (contract 1.22)."""
+    return bool(scopes & {"personal", "org", f"deploy:{app}"})
 
 
 def _covers(scopes: set[str], app: str) -> bool:
