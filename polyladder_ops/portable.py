@@ -73,9 +73,9 @@ else:
     _FORCE = signal.SIGKILL
 
 
-def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return an environment for a child: no PG* variable, no secret of ours, messages in English, plus `extra`."""
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+def clean_environment(extra: Mapping[str, str] | None = None, *, keep: Sequence[str] = ()) -> dict[str, str]:
+    """Return an environment for a child: no PG* variable, no secret of ours, messages in English, plus `keep` and `extra`."""
+    kept = {name: os.environ[name] for name in (*_KEPT, *keep) if name in os.environ}
     return {**kept, "LC_ALL": "C", **(extra or {})}
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -43,7 +42,7 @@ def is_set_up(named: Path | None, token: str | None) -> bool:
     if named or token:
         return True
     with contextlib.suppress(OSError, RuntimeError):  # there is no home, or no such file
-        folder = Path(os.environ.get(_FOLDER) or "~/.fly").expanduser()
+        folder = Path(portable.clean_environment(keep=[_FOLDER]).get(_FOLDER) or "~/.fly").expanduser()
         kept = (folder / "config.yml").read_text(encoding="utf-8", errors="replace")
         return (
             any(map(shutil.which, _NAMES))
@@ -138,8 +137,7 @@ class Flyctl:
     def _environment(self) -> dict[str, str]:
         """Return the child's: nothing of FLY_* but ours; without a token the folder where the person's own login is."""
         if not self.token:
-            theirs = os.environ.get(_FOLDER)
-            return portable.clean_environment({**_QUIET, **({_FOLDER: theirs} if theirs else {})})
+            return portable.clean_environment(_QUIET, keep=[_FOLDER])
         portable.make_private_directory(self.config_dir)
         ours = {"FLY_API_TOKEN": self.token, _FOLDER: str(self.config_dir)}
         return portable.clean_environment({**_QUIET, **ours})
