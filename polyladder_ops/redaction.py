@@ -19,13 +19,12 @@ __all__ = ["MASK", "hide", "hide_url", "redact"]
 
 MASK = "********"
 _SHORTEST = 4  # hiding "a" everywhere would tell more than it hides
+_LONG_WORD = 12  # of a secret of several words; a shorter one may be a word of the language
 _hidden: set[str] = set()
 
 _QUOTED = r"'(?:[^'\\]|\\.|'')*'"
+# A text can be a megabyte without a blank, so none of them may begin at each letter of a word, or look on without a bound.
 _SHAPES = (
-    # Up to the last @ of the run: an unencoded password may hold @, /, quotes, or a second URL may follow a comma.
-    # Our own hints show an example, which is nobody's.
-    (re.compile(r"([A-Za-z][\w+.-]*://[^\s:@]*):(?!password@host\b)\S*@"), rf"\1:{MASK}@"),
     # Where a shell reads it from a file (`PGPASSWORD=$(cat …)`) none stands there.
     (
         re.compile(rf"((?:ssl|PG)?password\s*=\s*)(?!\$\()(?:{_QUOTED}|[^\s&'\"]+)", re.IGNORECASE),
@@ -33,20 +32,29 @@ _SHAPES = (
     ),
     (re.compile(rf"(\bpassword\s+){_QUOTED}", re.IGNORECASE), rf"\1{MASK}"),
     (re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?\w+\s+)[^\s'\"]+", re.IGNORECASE), rf"\1{MASK}"),
-    (re.compile(r"AGE-SECRET-KEY-[A-Z0-9-]*", re.IGNORECASE), MASK),
+    (re.compile(r"AGE-SECRET-KEY-[A-Z0-9-]+", re.IGNORECASE), MASK),
     (
         re.compile(
             r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
         ),
         MASK,
     ),
-    (re.compile(r"\b(?:fm[12][ar]?|fo1|gh[pousr]|github_pat)_[\w+/=-]{8,}"), MASK),
+    (re.compile(r"\b(?:fm\d[a-z]?|fo1|gh[pousr]|github_pat)_[\w+/=-]{8,}"), MASK),
     (re.compile(r"SCRAM-SHA-256\$[^\s'\"]+"), MASK),
     # In the query of a web address, and among a command's options.
     (
         re.compile(
-            r"((?:[?&]|(?<!\S)--)[\w.-]*(?:token|secret|api_?key|passw|auth|signature)[\w.-]*[=\s]\s*)[^\s&'\"#]+",
+            r"((?:[?&]|(?<!\S)--(?!with-passwords\b))[\w.-]{0,40}?(?:token|secret|api_?key|passw|auth|signature)[\w.-]{0,40}[=\s]\s*)"
+            r"[^\s&'\"#]+",
             re.IGNORECASE,
+        ),
+        rf"\1{MASK}",
+    ),
+    # As an environment is listed: a program may print its own.
+    (
+        re.compile(
+            r"(\b[A-Z][A-Z0-9_]{0,40}?(?:SECRET|TOKEN|PASSWORD|PASSWD|_KEY)[A-Z0-9_]{0,40}['\"]?(?:=(?!\$\()|:\s{0,4}(?=[^\s,;]{12}))['\"]?)"
+            r"[^\s'\",;]+"
         ),
         rf"\1{MASK}",
     ),
@@ -54,9 +62,16 @@ _SHAPES = (
 
 
 def hide(secret: str | None) -> None:
-    """Remember a secret in all the forms it can be printed in; short or empty ones are passed over."""
-    if secret and len(secret) >= _SHORTEST:
-        _hidden.update(form for form in _forms(secret) if len(form) >= _SHORTEST)
+    """Remember a secret in all the forms it can be printed in; short or empty ones are passed over.
+
+    Of several words, or several tokens behind commas, each long one counts by itself: Fly's are a list, and named one by one.
+    """
+    for one in {
+        secret or "",
+        *(word for word in re.split(r"[\s,]+", secret or "") if len(word) >= _LONG_WORD),
+    }:
+        if len(one) >= _SHORTEST:
+            _hidden.update(form for form in _forms(one) if len(form) >= _SHORTEST)
 
 
 def hide_url(url: str | None) -> None:
@@ -75,9 +90,23 @@ def redact(text: str) -> str:
     """Return the text with every remembered secret, and what has the shape of one, replaced by stars."""
     for secret in sorted(_hidden, key=len, reverse=True):
         text = text.replace(secret, MASK)
+    if "://" in text and "@" in text:
+        text = re.sub(r"\S+", _without_password, text)
     for shape, masked in _SHAPES:
         text = shape.sub(masked, text)
     return text
+
+
+def _without_password(run: re.Match[str]) -> str:
+    """Hide from a URL's user up to the last @ of the run: an unencoded password may hold @, /, quotes; a second URL may follow.
+
+    Our own hints show an example, which is nobody's.
+    """
+    end = run[0].rfind("@")
+    found = re.search(r"://[^:@]*:(?!password@host\b)", run[0][: end + 6])
+    if end < 0 or found is None or found.end() > end:
+        return run[0]
+    return f"{run[0][: found.end()]}{MASK}{run[0][end:]}"
 
 
 def _forms(secret: str) -> set[str]:

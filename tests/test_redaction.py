@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -135,3 +136,54 @@ def test_a_secret_in_a_query_or_an_option_is_hidden_though_nobody_told(text: str
 def test_a_query_without_a_secret_and_our_own_flags_stay() -> None:
     for text in ("https://app.example/health?deep=1&region=fra", "--accept=rights --backup=latest --json"):
         assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "x",
+        "?auth",
+        "--auth ",
+        "://a:",
+        "@://a:",
+        "password='",
+        "authorization: ",
+        "SECRET_KEY",
+        "-----BEGIN PRIVATE KEY-----",
+    ],
+)
+def test_a_megabyte_without_end_keeps_nobody_waiting(piece: str) -> None:
+    """A program's line of 400,000 letters took the run's only core for hours, and its lock was lost meanwhile."""
+    began = time.monotonic()
+    redact(piece * (1_000_000 // len(piece)))
+    assert time.monotonic() - began < 20  # a third of a second; what looks on from each letter takes hours
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["FlyV1 fm1a_canary0123456789", "Bearer canary0123456789abc", "canary0123456789one,canary0123456789two"],
+)
+def test_each_token_of_a_list_is_hidden_by_itself(value: str) -> None:
+    hide(value)
+    for token in value.replace(",", " ").split():
+        if "canary" in token:
+            assert redact(f"bad token {token}.") == f"bad token {MASK}."
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("env: SESSION_SECRET=canary and more", f"env: SESSION_SECRET={MASK} and more"),
+        ('"JWT_KEY": "canarycanary1"', f'"JWT_KEY": "{MASK}"'),
+        ("AWS_SECRET_ACCESS_KEY='canary'", f"AWS_SECRET_ACCESS_KEY='{MASK}'"),
+        ("FLY_API_TOKEN=$(fly tokens create org)", "FLY_API_TOKEN=$(fly tokens create org)"),
+        ("a fm1r_canary0123 and fm2_canary0123", f"a {MASK} and {MASK}"),
+        ("Set it, or leave --with-passwords out.", "Set it, or leave --with-passwords out."),
+        (
+            "has no line that begins with AGE-SECRET-KEY-, or",
+            "has no line that begins with AGE-SECRET-KEY-, or",
+        ),
+    ],
+)
+def test_what_an_environment_lists_is_hidden_and_what_is_no_secret_is_not(text: str, shown: str) -> None:
+    assert redact(text) == shown
