@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from polyladder_ops import backups, loading, restoring
+from polyladder_ops import backups, extraction, loading, picking, restoring
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import session
 from polyladder_ops.postgres.lexer import Lexer
@@ -294,3 +294,32 @@ def test_nothing_is_let_through_of_what_was_not_named(taken: Backup, server: Ser
         loaded = loading.load(target, taken, [], accept=("grant:x", "statement:1"))
         assert (loaded.accepted, loaded.changed) == ((), ())
         assert restoring.prove(server.target(), target.database, taken, []) == []
+
+
+NAMELESS = b"""
+CREATE FUNCTION public.least_one() RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION public.is_fit(a int) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN a >= least_one(); END';
+CREATE TABLE public.w (a int CHECK (public.is_fit(a))); INSERT INTO public.w VALUES (1), (2), (3);
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_who_is_offered_to_let_rows_go_is_told_how_many_and_of_which_table(
+    database: Target, server: Server, tmp_path: Path, jobs: int
+) -> None:
+    """A check's function finds nothing without a schema under the empty search_path of every dump."""
+    with closing(session.connect(database, settings={"search_path": "public"})) as connection:
+        connection.execute(NAMELESS)
+    backup = backups.take(database, tmp_path / "backups", site="test", private=tmp_path / "private")
+    with (
+        pytest.raises(LoadError) as caught,
+        restoring.temporary_database(server.target(), backup.manifest, purpose="test") as target,
+    ):
+        loading.load(target, backup, [], jobs=jobs)
+    error = caught.value
+    assert "function least_one() does not exist" in error.detail
+    assert f"To restore without the 3 rows of table public.w: `--accept={error.item}`." in error.hint
+    assert "`ALTER FUNCTION … SET search_path = public`" in error.hint
+    with pytest.raises(LoadError) as caught:
+        extraction.into(server.target(), "w_only", backup, picking.wanted(backup.manifest, ["public.w"]), [])
+    assert (caught.value.item, "--accept" in caught.value.hint) == ("", False)

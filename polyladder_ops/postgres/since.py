@@ -41,6 +41,7 @@ _LOCKED_S = 1
 _RESET_S = 2.0  # that a collector of statistics (before 15) may take to set counters back
 _PAUSE_S = 0.05
 _COLLECTED_S = 1.0  # after which a collector of statistics (before 15) has what sessions told it before
+_TOLD_APART = 2**31  # transactions, of which a row of a catalog keeps the last 32 bits
 _EITHER_WAY = "kept or rolled back"
 _MOST = 2000  # tables whose counters are noted one by one
 _REPORTED_S = (
@@ -50,7 +51,8 @@ _REPORTED_S = (
 
 class Baseline(BaseModel):
     """A database (its oid) before it went live: when its counters were set to 0, what they counted by table since, how many
-    rows its catalogs had, and where its sequences stood, as one digest.
+    rows each of its catalogs had (`entries`: all of them, for older versions), where its sequences stood, as one digest,
+    and the number of the server's next transaction, of 64 bits.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -60,6 +62,8 @@ class Baseline(BaseModel):
     counted: dict[int, int]
     entries: int
     sequences: str
+    kinds: dict[str, int] | None = None
+    next_xid: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,13 @@ class Since:
     """What was written since, and why there may be more than that; without either nothing was found.
 
     That nothing was written is for certain only if the server has given out no transaction since: a catalog that is not
-    looked at, or a row that somebody else changed afterwards, tells nothing.
+    looked at, or a row that somebody else changed afterwards, tells nothing. `unread` is what our role may not look at.
     """
 
     changes: tuple[Difference, ...] = ()
     unsure: str = ""
     is_certain: bool = field(default=False, compare=False)
+    unread: tuple[str, ...] = field(default=(), compare=False)
 
 
 _COUNTED = """
@@ -102,13 +107,15 @@ def baseline(connection: Connection) -> Baseline | None:
         counted = {oid: sum(counts) for oid, _, *counts in connection.execute(_COUNTED).fetchall()}
         counted = {oid: total for oid, total in counted.items() if total}
         if len(counted) <= _MOST:
-            entries = catalog_changes.count(connection)
+            kinds = catalog_changes.count(connection)
             return Baseline(
                 oid=oid,
                 reset=reset,
                 counted=counted,
-                entries=entries,
+                entries=sum(kinds.values()),
                 sequences=_digest(_positions(connection)),
+                kinds=kinds,
+                next_xid=_next_xid(connection),
             )
     return None
 
@@ -128,6 +135,14 @@ def _row(connection: Connection, question: str) -> tuple[int, str | None]:
     row = connection.execute(question.encode()).fetchone()
     assert row is not None
     return row[0], row[1]
+
+
+def _next_xid(connection: Connection) -> int:
+    row = connection.execute(
+        "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::int8"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _positions(connection: Connection) -> dict[str, tuple[int, bool]]:
@@ -159,6 +174,8 @@ def ask(live: Target, base: Baseline | None, xid: str, known: Mapping[str, tuple
 
 
 def _asked(connection: Connection, base: Baseline, xid: str, known: Mapping[str, tuple[int, bool]]) -> Since:
+    if base.next_xid is not None and _next_xid(connection) - base.next_xid >= _TOLD_APART:
+        return Since(unsure="more transactions came since than rows of its catalogs can tell apart")
     moved = tuple(_moved(connection, base, known))  # which needs no transaction, as long as no 32 are counted
     if not moved and connection.execute("SELECT pg_catalog.age(%s::xid)", [xid]).fetchone() == (1,):
         return Since(
@@ -171,13 +188,17 @@ def _asked(connection: Connection, base: Baseline, xid: str, known: Mapping[str,
         time.sleep(_COLLECTED_S)
     counted = connection.execute(_COUNTED).fetchall()
     less = any(sum(counts) < base.counted.get(oid, 0) for oid, _, *counts in counted)
-    unsure = "the server's counters were set back since" if less or reset != base.reset else ""
+    unsure = [
+        "the server's counters were set back since" if less or reset != base.reset else "",
+        "" if base.kinds else "an older version noted what it held then, and not what of it could be dropped",
+    ]
     changes = [
         *_written(counted, base),
-        *catalog_changes.since(connection, xid, base.entries),
+        *catalog_changes.since(connection, xid, base.kinds or {}),
         *moved,
     ]
-    return Since(tuple(changes), unsure or _uncounted(connection))
+    why = next(filter(None, unsure), "") or _uncounted(connection)
+    return Since(tuple(changes), why, unread=catalog_changes.unread(connection))
 
 
 def _is_collected(connection: Connection) -> bool:
