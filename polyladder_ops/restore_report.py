@@ -190,8 +190,10 @@ def undoing(shown: Undoing, now: datetime) -> str:
     elif shown.since.is_certain:
         lines.append("nothing was written since")
     else:
+        also = "".join(f", {plain(what)}" for what in shown.since.unread)
         lines.append(
-            "no row, sequence or object was found that was written since; whatever was is kept aside"
+            "no row, sequence, object or setting was found that was written since; whatever was is kept aside."
+            f" Not seen: rows of who had track_counts off, and of foreign tables{also}"
         )
     return "\n".join(lines)
 

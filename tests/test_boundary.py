@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from polyladder_ops.tasks.boundary import (
     task,
 )
 
+posix = pytest.mark.skipif(sys.platform == "win32", reason="limits and folders as POSIX has them")
 TASKS = '''
 import sys, time
 from pathlib import Path
@@ -399,3 +401,68 @@ def test_a_flag_that_wants_a_number_refuses_what_is_none(text: str) -> None:
 
 def test_a_flag_that_was_not_given_is_no_number() -> None:
     assert (number_of("", "jobs"), number_of("1", "jobs"), number_of("32", "jobs")) == (None, 1, 32)
+
+
+def _caused(error: Exception, by: Exception) -> Exception:
+    error.__cause__ = by
+    return error
+
+
+LACKS = {
+    "memory": MemoryError(),
+    "memory for a program": OSError(errno.ENOMEM, "Cannot allocate memory"),
+    "a thread": RuntimeError("can't start new thread"),
+    "a library": ImportError("libpq.so.5: failed to map segment from shared object"),
+    "what led to it": _caused(ImportError("no pq wrapper available"), MemoryError()),
+}
+
+
+@pytest.mark.parametrize("lack", LACKS)
+def test_too_little_memory_is_no_bug(lack: str) -> None:
+    end = ending(LACKS[lack])
+    assert end.code == 1
+    error, detail, hint = end.told.splitlines()  # type: ignore[attr-defined]
+    assert error == "error: there is too little memory for this"
+    assert detail.startswith("detail: Python could get no more (")
+    assert hint.startswith("hint: Look at `ulimit -v`")
+
+
+@pytest.mark.parametrize(
+    "other", [RuntimeError("x"), ImportError("No module named 'x'"), FileNotFoundError(2, "x")]
+)
+def test_what_is_something_else_stays_a_bug(other: Exception) -> None:
+    assert "this is a bug" in ending(other).told  # type: ignore[attr-defined]
+
+
+@posix
+def test_a_real_lack_of_memory_is_told(project: Path) -> None:
+    """A limit of 4 GB, and a task that wants more, whatever Python itself takes."""
+    source = (project / "tasks.py").read_text().replace("ns = Collection(", EATS + "ns = Collection(eat, ")
+    (project / "tasks.py").write_text(source)
+    code, _, err = invoke(project, "eat")
+    assert (code, err.splitlines()[0]) == (1, "error: there is too little memory for this")
+    assert "Traceback" not in err
+
+
+EATS = """
+@task
+def eat(c):
+    import resource
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 32, most))
+    bytearray(1 << 33)
+
+"""
+
+
+@posix
+def test_a_folder_that_was_deleted_meanwhile_is_told(project: Path) -> None:
+    (gone := project / "gone").mkdir()
+    leaving = "import os; os.rmdir(os.getcwd()); from invoke.main import program; program.run()"
+    argv = [sys.executable, "-c", leaving, "-r", str(project), "where"]
+    done = subprocess.run(argv, cwd=gone, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        "error: the folder that this was said in is gone",
+        "hint: Go to the folder that holds tasks.py, `cd FOLDER`, and say it again.",
+    ]
