@@ -519,9 +519,11 @@ def test_a_package_in_a_repository_beside_the_apps_is_found(real: App, tmp_path:
     assert checkout.find(tmp_path / "app", RUNNER).package == beside
 
 
-def test_a_script_that_takes_its_database_elsewhere_is_refused(app: App) -> None:
+@pytest.mark.parametrize("flags", ["-d PROD_URL", "-t notes", "-s app", "--migrations-schema=app"])
+def test_a_script_that_takes_its_database_elsewhere_is_refused(flags: str, app: App) -> None:
+    """Or notes elsewhere what it did: what is looked at would be another table, or none."""
     described = json.loads((app.package / "package.json").read_text())
-    described["scripts"]["migrate:up"] = "node-pg-migrate up -d PROD_URL"
+    described["scripts"]["migrate:up"] = f"node-pg-migrate up {flags}"
     (app.package / "package.json").write_text(json.dumps(described))
     found = app.migrate("migrate")
     assert found.code == 1, found

@@ -35,7 +35,11 @@ _FLAGS = {
     "--migrations-table": "table",
     "-d": "url",
     "--database-url-var": "url",
+    "-s": "schema",
+    "--schema": "schema",
+    "--migrations-schema": "schema of notes",
 }
+_EXPECTED = {"url": "DATABASE_URL", "table": "pgmigrations", "schema of notes": "public"}
 
 
 @dataclass(frozen=True)
@@ -211,12 +215,11 @@ def _options(script: str) -> dict[str, str]:
         flag, is_joined, value = word.partition("=")
         if flag in _FLAGS:
             found[_FLAGS[flag]] = value if is_joined else next(words, "")
-    if (
-        found.get("url", "DATABASE_URL") != "DATABASE_URL"
-        or found.get("table", "pgmigrations") != "pgmigrations"
-    ):
+    if "schema" in found:  # its first one is where the notes are, unless that is said
+        found.setdefault("schema of notes", found["schema"])
+    if any(found.get(what, expected) != expected for what, expected in _EXPECTED.items()):
         raise OpsError(
-            f"the script migrate:up of {PACKAGE} does not use DATABASE_URL and pgmigrations",
+            f"the script migrate:up of {PACKAGE} does not use DATABASE_URL and public.pgmigrations",
             detail=f"It is: {redact(script)}",
             hint="Then where it migrates can't be told from here; set POLYLADDER_MIGRATE_COMMAND.",
         )
