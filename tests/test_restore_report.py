@@ -229,8 +229,11 @@ def test_an_undo_tells_nothing_written_from_not_known() -> None:
     unknown = restore_report.undoing(Undoing(TARGET, ASIDE, None, Since(unsure="it took too long")), NOW)
     assert none.splitlines()[-1] == "nothing was written since"
     assert found.splitlines()[-1] == (
-        "no row, sequence or object was found that was written since; whatever was is kept aside"
+        "no row, sequence, object or setting was found that was written since; whatever was is kept aside."
+        " Not seen: rows of who had track_counts off, and of foreign tables"
     )
+    shut = restore_report.undoing(Undoing(TARGET, ASIDE, None, Since(unread=("subscriptions",))), NOW)
+    assert shut.endswith("track_counts off, and of foreign tables, subscriptions")
     assert (
         unknown.splitlines()[-1]
         == "note: what was written since can't be told: it took too long. It is kept aside"

@@ -16,6 +16,7 @@ from polyladder_ops.postgres.marks import Mark
 from polyladder_ops.postgres.since import Since
 from tests import majors
 from tests.conftest import run
+from tests.test_limits import says
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +31,12 @@ CREATE VIEW public.seen AS SELECT title FROM public.deck;
 CREATE FUNCTION public.one() RETURNS int LANGUAGE sql AS 'SELECT 1';
 CREATE ROLE reader;
 SELECT lo_from_bytea(4711, 'bytes');
+CREATE TABLE public.card (deck int REFERENCES public.deck);
+CREATE FOREIGN DATA WRAPPER far; CREATE SERVER away FOREIGN DATA WRAPPER far;
+CREATE OPERATOR FAMILY public.family USING btree;
+CREATE TEXT SEARCH CONFIGURATION public.words (COPY = pg_catalog.simple);
+CREATE TYPE public.color AS ENUM ('red');
+COMMENT ON FUNCTION public.one() IS 'one';
 """
 
 
@@ -46,12 +53,13 @@ class Live:
     def ask(self) -> Since:
         return since.ask(self.target, self.base, self.xid, self.known)
 
-    def tell(self, *statements: str) -> None:
+    def tell(self, *statements: str, alone: bool = True) -> None:
         """Say this in a session that is gone from the server when it returns, so that all of it is counted."""
         with closing(session.connect(self.target)) as connection:
             for statement in statements:
                 connection.execute(statement.encode())
-        self.wait_until_alone()
+        if alone:
+            self.wait_until_alone()
 
     def wait_until_alone(self) -> None:
         deadline = time.monotonic() + 60
@@ -142,6 +150,26 @@ WRITTEN = {
     "a type": ("CREATE TYPE public.kind AS ENUM ('a')", "type public.kind: it was made or changed since"),
     "a table gone": ("DROP TABLE public.old", "objects that are gone: 1 fewer than then"),
     "a function gone": ("DROP FUNCTION public.one()", "objects that are gone: 1 fewer than then"),
+    "its own settings": ("ALTER DATABASE live SET work_mem = '8MB'", "database live: settings of it, or of a role in it, were changed since"),
+    "a role's settings": ("ALTER ROLE reader IN DATABASE live SET work_mem = '8MB'", "database live: settings of it, or of a role in it, were changed since"),
+    "its own grants": ("GRANT CREATE ON DATABASE live TO reader", "database live: its owner, privileges or limits were changed since"),
+    "its own comment": ("COMMENT ON DATABASE live IS 'new'", "database live: its comment was changed since"),
+    "a comment gone": ("COMMENT ON FUNCTION public.one() IS NULL", "comments that are gone: 1 fewer than then"),
+    "a comment on a large object": ("COMMENT ON LARGE OBJECT 4711 IS 'x'", "large object 4711: it was made or changed since"),
+    "a grant on a large object": ("GRANT SELECT ON LARGE OBJECT 4711 TO reader", "large object 4711: it was made or changed since"),
+    "a large object gone": ("SELECT lo_unlink(4711)", "objects that are gone: 1 fewer than then"),
+    "a grant on a row type": ("GRANT USAGE ON TYPE public.old TO reader", "table public.old: it was made or changed since"),
+    "a foreign key's triggers": ("ALTER TABLE public.card DISABLE TRIGGER ALL", "table constraint card_deck_fkey on public.card: it was made or changed since"),
+    "a user mapping": ("CREATE USER MAPPING FOR reader SERVER away", "user mapping reader on server away: it was made or changed since"),
+    "a member of an extension": ("ALTER EXTENSION plpgsql ADD FUNCTION public.one()", "function public.one(): it was made or changed since"),
+    "a member of a family": ("ALTER OPERATOR FAMILY public.family USING btree ADD OPERATOR 1 < (int4, int4)", "operator family public.family USING btree: it was made or changed since"),
+    "a mapping of words": ("ALTER TEXT SEARCH CONFIGURATION public.words ALTER MAPPING FOR asciiword WITH english_stem", "text search configuration public.words: it was made or changed since"),
+    "a domain over an array": ("CREATE DOMAIN public.list AS int[]", "type public.list: it was made or changed since"),
+    "a statistics object": ("CREATE STATISTICS public.stats ON id, title FROM public.deck", "statistics object public.stats: it was made or changed since"),
+    "a publication": ("CREATE PUBLICATION public FOR TABLE public.old", "publication public: it was made or changed since"),
+    "an event trigger": ("CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; CREATE EVENT TRIGGER e ON sql_drop EXECUTE FUNCTION public.e()", "event trigger e: it was made or changed since"),
+    "privileges to come": ("ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO reader", "default acl for role postgres in schema public on tables: it was made or changed since"),
+    "a type gone while something else is made": ("DROP TYPE public.color; CREATE VIEW public.v AS SELECT 1 AS a", "objects that are gone: 1 fewer than then"),
     "stored anew": ("VACUUM FULL public.old", "table public.old: it was changed, emptied or stored anew since"),
 }  # fmt: skip
 
@@ -164,6 +192,63 @@ def test_rows_of_a_transaction_that_was_rolled_back_are_not_told_as_kept(live: L
     assert told(found) == [
         "table public.old: rows since, kept or rolled back: 2 inserted, 0 updated, 0 deleted"
     ]
+
+
+def test_what_is_temporary_hides_nothing_that_was_dropped(live: Live) -> None:
+    with closing(session.connect(live.target)) as holder:
+        holder.execute("CREATE TYPE pg_temp.mood AS ENUM ('well'); CREATE TEMP TABLE t (a int CHECK (a > 0))")
+        live.tell("DROP TYPE public.color", alone=False)
+        assert "objects that are gone: 1 fewer than then" in told(live.ask())
+
+
+def test_what_was_dropped_where_as_much_was_made_is_not_told(live: Live) -> None:
+    says("and not even that where as many of its kind were made")
+    live.tell(
+        "DROP FUNCTION public.one(); CREATE FUNCTION public.two() RETURNS int LANGUAGE sql AS 'SELECT 2'"
+    )
+    found = told(live.ask())
+    assert "function public.two(): it was made or changed since" in found
+    assert not [one for one in found if one.startswith("objects that are gone")]
+
+
+def test_what_is_the_servers_is_not_the_databases(live: Live) -> None:
+    says("Roles with their settings and memberships, and tablespaces, are the server's")
+    run(live.server, "ALTER ROLE reader SET work_mem = '8MB'")
+    run(live.server, "GRANT pg_monitor TO reader")
+    assert live.ask() == Since()
+    run(live.server, "ALTER ROLE reader RESET ALL")
+
+
+def test_a_setting_that_was_taken_back_is_told(live: Live) -> None:
+    live.tell("ALTER DATABASE live SET work_mem = '8MB'")
+    with closing(session.connect(live.target)) as connection:
+        base = since.baseline(connection)
+        (xid,) = connection.execute("SELECT pg_current_xact_id()::xid::text").fetchone() or ("",)
+    assert base is not None
+    live.base, live.xid = base, xid
+    live.wait_until_alone()
+    live.tell("ALTER DATABASE live RESET work_mem")
+    assert "settings that are gone: 1 fewer than then" in told(live.ask())
+
+
+def test_a_subscription_is_told(live: Live) -> None:
+    live.tell("CREATE SUBSCRIPTION s CONNECTION 'dbname=live' PUBLICATION p WITH (connect = false)")
+    try:
+        assert "subscription s: it was made or changed since" in told(live.ask())
+    finally:
+        live.tell("ALTER SUBSCRIPTION s SET (slot_name = NONE)", "DROP SUBSCRIPTION s")
+
+
+def test_more_transactions_than_a_row_can_tell_apart_are_not_nothing(live: Live) -> None:
+    assert live.base.next_xid is not None
+    live.base = live.base.model_copy(update={"next_xid": live.base.next_xid - 2**31})
+    assert live.ask().unsure == "more transactions came since than rows of its catalogs can tell apart"
+
+
+def test_an_older_versions_note_does_not_tell_what_was_dropped(live: Live) -> None:
+    live.base = live.base.model_copy(update={"kinds": None, "next_xid": None})
+    live.tell("DROP TABLE public.old")
+    assert "what of it could be dropped" in live.ask().unsure
 
 
 def test_a_sequence_without_anything_to_compare_with_is_told_without_its_name(live: Live) -> None:
@@ -239,7 +324,7 @@ def test_writes_of_who_is_not_counted_are_not_nothing(statement: str, live: Live
 
 
 def test_rows_of_a_session_that_switches_counting_off_for_itself_are_not_seen(live: Live) -> None:
-    """README names that among its limits."""
+    says("session that switches `track_counts` off for itself is not seen by what an undo tells")
     live.tell("SET track_counts = off", "INSERT INTO public.old VALUES (2)")
     assert live.ask() == Since()
 
@@ -284,5 +369,7 @@ def test_counters_that_could_not_be_set_back_are_compared_with_what_they_were(cl
     live.tell("INSERT INTO mine.t VALUES (10)")
     found = live.until(lambda found: bool(found.changes))
     assert told(found) == ["table mine.t: 1 row since, kept or rolled back"]
+    says("Subscriptions and user mappings are looked at only if our role may read them (said).")
+    assert found.unread == ("user mappings", "subscriptions")
     run(cluster, "DROP DATABASE %I", "poors")
     run(cluster, "DROP ROLE %I", "poor")
