@@ -255,7 +255,7 @@ def _of_our_own(connection: Connection, manifest: Manifest) -> Manifest:
 def _lacking(error: LoadError, without: Sequence[str]) -> LoadError:
     if without:
         error.detail = f"{error.detail}. The server has not got {', '.join(without)}.".replace("..", ".")
-    return error
+    return error.for_good()
 
 
 def _compare(backup: Backup, outcome: Outcome, passed: Contents) -> None:

@@ -342,7 +342,8 @@ def feed(
     """
     manifest = backup.manifest
     tick = partial(progress, 0) if progress else None
-    loader = Loader(connection, schema_only=schema_only, accept=accept, tick=tick, owner=owner)
+    rows = {table.name: table.rows for table in manifest.contents.tables}
+    loader = Loader(connection, schema_only=schema_only, accept=accept, tick=tick, owner=owner, rows=rows)
     met: list[Accepted] = []
     lexer = Lexer(_guarded(manifest, loader, script, accept=accept, met=met))
 

@@ -75,6 +75,7 @@ class Crew:
         owner: Handover | None = None,
     ) -> None:
         self.team = Team(connections)
+        self.rows = {table.name: table.rows for table in contents.tables}
         self.sizes = {table.name: table.size_bytes for table in contents.tables}
         self.owners: Mapping[str, int] = {}
         self.judged: Container[str] = ()
@@ -185,7 +186,8 @@ class _Reader:
         self._crew = crew
         self._number = number
         self._leads = number == 0
-        self.loader = Loader(connection, tick=crew.beat if self._leads else crew.team.check, owner=owner)
+        tick = crew.beat if self._leads else crew.team.check
+        self.loader = Loader(connection, tick=tick, owner=owner, rows=crew.rows)
         self._place = 0
         self._at = 0  # the section that we are in, or before
         self._is_inside = False

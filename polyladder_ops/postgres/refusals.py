@@ -31,6 +31,13 @@ _NAMES_ONLY = ("22023", "22P04")
 # Those that say that this server, or our role there, has not got what another has: rights, libraries, features.
 _LACKS = ("42501", "58P01", "0A", "22023")
 _LACKING = re.compile(r"(role|tablespace|collation) .+ does not exist|unrecognized configuration parameter")
+# What a function of a table's check, default or index says when it meets the empty search_path of every dump.
+_UNKNOWN = re.compile(r"^(function|operator|relation|type) .+ does not exist$")
+_NAMELESS = (
+    "Code that its rows run names something without a schema, and a dump knows no search_path: give the function its own"
+    " where the backup comes from (`ALTER FUNCTION … SET search_path = public`), then back up again. Nothing live was changed."
+)
+_WITHOUT = " To restore without"
 
 
 class LoadError(OpsError):
@@ -45,6 +52,11 @@ class LoadError(OpsError):
         super().__init__(message, detail=detail, hint=hint)
         self.lacks = lacks
         self.item = item
+
+    def for_good(self) -> LoadError:
+        """Return the error for who can let nothing through: without a word of how."""
+        self.item, self.hint = "", self.hint.partition(_WITHOUT)[0]
+        return self
 
 
 @dataclass(frozen=True)
@@ -135,15 +147,19 @@ class Answer:
             place -= length
         return batch[min(done, len(batch) - 1)]
 
-    def refusal(self, statement: Statement) -> OpsError:
-        """Return what to raise: a LoadError that says how to let the statement through, or the server's own trouble."""
+    def refusal(self, statement: Statement, rows: str = "") -> OpsError:
+        """Return what to raise: a LoadError that says how to let the statement through, or the server's own trouble.
+
+        `rows` says which ones go with it, if it brings any.
+        """
         said = self.said(statement.text)
-        detail, hint = f"{said}. It was: {shown(statement.text, self.encoding)}{self.where}", _hint(said)
+        detail = f"{said}. It was: {shown(statement.text, self.encoding)}{self.where}"
+        hint = _NAMELESS if rows and _UNKNOWN.search(said) else _hint(said)
         if self.is_trouble:
             return OpsError("the server failed while it loaded the dump", detail=detail, hint=hint)
         # What is read in two ways can't be left out: nobody knows where it ends.
         item = "" if self.result.status == pq.ExecStatus.COPY_IN else statement.item
-        hint += f" To restore without that statement: `--accept={item}`." if item else ""
+        hint += f"{_WITHOUT} {rows or 'that statement'}: `--accept={item}`." if item else ""
         return LoadError(
             "the server refused a part of the dump", detail=detail, hint=hint, lacks=self.lacks, item=item
         )

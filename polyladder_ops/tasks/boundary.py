@@ -60,6 +60,8 @@ atexit.register(gc.freeze)
 # What a write to stdout fails with when its reader is gone; Windows says EINVAL.
 _READER_GONE = {errno.EPIPE, errno.EINVAL}
 _UNWRITABLE = {errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG}
+# So a library fails to load, and a thread to start, where a process may have no more memory or threads.
+_TOO_LITTLE = re.compile(r"failed to map segment|[Cc]annot allocate memory|can't start new thread")
 # Each job unpacks the whole file for itself: at 64, rows just below 1 MB took 199 MB of memory, at 32 they take 135.
 _MOST_JOBS = 32
 
@@ -173,7 +175,7 @@ def _ending_as_exit(tasks_file: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and _was_printing(error, tasks_file):
             raise _unwritten(error) from error
-        raise _bug(error) from error
+        raise (_of_this_machine(error) or _bug(error)) from error
 
 
 def as_exit(error: OpsError) -> Told:
@@ -195,6 +197,48 @@ def _unwritten(error: OSError) -> Told:
     if error.errno in _READER_GONE:
         return Told("", 1)
     return as_exit(OpsError("could not write the output", detail=f"{error.strerror}."))
+
+
+def _of_this_machine(error: Exception) -> Told | None:
+    """Tell what this machine lacks, if that is why: memory, or the folder that the command was given in."""
+    if any(map(_is_too_little, _chain(error))):
+        return as_exit(
+            OpsError(
+                "there is too little memory for this",
+                detail=f"Python could get no more ({type(error).__name__}).",
+                hint="Look at `ulimit -v`, `ulimit -u` and the limits of the container, and end what else runs here.",
+            )
+        )
+    if isinstance(error, FileNotFoundError) and not _has_folder():
+        hint = "Go to the folder that holds tasks.py, `cd FOLDER`, and say it again."
+        return as_exit(OpsError("the folder that this was said in is gone", hint=hint))
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that led to it."""
+    seen: BaseException | None = error
+    for _ in range(100):
+        if seen is None:
+            return
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _is_too_little(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or (
+        isinstance(error, ImportError | RuntimeError) and _TOO_LITTLE.search(str(error)) is not None
+    )
+
+
+def _has_folder() -> bool:
+    try:
+        Path.cwd()
+    except OSError:
+        return False
+    return True
 
 
 def _bug(error: Exception) -> Told:

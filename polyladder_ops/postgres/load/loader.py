@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING
 from psycopg import pq
 
 from polyladder_ops.postgres import waits
-from polyladder_ops.postgres.contents import Ledger
+from polyladder_ops.postgres.contents import Ledger, decode
 from polyladder_ops.postgres.lexer import setting_of
 from polyladder_ops.postgres.load.hands import REFUSED
 from polyladder_ops.postgres.load.switches import Switches
 from polyladder_ops.postgres.refusals import BETWEEN, Accepted, Answer, LoadError, Statement, shown
+from polyladder_ops.terminal import many
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from polyladder_ops.postgres.load.handover import Handover
     from polyladder_ops.postgres.session import Connection
@@ -71,6 +72,7 @@ class _Attempt:
     undo: bytes = b""
     may_fail: bool = False
     refusal: LoadError | None = None
+    table: bytes = b""
     rows: int = 0
 
 
@@ -89,6 +91,7 @@ class Loader:
     psycopg's OperationalError if it is gone; what was sent before stays, so the database is to be dropped then, or the
     caller's transaction to be rolled back. `tick` is called at least once a second while the server lets us wait; what
     it raises ends the load. With an `owner` the connection is a login's without rights, and what is not for it the owner does.
+    `rows` is how many each table has, for who is told that they do not come.
     """
 
     def __init__(
@@ -99,9 +102,11 @@ class Loader:
         accept: Collection[str] = (),
         tick: Callable[[], None] | None = None,
         owner: Handover | None = None,
+        rows: Mapping[str, int] | None = None,
     ) -> None:
         self.ledger = Ledger()
         self._owner = owner
+        self._rows = rows or {}
         self._tick = tick
         self._connection = connection
         self._pgconn = connection.pgconn
@@ -322,6 +327,7 @@ class Loader:
             return
         copy = Statement(statement, self._statements)
         self._copy = self._begun(copy, own=truncates or copy.item in self._accept)
+        self._copy.table = table
         try:
             if self._copy.may_fail:
                 self._say(self._copy, self._copy.begin)
@@ -340,7 +346,7 @@ class Loader:
             if result.status == pq.ExecStatus.COPY_IN:
                 return
             if result.status not in _GOOD:
-                raise Answer(result, self._connection.info.encoding).refusal(copy.statement)
+                raise Answer(result, self._connection.info.encoding).refusal(copy.statement, self._lost())
         raise LoadError("the server did not wait for the rows of a table")
 
     def copy_data(self, data: bytes) -> None:
@@ -360,7 +366,8 @@ class Loader:
         if not self._copy.refusal:
             self._end_rows()
         if error := self._copy.refusal:
-            why = f"{error.detail}; its {self._copy.rows} rows were not loaded"
+            lost = many(self._copy.rows, "row")
+            why = f"{error.detail}; its {lost} {'was' if self._copy.rows == 1 else 'were'} not loaded"
             self._accepted.append(Accepted(error.item, why))
 
     def _end_rows(self) -> None:
@@ -369,11 +376,17 @@ class Loader:
             self._pgconn.put_copy_end()
             for result in self._results():
                 if result.status not in _GOOD:
-                    raise Answer(result, self._connection.info.encoding).refusal(copy.statement)
+                    raise Answer(result, self._connection.info.encoding).refusal(copy.statement, self._lost())
         except LoadError as error:
             self._let_through(copy, error)
         else:
             self._say(copy, copy.end if copy.may_fail else b"")
+
+    def _lost(self) -> str:
+        """Return in words what does not come if these rows do not."""
+        name = decode(self.ledger.qualified(self._copy.table), self.ledger.contents.encoding)
+        rows = many(self._rows[name], "row") if name in self._rows else "rows"
+        return f"the {rows} of table {name}"
 
     def _flush(self) -> None:
         while self._pgconn.flush() == 1:
