@@ -261,8 +261,17 @@ def test_a_value_that_looks_like_a_flag_is_wrong_usage_and_names_the_flag(
     assert f"hint: Write {flag}=VALUE" in err
 
 
+def test_an_empty_value_is_an_unset_variable_of_the_shell_and_never_the_default(project: Path) -> None:
+    """`restore --into=$NAME` replaced the live database, `restore.discard --database=$NAME` dropped the newest one."""
+    code, out, err = invoke(project, "where", "--site=")
+    assert (code, out) == (2, "")
+    assert err.startswith(
+        "error: --site got nothing\ndetail: Perhaps a variable of the shell is unset.\nhint: Write --site=VALUE"
+    )
+
+
 def test_values_in_lists_are_looked_at_too() -> None:
-    boundary.refuse_flags_as_values({"table": ["a", "b-c"], "force": True, "site": ""})
+    boundary.refuse_flags_as_values({"table": ["a", "b-c"], "force": True, "site": "x"})
     with pytest.raises(errors.UsageError, match=r"--skip-table got '-d'"):
         boundary.refuse_flags_as_values({"skip_table": ["a", "-d"]})
 

@@ -44,7 +44,9 @@ LIVE = {
     "AWS_S3_BUCKET": "live-backups",
     "FLY_API_TOKEN": SECRETS[2],
 }
-IGNORED = "note: site sandbox is closed, so these are ignored: " + ", ".join([*sorted(LIVE), ".env"])
+IGNORED = "note: site sandbox is closed, so these are ignored: " + ", ".join(
+    [*sorted([*LIVE, "FLY_CONFIG_DIR"]), ".env"]
+)
 
 
 @dataclass(frozen=True)

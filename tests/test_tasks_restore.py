@@ -162,7 +162,7 @@ def test_a_list_of_nothing_says_so(shop: Shop) -> None:
 
 WRONG: dict[str, tuple[int, str]] = {
     "--backup=-x": (2, "looks like a flag"),
-    "--backup= --force": (2, "no backup is named"),
+    "--backup= --force": (2, "--backup got nothing"),
     "--latest --backup=latest": (2, "name two backups"),
     "--latest --replace": (2, "--replace goes with --into"),
     "--latest --in-place --into=x": (2, "exclude each other"),

@@ -77,10 +77,16 @@ class OpsTask(Task[Any]):
         finally:
             self.help = kept
 
+    def arg_opts(self, name: str, default: Any, taken_names: set[str]) -> dict[str, Any]:
+        """Return what Invoke makes a flag of; a text that was not given is None, so that an empty one can be told from it."""
+        options = super().arg_opts(name, default, taken_names)
+        return {**options, "default": None, "kind": str} if default == "" else options
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the body; raise Exit with the code and the text that a person reads."""
         output.prepare()
         with _ending_as_exit(inspect.getfile(self.body)), _interruptible():
+            kwargs = {name: value for name, value in kwargs.items() if value is not None}
             refuse_flags_as_values(kwargs)
             with silence.allow(allowed_s(args[0]) if args else None):
                 result = super().__call__(*args, **kwargs)
@@ -257,15 +263,22 @@ def _was_printing(error: OSError, tasks_file: str) -> bool:
 
 
 def refuse_flags_as_values(values: Mapping[str, object]) -> None:
-    """Raise UsageError if the text given for a flag begins with ``-``, as in ``--backup=--force`` or ``--backup=-x``.
+    """Raise UsageError if the text given for a flag is empty or begins with ``-``, as in ``--backup=--force`` or ``--backup=-x``.
 
-    No value of ours does, but a program that got one would take it for a flag. Every task is checked.
+    No value of ours does, but a program that got one would take it for a flag. An empty one is a shell's variable that is
+    unset: `--into=$NAME` would replace the live database. Every task is checked.
     """
     for name, value in values.items():
         texts = value if isinstance(value, list) else [value]
+        flag = f"--{name.replace('_', '-')}"
         for text in texts:
+            if isinstance(text, str) and not text.strip():
+                raise UsageError(
+                    f"{flag} got nothing",
+                    detail="Perhaps a variable of the shell is unset.",
+                    hint=f"Write {flag}=VALUE, or leave it out; `invoke --help TASK` shows what fits.",
+                )
             if isinstance(text, str) and text.startswith("-"):
-                flag = f"--{name.replace('_', '-')}"
                 raise UsageError(
                     f"{flag} got {text!r}, which looks like a flag",
                     detail=f"{flag} takes a value, and no value begins with a dash.",
