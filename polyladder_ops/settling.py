@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import Interrupted, OpsError
-from polyladder_ops.postgres import databases, leftovers, locks, session, switch
+from polyladder_ops.postgres import databases, leftovers, locks, marks, session, switch
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.undoing import at_work, standing
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["after_switch", "settled"]
 
+_LOOK = "Look with `invoke restore.status`."
+_BACK = "Look with `invoke restore.status`; `invoke restore.undo` takes it back."
 _CONNECT_S = "5"
 _AGAIN_S = 20.0  # that a server may take to notice that a session of ours is gone, or to start again
 
@@ -93,7 +95,7 @@ def _find_out(
     with session.translated("could not ask which database is live"):
         now = switch.oid_of(connection, live)
     if now is not None and now == oid:
-        hint = "Look with `invoke restore.status`; `invoke restore.undo` takes it back."
+        hint = _way_back(connection, live)
         if isinstance(error, KeyboardInterrupt):
             said = f"interrupted by {str(error) or 'Ctrl-C'}, but {live} was switched before"
             raise Interrupted(said, detail="It is the new database now.", hint=hint) from error
@@ -103,6 +105,14 @@ def _find_out(
             hint=hint,
         ) from error
     leftovers.settle(connection, server, live)
+
+
+def _way_back(connection: Connection, live: str) -> str:
+    """Return the hint for who does not want what is live now; an undo is named only if something was set aside."""
+    with suppress(OpsError):
+        if any(marked.mark.live == live for marked in marks.find(connection)):
+            return _BACK
+    return _LOOK
 
 
 @contextmanager
@@ -142,5 +152,5 @@ def after_switch(live: str, switched: Switched) -> Iterator[None]:
         raise Interrupted(
             f"interrupted after the switch: {live} is the restored database",
             detail=f"Its last look was not made.{aside}",
-            hint="Look with `invoke restore.status`; `invoke restore.undo` takes it back.",
+            hint=_BACK if switched.aside else _LOOK,
         ) from error

@@ -7,6 +7,7 @@ has written meanwhile keeps it.
 
 from __future__ import annotations
 
+import shlex
 import time
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -196,7 +197,8 @@ class _Keeping:
             raise Mismatch(
                 f"the backup {made.id} does not come back as what was dumped, so nothing was dropped",
                 detail=why,
-                hint="Look at what it names. `invoke restore.discard --without-backup` drops it without one.",
+                hint="Look at what it names."
+                f" `invoke restore.discard --database={shlex.quote(self._aside.name)} --without-backup` drops it without one.",
             )
         if verdict is None or not verdict.passed:
             self._accept_unrestored(made, why)

@@ -11,6 +11,7 @@ from polyladder_ops import output
 from polyladder_ops.errors import Interrupted, Mismatch, UsageError
 from polyladder_ops.tasks.backup import JSON, SITE, open_site, print_json
 from polyladder_ops.tasks.boundary import cleaning_in_sight, confirm, is_dry, split_items, task
+from polyladder_ops.tasks.hints import followed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,14 +36,15 @@ def abort_of(site: str) -> str:
 
 
 @contextmanager
-def _stoppable(site: str, finish: str) -> Iterator[None]:
-    """Within the block clean-ups are seen; a Ctrl-C says how to look at what is true now."""
-    try:
-        with cleaning_in_sight(finish=f"Run `{abort_of(site)}`: {finish}"):
-            yield
-    except KeyboardInterrupt as error:
-        said = f"interrupted by {str(error) or 'Ctrl-C'}"
-        raise Interrupted(said, hint="`invoke restore.status` shows what is there now.") from error
+def _stoppable(site: str, finish: str, into: str = "") -> Iterator[None]:
+    """Within the block clean-ups are seen; a Ctrl-C says how to look at what is true now. Hints keep `--site` and `--into`."""
+    with followed(site, into=into):
+        try:
+            with cleaning_in_sight(finish=f"Run `{abort_of(site)}`: {finish}"):
+                yield
+        except KeyboardInterrupt as error:
+            said = f"interrupted by {str(error) or 'Ctrl-C'}"
+            raise Interrupted(said, hint="`invoke restore.status` shows what is there now.") from error
 
 
 @task(
@@ -93,7 +95,7 @@ def undo(
         )
 
     try:
-        with _stoppable(site, "it says whether anything is left."):
+        with _stoppable(site, "it says whether anything is left.", into):
             switched, accepted = setaside.undo(
                 _whose(place, into),
                 database,
@@ -209,7 +211,7 @@ def discard(
 
     finish = "it closes what is open. A folder is swept by the next `invoke backup`."
     try:
-        with _stoppable(site, finish):
+        with _stoppable(site, finish, into):
             done = discarding.discard(
                 _whose(place, into),
                 database,
@@ -251,7 +253,7 @@ def status(c: Context, site: str = "", json: bool = False) -> None:
     else:
         output.lines(restore_report.status(found, datetime.now(UTC)))
     if found.leftovers:
-        raise Mismatch("a run that died left something", hint="Run `invoke restore.abort`.")
+        raise Mismatch("a run that died left something", hint=f"Run `{abort_of(site)}`.")
 
 
 def _to_stderr(sentence: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -253,10 +254,13 @@ def _expect_beside(place: Site, target: Target) -> None:
     if target.database == place.target().database:
         return
     with closing(session.connect(locks.maintenance(target))) as connection:
-        if any(marked.name == target.database for marked in marks.find(connection)):
+        found = [marked.mark.live for marked in marks.find(connection) if marked.name == target.database]
+        if found:
+            into = "" if found[0] == place.target().database else f" --into={shlex.quote(found[0])}"
+            undo = f"invoke restore.undo --database={shlex.quote(target.database)}{into}"
             raise Refused(
                 f"{target.database} is what a restore set aside",
-                hint="It is kept as it was; `invoke restore.undo` brings it back.",
+                hint=f"It is kept as it was; `{undo}` makes it {found[0]} again.",
             )
         if users := session.users_of(connection, target.database):
             raise Refused(

@@ -26,6 +26,7 @@ from polyladder_ops.tasks.backup import (
 )
 from polyladder_ops.tasks.boundary import cleaning_in_sight, confirm, is_dry, number_of, split_items, task
 from polyladder_ops.tasks.checks import check
+from polyladder_ops.tasks.hints import followed
 from polyladder_ops.tasks.inplace import run_in_place
 
 if TYPE_CHECKING:
@@ -112,7 +113,11 @@ def restore(
     chosen, keys = chosen_file(place, "latest" if latest else backup, target)
     _refuse_other_site(chosen, place, allow_cross)
     finish = finish_by(site, in_place=in_place)
-    with _Bars() as bars, cleaning_in_sight(finish=finish, before=bars.stop):
+    with (
+        followed(site, into=into),
+        _Bars() as bars,
+        cleaning_in_sight(finish=finish, before=bars.stop),
+    ):
         options = replacement.Options(
             name=into or target.database,
             replaces=replace or not into,
@@ -160,7 +165,8 @@ def restore(
             result = replacement.replace(target, chosen, keys, options, say=_say(bars), confirm=ask)
         except KeyboardInterrupt as error:
             raise _interrupted(error, options.name, bars) from error
-    _tell(shown["plan"], result, options, as_json=json, is_live=not into)
+    with followed(site, into=into):
+        _tell(shown["plan"], result, options, as_json=json, is_live=not into)
 
 
 def _list(place: Site, *, as_json: bool) -> None:
@@ -325,9 +331,7 @@ def _tell(plan: Plan, result: Result, options: Options, *, as_json: bool, is_liv
             detail=f"Let through: {'; '.join(result.accepted)}.",
             hint="Look at each."
             if not result.switched.aside
-            else "Look at each; what it was is kept, and `invoke restore.undo` brings it back."
-            if is_live
-            else "Look at each; what it was is kept, see `invoke restore.status`.",
+            else "Look at each; what it was is kept, and `invoke restore.undo` brings it back.",
         )
 
 

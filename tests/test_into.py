@@ -1,0 +1,126 @@
+"""Beside the live database, with `--into`: what is said and named there never leads to the live one."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from polyladder_ops import setaside
+from polyladder_ops.errors import Mismatch
+from polyladder_ops.postgres import standbys
+from tests import node
+from tests.conftest import numbers
+from tests.test_setaside import taken  # noqa: F401 - a fixture
+from tests.test_tasks_restore import shop  # noqa: F401 - a fixture
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.test_tasks import Ended
+    from tests.test_tasks_restore import Shop
+
+
+@pytest.fixture
+def beside(shop: Shop) -> str:  # noqa: F811
+    """The name of a restored database beside a live one that was restored, too, and has a row more since."""
+    name = f"look_{next(numbers)}"
+    for words in ([], [f"--into={name}"]):
+        done = shop.ask("restore", "--latest", "--force", *words)
+        assert done.code == 0, done
+    shop.tell("INSERT INTO public.deck (title) VALUES ('since')")
+    return name
+
+
+def replaced(shop: Shop, name: str) -> str:  # noqa: F811
+    """Replace it, and return what it is called now."""
+    done = shop.ask("restore", "--latest", f"--into={name}", "--replace", "--force")
+    assert done.code == 0, done
+    (aside,) = shop.asides(name)
+    return aside
+
+
+def named(done: Ended, task: str) -> list[str]:
+    """Return the words of the one command of this task that a hint names."""
+    found = re.findall(rf"`invoke ({task}[^`]*)`", done.err)
+    assert len(found) == 1, done
+    return shlex.split(found[0])
+
+
+def stop_after_the_switch(patch: pytest.MonkeyPatch) -> None:
+    def stop(*_words: object) -> None:
+        raise KeyboardInterrupt("SIGINT")
+
+    patch.setattr(standbys, "follow", stop)
+
+
+@pytest.mark.parametrize("way", ["restore", "undo"])
+def test_the_hint_of_one_that_was_stopped_after_its_switch_takes_just_that_back(
+    way: str,
+    beside: str,
+    shop: Shop,  # noqa: F811
+) -> None:
+    shop.tell("CREATE TABLE public.first ()", beside)
+    words = ["restore", "--latest", "--replace"]
+    if way == "undo":
+        replaced(shop, beside)
+        shop.tell("CREATE TABLE public.second ()", beside)
+        words = ["restore.undo"]
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after_the_switch(patch)
+        stopped = shop.ask(*words, f"--into={beside}", "--force")
+    assert stopped.code == 130, stopped
+    done = shop.ask(*named(stopped, "restore.undo"), "--force")
+    assert done.code == 0, done
+    shop.tell("SELECT FROM public.first" if way == "restore" else "SELECT FROM public.second", beside)
+    assert shop.decks() == 501
+
+
+def test_the_hint_of_one_that_made_a_database_and_was_stopped_names_no_undo(shop: Shop) -> None:  # noqa: F811
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after_the_switch(patch)
+        stopped = shop.ask("restore", "--latest", f"--into=look_{next(numbers)}", "--force")
+    assert (stopped.code, "restore.undo" in stopped.err) == (130, False), stopped
+
+
+def test_the_hint_of_a_discard_whose_backup_does_not_come_back_drops_just_that(
+    beside: str,
+    shop: Shop,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    aside, live = replaced(shop, beside), shop.asides()
+    take = setaside.take
+
+    def damaged(*words: Any) -> object:
+        made = take(*words)
+        data = bytearray(made.path.read_bytes())
+        data[len(data) // 2] ^= 1
+        made.path.write_bytes(data)
+        return made
+
+    monkeypatch.setattr(setaside, "take", damaged)
+    failed = shop.ask("restore.discard", f"--into={beside}", "--force")
+    assert failed.code == Mismatch.exit_code, failed
+    done = shop.ask(*named(failed, "restore.discard"), "--force")
+    assert done.code == 0, done
+    assert aside not in shop.names()
+    assert shop.asides() == live
+
+
+def test_migrations_of_what_was_set_aside_are_refused_with_the_undo_of_just_that(
+    beside: str,
+    shop: Shop,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    migrations = node.workspace(tmp_path / "app") / "migrations"
+    migrations.mkdir()
+    (migrations / "1700000000001_one.sql").write_text("-- Up Migration\nSELECT 1;\n", encoding="utf-8")
+    more = {"POLYLADDER_APP_DIR": str(tmp_path / "app"), "POLYLADDER_MIGRATE_COMMAND": "true"}
+    aside, live = replaced(shop, beside), shop.asides()
+    refused = shop.ask("migrate", f"--database={aside}", **more)
+    assert refused.code == 4, refused
+    assert named(refused, "restore.undo") == ["restore.undo", f"--database={aside}", f"--into={beside}"]
+    refused = shop.ask("migrate", f"--database={live[0]}", **more)
+    assert named(refused, "restore.undo") == ["restore.undo", f"--database={live[0]}"]
