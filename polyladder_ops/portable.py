@@ -31,6 +31,7 @@ __all__ = [
     "clean_environment",
     "end",
     "end_group",
+    "give_name",
     "give_to",
     "handed_file",
     "in_use",
@@ -184,10 +185,29 @@ def make_private_directory(path: Path) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a new file that only we can read (0600 from its first byte). Raise FileExistsError if it is there."""
+    """Write a new file that only we can read (0600 from its first byte), to the disk; one that fails is gone again.
+
+    Raise FileExistsError if it is there.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def give_name(fresh: Path, path: Path) -> None:
+    """Give a file its final name, which must be free: a link refuses to overwrite where a rename would do it in silence."""
+    try:
+        os.link(fresh, path)
+    except OSError:  # a file system without links (exFAT, some network drives); the folder is locked
+        if path.exists():
+            raise
+        fresh.rename(path)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import catalog, seal, storage
 from polyladder_ops.errors import OpsError
-from polyladder_ops.portable import sync_directory, write_private
+from polyladder_ops.portable import give_name, sync_directory, write_private
 from polyladder_ops.workspace import folder_lock
 
 if TYPE_CHECKING:
@@ -85,14 +85,7 @@ def _free_id(folder: Path, wanted: str) -> str:
 
 
 def _link(source: Path, final: Path) -> None:
-    """Publish under a name that must be free: a link refuses to overwrite where a rename would do it in silence."""
+    """Publish under a name that must be free."""
     with source.open("rb") as file:
         os.fsync(file.fileno())
-    try:
-        os.link(source, final)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links (exFAT, some network drives); the folder is locked
-        if final.exists():
-            raise
-        source.rename(final)
+    give_name(source, final)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from polyladder_ops import plainfile
 from polyladder_ops.manifest import YEARS, Instant
-from polyladder_ops.portable import sync_directory, write_private
+from polyladder_ops.portable import give_name, sync_directory, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -78,11 +78,21 @@ def instant_after(records: Iterable[Record]) -> datetime:
 
 
 def append(data: Path, record: Record) -> Path:
-    """Write the record beside the backup's data file and return its path; existing ones are never touched."""
+    """Write the record beside the backup's data file and return its path; existing ones are never touched.
+
+    Whoever calls this holds the folder's lock. Raise OSError if it can't be written: then nothing of it is there.
+    """
     stamp = record.at.astimezone(UTC).strftime(_STAMP)
     path = data.with_name(f"{data.name}.{record.kind}-{stamp}-{secrets.token_hex(3)}.json")
     fields = json.loads(record.model_dump_json(exclude={"check"}))
-    write_private(path, json.dumps({**fields, "check": _check(fields)}) + "\n")
+    # Whole or not at all: half a record would count as the careful case. A kill leaves the hidden name, which is swept.
+    fresh = data.with_name(f".new-{secrets.token_hex(6)}")
+    try:
+        write_private(fresh, json.dumps({**fields, "check": _check(fields)}) + "\n")
+        give_name(fresh, path)
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
     sync_directory(path.parent)
     return path
 

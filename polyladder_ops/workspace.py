@@ -31,6 +31,7 @@ __all__ = ["Swept", "folder_lock", "foreign", "is_candidate", "sweep", "workspac
 
 _PREFIX = ".run-"
 _NAME = re.compile(r"\.run-[0-9a-f]{12}")
+_HALF = re.compile(r"\.new-[0-9a-f]{12}")  # a record that is being written, under the folder's lock
 _ALIVE = "lock"
 _HOLDER = ".lock-holder"
 
@@ -155,8 +156,8 @@ class Swept:
 
 
 def is_candidate(name: str) -> bool:
-    """Whether a folder of this name could be a run's."""
-    return _NAME.fullmatch(name) is not None
+    """Whether a folder of this name could be a run's, or a file of it a record's that is not written yet."""
+    return _NAME.fullmatch(name) is not None or _HALF.fullmatch(name) is not None
 
 
 def sweep(parent: Path, *, timeout_s: float = 60.0, look_only: bool = False) -> Swept:
@@ -165,9 +166,10 @@ def sweep(parent: Path, *, timeout_s: float = 60.0, look_only: bool = False) -> 
     Raise Refused if somebody keeps the folder locked for that long, OpsError if we may not write there.
     """
     dead, left = _found(parent)
-    if look_only:
+    if look_only:  # whether a record is being written just now, only the lock tells
+        runs = (path for path in dead if not _HALF.fullmatch(path.name))
         return Swept(
-            left=(*left, *(f"a killed run left {path}: the next command removes it" for path in dead))
+            left=(*left, *(f"a killed run left {path}: the next command removes it" for path in runs))
         )
     if not dead:
         return Swept(left=left)
@@ -179,6 +181,11 @@ def _sweep(parent: Path) -> Swept:
     dead, left = _found(parent)  # again: a run makes its folder and locks it while it holds the folder's lock
     removed = []
     for path in dead:
+        if _HALF.fullmatch(path.name):  # nobody writes one now: the lock is ours
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed.append(path)
+            continue
         with contextlib.suppress(OSError):
             if any(entry.name != _ALIVE for entry in path.iterdir()):  # else it just ended, or had just begun
                 removed.append(path)
@@ -197,7 +204,9 @@ def _found(parent: Path) -> tuple[list[Path], tuple[str, ...]]:
     except OSError:  # not there, or not for us: then nothing of ours is in it
         return [], ()
     for path in (parent / name for name in names if is_candidate(name)):
-        if why := foreign(path) or _no_run(path):
+        if _HALF.fullmatch(path.name):
+            dead += [path] if _is_our_file(path) else []
+        elif why := foreign(path) or _no_run(path):
             left.append(f"perhaps a killed run's, not touched: {path} {why}")
         elif path.is_dir() and not _is_alive(path):
             dead.append(path)
@@ -214,6 +223,13 @@ def foreign(path: Path) -> str:
         return "" if is_ours(path) else "belongs to another account"
     except FileNotFoundError:
         return ""
+
+
+def _is_our_file(path: Path) -> bool:
+    try:
+        return path.is_file() and not path.is_symlink() and is_ours(path)
+    except FileNotFoundError:
+        return False
 
 
 def _no_run(path: Path) -> str:

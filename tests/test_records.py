@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -11,7 +14,9 @@ import pytest
 from pydantic import ValidationError
 
 from polyladder_ops import catalog, portable
+from polyladder_ops.errors import Refused
 from polyladder_ops.records import Record, Standing, is_pinned, load_all, standing
+from polyladder_ops.workspace import folder_lock, sweep
 from tests.factories import NIGHT, put, record
 from tests.test_tasks import project
 
@@ -25,6 +30,10 @@ def held(folder: Path) -> catalog.Backup:
     """Return the one backup of a folder."""
     (backup,) = catalog.scan(folder, "production").backups
     return backup
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 def test_a_backup_is_verified_after_a_passed_verification_only(tmp_path: Path) -> None:
@@ -175,6 +184,54 @@ def test_records_are_added_and_never_overwritten(tmp_path: Path) -> None:
     assert len(held(tmp_path).records) == 20
     assert all(path.name.startswith(f"{made.file}.verify-2026") for path in paths)
     assert all(path.parent == tmp_path for path in paths)
+
+
+@pytest.mark.parametrize("kind", ["verify", "pin"])
+def test_nothing_is_left_of_a_record_that_could_not_be_written(kind: str, tmp_path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("Windows has no limit of a file's size")
+    import resource
+
+    made = put(tmp_path)
+    before, (soft, hard) = names(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (100, hard)
+    )  # as a full disk: the file is there, its text is not
+    try:
+        with pytest.raises(OSError, match="large"):
+            record(tmp_path, made, kind=kind, verdict="passed" if kind == "verify" else "")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == before
+    assert (held(tmp_path).failed, held(tmp_path).pinned) == (False, False)
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from polyladder_ops import catalog
+from tests.factories import record
+os.fsync = lambda _file: os.kill(os.getpid(), signal.SIGKILL)
+folder = Path(sys.argv[1])
+(backup,) = catalog.scan(folder, "production").backups
+record(folder, backup.manifest)
+"""
+
+
+def test_what_a_kill_leaves_of_a_record_is_no_record_and_is_swept(tmp_path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("Windows has no SIGKILL")
+    put(tmp_path)
+    before = names(tmp_path)
+    done = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = names(tmp_path) - before
+    assert not held(tmp_path).records
+    with folder_lock(tmp_path), pytest.raises(Refused):  # somebody may be writing it
+        sweep(tmp_path, timeout_s=0)
+    assert (tmp_path / left).exists()
+    assert sweep(tmp_path).removed == (tmp_path / left,)
+    assert names(tmp_path) - {".lock"} == before
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
