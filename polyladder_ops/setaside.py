@@ -301,7 +301,7 @@ def _older_release(aside: Marked, head: str | None) -> str:
 
 def _since(live: Target, aside: Marked, site: Site) -> Since:
     """Return what was written to the live database since it took the place of the other; never raises."""
-    return since.ask(live, aside.mark.baseline, aside.xid, _positions(aside, site))
+    return since.ask(live, aside.mark.baseline, aside.switched_in, _positions(aside, site))
 
 
 def _positions(aside: Marked, site: Site) -> dict[str, tuple[int, bool]]:

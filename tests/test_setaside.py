@@ -171,6 +171,28 @@ def test_an_undo_brings_the_old_database_back_and_keeps_the_restored_one_with_wh
     assert restored.asked[-1].since == Since(unsure="it was not noted what it held then")
 
 
+@pytest.mark.parametrize("change", ["SET work_mem = '8MB'", "RESET ALL"])
+def test_what_was_written_since_is_told_though_a_setting_of_our_role_there_was_changed(
+    change: str, restored: Place
+) -> None:
+    """The server keeps all settings of a role in a database in one row, the mark among them."""
+    (aside,) = restored.asides()
+    restored.tell("CREATE TABLE public.made_since (x int)")
+    restored.tell("UPDATE public.deck SET title = 'paid' WHERE id < 50")
+    kept = restored.tell(
+        f"SELECT s.setconfig FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase WHERE d.datname = '{aside}'"
+    )
+    run(restored.live, f"ALTER ROLE CURRENT_USER IN DATABASE %I {change}", aside)
+    if change == "RESET ALL":  # and whoever did it puts back what was there
+        run(restored.live, "ALTER ROLE CURRENT_USER IN DATABASE %I SET application_name = %L", aside,
+            kept[0][0][0].partition("=")[2])  # fmt: skip
+    restored.undo()
+    assert [str(one) for one in restored.asked[-1].since.changes] == [
+        "table public.deck: rows since, kept or rolled back: 0 inserted, 49 updated, 0 deleted",
+        "table public.made_since: it was made since",
+    ]
+
+
 def test_nothing_written_since_is_told_as_nothing(restored: Place) -> None:
     restored.undo()
     assert restored.asked[-1].since == Since()

@@ -58,7 +58,8 @@ class Mark(BaseModel):
     `live` is the name that it answered to, `name` the one that it was given then; `backup` what took its place; `migration_head`
     its newest migration then; `was_open` whether it took sessions before; `is_dumped` that we have opened it, to dump it. `own`
     is what our role had set in its place; `baseline` what took its place was then; `serial` the number of the server's next
-    transaction then, of 64 bits: it orders marks whatever clocks said. `oid` is the database; `comment` is older versions': its own.
+    transaction then, of 64 bits: it orders marks whatever clocks said; `xid` that of the switch's own. `oid` is the database;
+    `comment` is older versions': its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -77,6 +78,7 @@ class Mark(BaseModel):
     own: str | None = None
     baseline: Baseline | None = None
     serial: int | None = None
+    xid: int | None = None
 
     @property
     def text(self) -> str:
@@ -103,7 +105,9 @@ class Marked(BaseModel):
     size_bytes: int | None
     mark: Mark
     role: str = ""
-    xid: str = ""  # the transaction that wrote the mark
+    xid: str = (
+        ""  # the transaction that wrote the row which has the mark, perhaps for another setting of the role
+    )
     owner: str = ""
     others: int = 0
     is_half_dropped: bool = False
@@ -112,6 +116,12 @@ class Marked(BaseModel):
     def serial(self) -> int | None:
         """The mark's, unless it was written of another database: it came from another server then, with a count of its own."""
         return self.mark.serial if self.mark.oid == self.oid else None
+
+    @property
+    def switched_in(self) -> str:
+        """The transaction of the switch, by the 32 bits that a catalog's row keeps; empty if it was not noted, or elsewhere."""
+        known = self.mark.xid is not None and self.mark.oid == self.oid
+        return str((self.mark.xid or 0) % 2**32) if known else ""
 
     @property
     def is_claim(self) -> bool:

@@ -155,7 +155,7 @@ def _digest(positions: Mapping[str, tuple[int, bool]]) -> str:
 
 
 def ask(live: Target, base: Baseline | None, xid: str, known: Mapping[str, tuple[int, bool]]) -> Since:
-    """Return what was written to the database since the transaction `xid`, the mark's, with which it went live.
+    """Return what was written to the database since the transaction `xid`, which the mark has, with which it went live.
 
     `known` is where its sequences stood, by name, if that is known. Never raises: what can't be asked is unsure.
     """

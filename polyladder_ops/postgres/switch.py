@@ -12,7 +12,7 @@ It goes through the session that holds the lock (`locks.py`): without the lock n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -232,9 +232,8 @@ def exchange(connection: Connection, server: Target, ready: Ready, note: Mark, a
 
 def _exchanged(connection: Connection, other: Connection, ready: Ready, note: Mark, aside: str) -> Switched:
     live, enders = note.live, [Ender(other, name) for name in (ready.name, note.live)]
-    mark = marks.put(aside, note.model_copy(update={"name": aside}))
-    # Last, since what later transactions write was written since.
-    with given_up_after(other, _BEGUN_S), _in_one(connection, mark):
+    last: list[sql.Composed] = []
+    with given_up_after(other, _BEGUN_S), _in_one(connection, last):
         ready.before(connection, ready.name)
         enders[0].clear(within_s=_EACH_S)
         began = time.monotonic()
@@ -242,21 +241,22 @@ def _exchanged(connection: Connection, other: Connection, ready: Ready, note: Ma
         with enders[1].going_on():
             _rename(connection, live, aside)  # from here on who connects waits
         locks.check(connection, live)
-        _is_still(connection, aside, note.oid)
+        xid = _is_still(connection, aside, note.oid)
         with connection.pipeline():
             _rename(connection, ready.name, live)
             _allow(connection, aside, yes=False)
             _allow(connection, live, yes=True)
         _is_still(connection, live, ready.oid)
         ready.after(connection, live)
+        last.append(marks.put(aside, note.model_copy(update={"name": aside, "xid": xid})))
     return Switched(live, aside, time.monotonic() - began, datetime.now(UTC))
 
 
 @contextmanager
-def _in_one(connection: Connection, *last: sql.Composed) -> Iterator[None]:
+def _in_one(connection: Connection, last: Sequence[sql.Composed] = ()) -> Iterator[None]:
     """Within the block a transaction that the server takes back by itself if we fall silent, and we if it does.
 
-    The statements `last` go with the message before its COMMIT.
+    The statements that are in `last` by its end go with the message before its COMMIT.
     """
     # For the session, since between BEGIN and a setting of the transaction's own there would be a gap.
     connection.execute(
@@ -273,14 +273,22 @@ def _in_one(connection: Connection, *last: sql.Composed) -> Iterator[None]:
         connection.execute(sql.SQL("; ").join((*last, _limits(0))))
 
 
-def _is_still(connection: Connection, name: str, oid: int | None) -> None:
-    """Raise OpsError if the name that was just given is another database's: somebody renamed at the same time."""
-    if oid_of(connection, name) != oid:
+def _is_still(connection: Connection, name: str, oid: int | None) -> int:
+    """Return the number of this transaction, of 64 bits.
+
+    Raise OpsError if the name that was just given is another database's: somebody renamed at the same time.
+    """
+    row = connection.execute(
+        "SELECT d.oid::int8, pg_catalog.pg_current_xact_id()::text::int8 FROM pg_catalog.pg_database d WHERE d.datname = %s",
+        [name],
+    ).fetchone()
+    if row is None or row[0] != oid:
         raise OpsError(
             f"{name} would be another database than was looked at, so nothing was changed",
             detail="Somebody renamed databases at the same time.",
             hint="Look with `psql -l` and `invoke restore.status`.",
         )
+    return int(row[1])
 
 
 def _give_up_after(connection: Connection, seconds: int) -> None:
