@@ -3,7 +3,7 @@
 Whatever goes through it has lost its secrets and what could steer a terminal: a name out of a database, a file, a
 message of a server may hold escape sequences, marks that turn the direction of writing, line breaks that forge a line of
 ours. A sentence (`line`, `note`) has no line breaks at all; a text of several lines (`lines`, `notes`) was put together
-of `terminal.plain` names by who made it.
+of `terminal.plain` names by who made it. Each of our commands that people read in it names their site (`followed`).
 
 Nothing raises when a stream can't be written. A run does not end half way because nobody reads it: what stdout could
 not take is kept as `lost`, and the boundary tells it at the end.
@@ -16,6 +16,8 @@ import errno
 import io
 import json
 import os
+import re
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ from polyladder_ops.redaction import redact
 from polyladder_ops.terminal import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import TextIO
 
     from polyladder_ops.errors import OpsError
@@ -35,6 +37,7 @@ __all__ = [
     "document",
     "fault",
     "flush",
+    "followed",
     "is_watched",
     "last_words",
     "line",
@@ -48,7 +51,22 @@ __all__ = [
 ]
 
 _STREAMS = ("stdin", "stdout", "stderr")
+_COMMAND = re.compile(r"`invoke (?!sandbox|dev\b|-)([^`\n]+)`")
 _lost: list[OSError] = []
+_sites: list[str] = []  # the last one is meant
+
+
+@contextlib.contextmanager
+def followed(site: str) -> Iterator[None]:
+    """Within the block each `invoke` command that people are told names this site, if one was given.
+
+    Whoever pasted it without would act on the default site's database.
+    """
+    _sites.append(site)
+    try:
+        yield
+    finally:
+        _sites.pop()
 
 
 def prepare() -> None:
@@ -71,16 +89,17 @@ def prepare() -> None:
 
 def line(sentence: str) -> None:
     """Print a result of one line on stdout."""
-    _write("stdout", plain(redact(sentence)))
+    _tell("stdout", plain(redact(sentence)))
 
 
 def lines(text: str) -> None:
     """Print a result of several lines on stdout."""
-    _write("stdout", clean(text))
+    _tell("stdout", clean(text))
 
 
 def document(value: Any) -> None:
     """Print one JSON document on stdout; control characters stay in it, escaped."""
+    value = _hints_followed(value)
     text = _as_json(value)
     if redact(text) != text:  # text by text, since a mask could swallow a quote of the document
         text = _as_json(_each_text(value, redact))
@@ -89,17 +108,17 @@ def document(value: Any) -> None:
 
 def note(sentence: str) -> None:
     """Tell people a sentence on stderr."""
-    _write("stderr", plain(redact(sentence)))
+    _tell("stderr", plain(redact(sentence)))
 
 
 def notes(text: str) -> None:
     """Tell people a text of several lines on stderr."""
-    _write("stderr", clean(text))
+    _tell("stderr", clean(text))
 
 
 def fault(error: OpsError) -> None:
     """Tell people an error on stderr: its message, its detail, its hint."""
-    _write("stderr", told(error))
+    _tell("stderr", told(error))
 
 
 def told(error: OpsError) -> str:
@@ -111,12 +130,12 @@ def told(error: OpsError) -> str:
         *([f"detail: {detail}"] if detail else []),
         *([f"hint: {hint}"] if hint else []),
     ]
-    return "\n".join(texts)
+    return _for_site("\n".join(texts))
 
 
 def question(text: str, expected: str) -> str:
     """Return what a person typed at the terminal, asked to type `expected`; empty if the input ended."""
-    _write("stderr", f"{clean(text)}\nType {plain(redact(expected))} to go on: ", end="")
+    _tell("stderr", f"{clean(text)}\nType {plain(redact(expected))} to go on: ", end="")
     with contextlib.suppress(EOFError, OSError):
         return input().strip()
     return ""
@@ -135,7 +154,7 @@ def is_watched() -> bool:
 def last_words(text: str) -> None:
     """Tell people a text on stderr although the process is being left and its streams may be held by another thread."""
     with contextlib.suppress(OSError):
-        os.write(2, f"{clean(text)}\n".encode(errors="backslashreplace"))
+        os.write(2, f"{_for_site(clean(text))}\n".encode(errors="backslashreplace"))
 
 
 def flush() -> None:
@@ -154,6 +173,26 @@ def clean(text: str) -> str:
     return "\n".join(map(plain, redact(text).split("\n")))
 
 
+def _for_site(text: str) -> str:
+    """Return the text with the site behind each of our commands that names none; the sandbox's and a developer's take none."""
+    if not (site := _sites[-1] if _sites else ""):
+        return text
+    flag = f" --site={shlex.quote(site)}"
+    return _COMMAND.sub(
+        lambda found: found[0] if "--site" in found[1] else f"`invoke {found[1]}{flag}`", text
+    )
+
+
+def _hints_followed(value: Any) -> Any:
+    """Return a document whose hints can be followed; all else in it is for programs, and may be a name of the database."""
+    if isinstance(value, dict):
+        return {
+            key: _for_site(item) if key == "hint" and isinstance(item, str) else _hints_followed(item)
+            for key, item in value.items()
+        }
+    return [_hints_followed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def _as_json(value: Any) -> str:
     return json.dumps(value, indent=1).replace(
         "\x7f", "\\u007f"
@@ -166,6 +205,10 @@ def _each_text(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         return {_each_text(key, change): _each_text(item, change) for key, item in value.items()}
     return [_each_text(item, change) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _tell(name: str, text: str, *, end: str = "\n") -> None:
+    _write(name, _for_site(text), end=end)
 
 
 def _write(name: str, text: str, *, end: str = "\n") -> None:

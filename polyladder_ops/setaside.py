@@ -141,7 +141,7 @@ def abort(target: Target, *, say: Say = lambda _sentence: None) -> tuple[str, ..
             raise OpsError(
                 f"{len(left)} leftovers are still there",
                 detail="; ".join((*done, *(f"{one.database}: {one.detail}" for one in left))),
-                hint="They are of another database's restore or of another role: run `invoke restore.abort` for that site.",
+                hint="They are of another database's restore or of another role: run `invoke restore.abort --site=NAME` for its site.",
             )
     return done
 

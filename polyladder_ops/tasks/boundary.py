@@ -85,7 +85,8 @@ class OpsTask(Task[Any]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the body; raise Exit with the code and the text that a person reads."""
         output.prepare()
-        with _ending_as_exit(inspect.getfile(self.body)), _interruptible():
+        site = str(kwargs.get("site") or "")
+        with output.followed(site), _ending_as_exit(inspect.getfile(self.body)), _interruptible():
             kwargs = {name: value for name, value in kwargs.items() if value is not None}
             refuse_flags_as_values(kwargs)
             with silence.allow(allowed_s(args[0]) if args else None):

@@ -10,7 +10,6 @@ from polyladder_ops import output
 from polyladder_ops.errors import Mismatch, OpsError
 from polyladder_ops.tasks.backup import JSON, SITE, open_site, print_json
 from polyladder_ops.tasks.boundary import is_dry, number_of, task
-from polyladder_ops.tasks.hints import followed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,8 +56,7 @@ def health(c: Context, wait: str = "", site: str = "", json: bool = False) -> No
     _tell(parts, json=json)
     wrong = [part for part in parts if not part.ok]
     if wrong:
-        with followed(site):
-            raise _unwell(wrong)
+        raise _unwell(wrong)
 
 
 def _unwell(wrong: list[Part]) -> Mismatch:
