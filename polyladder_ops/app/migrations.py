@@ -20,7 +20,7 @@ from polyladder_ops import portable
 from polyladder_ops.app.checkout import environment
 from polyladder_ops.errors import Interrupted, Mismatch, OpsError
 from polyladder_ops.lifeline import lifeline
-from polyladder_ops.postgres import definitions_seen, migration_login, session
+from polyladder_ops.postgres import definitions_seen, locks, migration_login, session
 from polyladder_ops.redaction import redact
 from polyladder_ops.terminal import plain
 from polyladder_ops.undoing import at_work
@@ -212,34 +212,67 @@ def run(
     """Run the checkout's migrations `up` or `down`; return how the program ended, and the owner whose objects it made.
 
     `server` is the session that holds the database's lock. `say` hears each line of the program, without secrets. Ended early,
-    neither the program's group nor a session of its on the server is left; killed, the program's group ends too. Raise OpsError if it can't be started.
+    neither the program's group nor a session of its on the server is left; killed, the program's group ends too. Raise OpsError
+    if it can't be started, or if the lock is lost meanwhile: then it is ended, and what the database notes is told.
     """
     with migration_login.opened(server, target) as login, lifeline() as ends_with_us:
         program = _Program(checkout, direction, login)
         ends_with_us(program.process)
         try:
-            ended = program.watch(say, lambda: migration_login.blockers(server, login))
+            ended = program.watch(say, server, login)
+            program.end()
+            _expect_alone(server, target)
         except BaseException as error:
             with at_work("ending the migration", error):
                 program.end()
-                migration_login.end_sessions(server, login)
-            _tell(error, target)
+                left = _ended_sessions(server, target, login)
+            _tell(error, target, left)
             raise
-        program.end()
         migration_login.end_sessions(server, login)
     return ended, login.owner
 
 
-def _tell(error: BaseException, target: Target) -> None:
-    """Say of an interrupted run what the database notes now."""
-    if isinstance(error, KeyboardInterrupt):
-        names = look(target).names
-        head = plain(names[-1]) if names else "none"
-        raise Interrupted(
-            f"interrupted by {str(error) or 'Ctrl-C'}",
-            detail=f"{target.database} notes {len(names)} migrations now, the last one is {head}.",
+def _expect_alone(server: Connection, target: Target) -> None:
+    """Return if this session still holds the lock. Raise OpsError if it is lost: another run may have begun beside."""
+    try:
+        locks.check(server, target.database)
+    except OpsError as error:
+        raise OpsError(
+            f"the lock on {target.database} was lost while the migration ran",
+            detail=f"{error.detail} Another run may have changed it meanwhile.".strip(),
             hint="Look at `invoke migrate.status`.",
         ) from error
+
+
+def _ended_sessions(server: Connection, target: Target, login: Login) -> str:
+    """End the migration's sessions; return in a sentence why one may be left, empty if none is."""
+    try:
+        with migration_login.living(server, target) as connection:
+            migration_login.end_sessions(connection, login)
+    except OpsError as error:
+        return f"A session of the migration may be left: {error.in_a_line}"
+    return ""
+
+
+def _tell(error: BaseException, target: Target, left: str) -> None:
+    """Say of a run that was interrupted, or lost its lock, what the database notes now."""
+    if not isinstance(error, KeyboardInterrupt | OpsError):
+        return
+    now = f"{_noted_now(target)} {left}".strip()
+    if isinstance(error, KeyboardInterrupt):
+        raise Interrupted(
+            f"interrupted by {str(error) or 'Ctrl-C'}", detail=now, hint="Look at `invoke migrate.status`."
+        ) from error
+    error.detail = f"{error.detail} {now}".strip()
+
+
+def _noted_now(target: Target) -> str:
+    try:
+        names = look(target).names
+    except OpsError as error:
+        return f"What {target.database} notes now is not known: {error.in_a_line}"
+    head = plain(names[-1]) if names else "none"
+    return f"{target.database} notes {len(names)} migrations now, the last one is {head}."
 
 
 class _Program:
@@ -261,10 +294,13 @@ class _Program:
             self._heard.put(line)
         self._heard.put(None)
 
-    def watch(self, say: Callable[[str], object], waits_for: Callable[[], Sequence[str]]) -> Ended:
-        """Return how it ended; say its lines, and, when it has been quiet for ten seconds, whom it waits for."""
+    def watch(self, say: Callable[[str], object], server: Connection, login: Login) -> Ended:
+        """Return how it ended; say its lines, and, when it has been quiet for ten seconds, whom it waits for.
+
+        It is ended when the lock's session is lost, of which the heartbeat of that hears.
+        """
         kept: deque[str] = deque(maxlen=_KEPT_LINES)
-        for line in self._lines(say, waits_for):
+        for line in self._lines(say, server, login):
             # Secrets go before the line is cut: half of one would not be known.
             text = plain(redact(line.decode("utf-8", "replace").rstrip()))[:_LONGEST]
             if text:
@@ -272,9 +308,12 @@ class _Program:
                 kept.append(text.strip())
         return Ended(self.process.wait(), tuple(kept))
 
-    def _lines(self, say: Callable[[str], object], waits_for: Callable[[], Sequence[str]]) -> Iterator[bytes]:
+    def _lines(self, say: Callable[[str], object], server: Connection, login: Login) -> Iterator[bytes]:
         quiet_since = time.monotonic()
         while True:
+            if server.closed:
+                portable.end_group(self.process)
+                return
             try:
                 line = self._heard.get(timeout=_TICK_S)
             except queue.Empty:
@@ -284,7 +323,7 @@ class _Program:
                     portable.end_group(self.process)  # what it left behind holds the pipe open
                 elif time.monotonic() - quiet_since > _QUIET_S:
                     quiet_since = time.monotonic()
-                    for who in waits_for():
+                    for who in migration_login.blockers(server, login):
                         say(f"it waits for a lock that {plain(who)} holds")
                 continue
             if line is None:

@@ -21,7 +21,7 @@ import psycopg
 from psycopg import sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import databases, session
+from polyladder_ops.postgres import databases, locks, session
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.redaction import hide, hide_url
 from polyladder_ops.undoing import undone
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["AtWork", "Login", "at_work", "blockers", "end_sessions", "opened"]
+__all__ = ["AtWork", "Login", "at_work", "blockers", "end_sessions", "living", "opened"]
 
 _ENDING_S = 30.0
 _RIGHTS = """
@@ -93,8 +93,8 @@ class Login:
 def opened(server: Connection, target: Target) -> Iterator[Login]:
     """Within the block a login that may migrate `target` and makes its owner's objects; one that was made is gone afterwards.
 
-    `server` is a session of ours in another database of that server, which lives as long as the block. Raise OpsError if our role
-    is no member of the owner, or if no login can be made or let in.
+    `server` is a session of ours in another database of that server; if it is lost meanwhile, the login goes over another one.
+    Raise OpsError if our role is no member of the owner, or if no login can be made or let in.
     """
     ours, is_superuser, owner, owner_is_superuser, is_member = _rights(server, target)
     if not is_member:
@@ -153,15 +153,33 @@ def _make(server: Connection, target: Target, name: str, owner: str) -> Target:
 def _drop(server: Connection, target: Target, name: str, owner: str) -> None:
     """Drop the login; what it made as itself (after SET ROLE NONE) goes to the owner and is not lost."""
     role = sql.Identifier(name)
-    if server.execute("SELECT FROM pg_catalog.pg_roles WHERE rolname = %s", [name]).fetchone() is None:
-        return
-    with session.translated(f"could not drop the login {name}"):
+    with session.translated(f"could not drop the login {name}"), living(server, target) as connection:
+        if not connection.execute("SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = %s", [name]).fetchone():
+            return
         with closing(session.connect(target)) as inside:
             give = sql.SQL("REASSIGN OWNED BY {} TO {}; DROP OWNED BY {}").format(
                 role, sql.Identifier(owner), role
             )
             inside.execute(give)
-        server.execute(sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(role, role))
+        connection.execute(sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(role, role))
+
+
+@contextlib.contextmanager
+def living(server: Connection, target: Target) -> Iterator[Connection]:
+    """Within the block a session like `server`: itself, or a new one if that was lost (a laptop slept, somebody ended it)."""
+    if _lives(server):
+        yield server
+        return
+    with closing(session.connect(locks.maintenance(target))) as again:
+        yield again
+
+
+def _lives(server: Connection) -> bool:
+    try:
+        server.execute("SELECT 1")
+    except psycopg.Error:
+        return False
+    return True
 
 
 def _login(target: Target, owner: str, *, is_made: bool = False) -> Login:
