@@ -49,6 +49,8 @@ _CLOSED = re.compile(
     r"DATABASE_URL|POLYLADDER_(?:SCRATCH_URL|HEALTH_URL|FLYCTL|APP_DIR|MIGRATE_COMMAND)|FLY_.+|AWS_(?!CA_BUNDLE$|PAGER$).+"
 )
 # Not settings of ours, but the programs and libraries below us read them and may quote them.
+# What leads to one site's database and app: `.env` says it for the site that it names, or production.
+_OF_ONE_SITE = re.compile(r"DATABASE_URL|POLYLADDER_(?:HEALTH_URL|APP|DB_APP)|FLY_.+")
 _OTHER_SECRETS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -266,6 +268,9 @@ def load(
     site = sources.first("POLYLADDER_SITE", [flag, environment, dotenv, yaml, _DEFAULTS])
     layers = [flag, environment, _site_dotenv(site[0], root, faults_in_files), dotenv, yaml]
     _hide_secrets(layers)
+    if site[0] != _led_to_by(dotenv):
+        # A slip in --site, or a site without a file, would mean production's database: a restore replaced it so.
+        layers[3] = dotenv.without(_OF_ONE_SITE)
     ignored: tuple[str, ...] = ()
     if site[0] == SANDBOX:
         layers = [flag, environment, yaml]
@@ -275,6 +280,12 @@ def load(
         faults += faults_in_files
     unknown = sources.unknown(layers, _BY_NAME, faults)
     return _checked(site, layers, root, faults, ignored=ignored, unknown=unknown)
+
+
+def _led_to_by(dotenv: Layer) -> str:
+    """Return the site to whose database a file for all sites leads; the sandbox's own is never written there."""
+    named = dotenv.values.get("POLYLADDER_SITE", SANDBOX)
+    return _DEFAULTS.values["POLYLADDER_SITE"] if named == SANDBOX else named
 
 
 def _site_dotenv(site: str, root: Path, faults: list[str]) -> Layer:

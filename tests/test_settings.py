@@ -308,3 +308,28 @@ def test_the_module_imports_no_library_that_talks_to_the_world() -> None:
     code = "import polyladder_ops.settings, sys; print({'psycopg', 'boto3', 'fabric', 'rich', 'invoke'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("text", "site", "is_read"),
+    [
+        ("", {}, True),
+        ("", {"site": "production"}, True),
+        ("", {"site": "stagng"}, False),
+        ("POLYLADDER_SITE=staging\n", {}, True),
+        ("POLYLADDER_SITE=staging\n", {"site": "staging"}, True),
+        ("POLYLADDER_SITE=staging\n", {"site": "production"}, False),
+    ],
+)
+def test_a_file_for_all_sites_leads_to_the_database_of_one(
+    text: str, site: dict[str, str], is_read: bool, tmp_path: Path
+) -> None:
+    """`restore --site=staging --allow-cross=production` replaced production's database, which `.env` named."""
+    led = "DATABASE_URL=postgres://u:pw@live/db\nFLY_API_TOKEN=fm2_live\nPOLYLADDER_APP=live\nPOLYLADDER_HEALTH_URL=https://live.example\n"
+    (tmp_path / ".env").write_text(f"{text}{led}BACKUP_RETENTION=3\n")
+    found = read(tmp_path, site)
+    assert [
+        found.sources[name] == ".env"
+        for name in ("DATABASE_URL", "FLY_API_TOKEN", "POLYLADDER_APP", "POLYLADDER_HEALTH_URL")
+    ] == [is_read] * 4
+    assert found.sources["BACKUP_RETENTION"] == ".env"
