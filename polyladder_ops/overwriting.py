@@ -107,7 +107,7 @@ def overwrite(
             restoring.analyze(target)
             accepted += [
                 *restoring.limits(backup.manifest),
-                *_ask(target, backup, options, kept[0] if kept else None),
+                *_ask(target, backup, options, kept[0] if kept else None, say),
             ]
     return Overwritten(kept[0] if kept else None, tuple(accepted), time.monotonic() - began)
 
@@ -192,12 +192,14 @@ def estimate_s(target: Target, manifest: Manifest, *, backs_up: bool) -> float:
     return first_s + inplace.estimate_s(manifest)
 
 
-def _ask(target: Target, backup: Backup, options: Options, kept: Backup | None) -> list[str]:
+def _ask(
+    target: Target, backup: Backup, options: Options, kept: Backup | None, say: Callable[[str], None]
+) -> list[str]:
     """Return the failed checks that are accepted. Raise Mismatch if others failed."""
     failed = [a for a in checks.run(target, options.checks) if not a.ok]
     wrong = {f"check:{a.check.name}": a.said for a in failed}
-    if options.checks:
-        verification.keep_checks(backup, [a.check.name for a in failed])
+    if options.checks and (unkept := verification.keep_checks(backup, [a.check.name for a in failed])):
+        say(f"WARNING: {unkept}")
     if others := [f"{item}: {said}" for item, said in wrong.items() if item not in options.accept]:
         raise Mismatch(
             f"{target.database} was restored, and {len(others)} of your checks fail on it",

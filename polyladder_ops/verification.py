@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.conninfo import Target
 
-__all__ = ["LEVELS", "Verdict", "keep_checks", "verify_by_restore", "verify_stored", "verify_without_key"]
+__all__ = [
+    "LEVELS",
+    "Unrecorded",
+    "Verdict",
+    "keep_checks",
+    "verify_by_restore",
+    "verify_stored",
+    "verify_without_key",
+]
 
 LEVELS = ("stored", "restore")
 Level = Literal["stored", "restore"]
@@ -52,6 +60,18 @@ class Verdict:
     def passed(self) -> bool:
         """Whether the backup may be trusted as far as this level looks."""
         return self.verdict == "passed"
+
+
+class Unrecorded(OpsError):  # noqa: N818 - the look itself went well
+    """A backup was looked at, and what came out could not be kept beside it: a folder to read only, a full disk."""
+
+    def __init__(self, verdict: Verdict, why: str) -> None:
+        super().__init__(
+            f"backup {verdict.backup.id} is {verdict.verdict}, but that could not be recorded beside it",
+            detail=" ".join((why, *verdict.reasons)),
+            hint="Make the folder writable and verify again.",
+        )
+        self.verdict = verdict
 
 
 def verify_stored(backup: Backup, keys: Sequence[Any], *, progress: Progress = None) -> Verdict:
@@ -245,7 +265,7 @@ def _restored(
 
 
 def _recorded(backup: Backup, level: Level, verdict: Word, reasons: Sequence[str], began: _Begun) -> Verdict:
-    """Keep the verdict beside the backup and return it. Raise OpsError if it can't be kept, or the backup is gone.
+    """Keep the verdict beside the backup and return it. Raise Unrecorded if it can't be kept, OpsError if the backup is gone.
 
     It holds for the manifest that lay there when we began: what was compared with another one has not passed.
     """
@@ -262,17 +282,17 @@ def _recorded(backup: Backup, level: Level, verdict: Word, reasons: Sequence[str
         details=tuple(reasons),
         manifest=began.manifest,
     )
+    made = Verdict(backup, level, verdict, tuple(reasons), time.monotonic() - began.at_s)
     try:
         with folder_lock(backup.path.parent, doing="recording a verification"):
             _still_there(backup)
             records.append(backup.path, record)
     except OSError as error:
-        raise OpsError(
-            f"backup {backup.id} is {verdict}, but that could not be recorded beside it",
-            detail=f"{error.strerror or error}: {backup.path.parent}. {' '.join(reasons)}".rstrip(),
-            hint="Make the folder writable and verify again.",
-        ) from error
-    return Verdict(backup, level, verdict, tuple(reasons), time.monotonic() - began.at_s)
+        raise Unrecorded(made, f"{error.strerror or error}: {backup.path.parent}.") from error
+    except OpsError as error:
+        _still_there(backup)
+        raise Unrecorded(made, error.in_a_line) from error
+    return made
 
 
 _CHANGED = "somebody changed its manifest while it was looked at"

@@ -389,6 +389,27 @@ def test_a_damaged_backup_exits_3_and_touches_nothing(
     untouched(shop)
 
 
+def test_a_folder_to_read_only_keeps_no_restore_from_its_end_and_verify_says_both(
+    shop: Shop, taken: tuple[Target, Backup]
+) -> None:
+    (shop.folder / ".lock").unlink()
+    (shop.folder / ".lock").mkdir()  # so that even root can't change a name in there
+    before = {path.name for path in shop.folder.iterdir()}
+    looked = shop.run("verify", "--backup=latest")
+    assert (looked.code, looked.out.split(" (")[0]) == (
+        1,
+        f"{taken[1].id} is whole: every byte and every table is what the manifest says",
+    )
+    unkept = f"backup {taken[1].id} is passed, but that could not be recorded beside it"
+    assert f"error: {unkept}" in looked.err
+    assert f"could not work in {shop.folder}" in looked.err
+    done = shop.run("restore", "--latest", "--force")
+    assert done.code == 0, done.err
+    assert f"WARNING: {unkept}. could not work in {shop.folder}" in done.err
+    assert shop.decks() == 500
+    assert {path.name for path in shop.folder.iterdir()} == before
+
+
 def accepting(err: str) -> str:
     """Return the item that the hint says can be accepted."""
     found = re.search(r"--accept='?([\w:]+(?:\.\w+)*)", err)

@@ -272,8 +272,13 @@ def _verify(chosen: Backup, keys: Any, bars: _Bars) -> None:
     if oldfiles.is_old(chosen.path):
         return  # it was read to its end to be described
     progress = bars.begin("verify", total=chosen.manifest.plain_bytes)
-    result = verification.verify_stored(chosen, keys, progress=progress)
-    bars.end()
+    try:
+        result = verification.verify_stored(chosen, keys, progress=progress)
+        bars.end()
+    except verification.Unrecorded as error:  # an emergency may leave no more than a folder to read
+        result = error.verdict
+        bars.end()
+        output.note(f"WARNING: {error.in_a_line}")
     if not result.passed:
         raise Mismatch(
             f"backup {chosen.id} is {result.verdict}, so nothing was touched",

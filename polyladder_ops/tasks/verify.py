@@ -13,7 +13,9 @@ from polyladder_ops.tasks.boundary import cleaning_in_sight, is_dry, number_of, 
 if TYPE_CHECKING:
     from invoke.context import Context
 
-    from polyladder_ops.verification import Verdict
+    from polyladder_ops.catalog import Backup
+    from polyladder_ops.site import Site
+    from polyladder_ops.verification import Unrecorded, Verdict
 
 __all__ = ["verify"]
 
@@ -40,7 +42,7 @@ def verify(
         invoke verify --backup=latest
         invoke verify --backup=2026-01-05 --level=restore
     """
-    from polyladder_ops import report, terminal, verification
+    from polyladder_ops import report, verification
 
     if level not in verification.LEVELS:
         raise UsageError(
@@ -57,21 +59,7 @@ def verify(
     if is_dry(c):
         output.line(f"would verify {chosen.id} at level {level}")
         return
-    is_shut = chosen.manifest.encrypted and place.settings.backup_age_identity_file is None
-    keys = [] if is_shut and level == "stored" else place.keys(encrypted=chosen.manifest.encrypted)
-    with (
-        terminal.Progress(f"verifying {chosen.id}", total=chosen.manifest.plain_bytes) as bar,
-        cleaning_in_sight(finish=_NEXT, before=bar.__exit__),
-    ):
-        if is_shut:
-            result = verification.verify_without_key(chosen)
-        elif level == "stored":
-            result = verification.verify_stored(chosen, keys, progress=bar.advance)
-        else:
-            with place.scratch(chosen.manifest.source.server_major) as scratch:
-                result = verification.verify_by_restore(
-                    chosen, keys, scratch.target, trusted=scratch.trusted, jobs=wanted, progress=bar.advance
-                )
+    result, unkept = _looked_at(place, chosen, level, wanted)
     for sentence in result.said:
         output.note(f"WARNING: {sentence}")
     if json:
@@ -84,12 +72,39 @@ def verify(
         output.document({**said, "seconds": round(result.seconds, 3)})
     else:
         output.lines(report.verdict(result))
+    if unkept:
+        raise unkept
     if not result.passed:
         is_old = all(
             reason.startswith("definitions compared with the dump only") for reason in result.reasons
         )
         hint = _ANOTHER if result.verdict == "failed" else _ANEW if is_old else _elsewhere(result)
         raise Mismatch(f"backup {chosen.id} is {result.verdict}", hint=hint)
+
+
+def _looked_at(
+    place: Site, chosen: Backup, level: str, jobs: int | None
+) -> tuple[Verdict, Unrecorded | None]:
+    """Return what came out of looking at the backup, and what kept it from being recorded."""
+    from polyladder_ops import terminal, verification
+
+    is_shut = chosen.manifest.encrypted and place.settings.backup_age_identity_file is None
+    keys = [] if is_shut and level == "stored" else place.keys(encrypted=chosen.manifest.encrypted)
+    try:
+        with (
+            terminal.Progress(f"verifying {chosen.id}", total=chosen.manifest.plain_bytes) as bar,
+            cleaning_in_sight(finish=_NEXT, before=bar.__exit__),
+        ):
+            if level == "stored":
+                if is_shut:
+                    return verification.verify_without_key(chosen), None
+                return verification.verify_stored(chosen, keys, progress=bar.advance), None
+            with place.scratch(chosen.manifest.source.server_major) as scratch:
+                return verification.verify_by_restore(
+                    chosen, keys, scratch.target, trusted=scratch.trusted, jobs=jobs, progress=bar.advance
+                ), None
+    except verification.Unrecorded as error:
+        return error.verdict, error
 
 
 _NEXT = "The next `invoke verify --level=restore` removes it."
