@@ -59,7 +59,9 @@ def read(found: object) -> tuple[Machine, ...]:
     """Return the machines of a list from Fly, but those that are destroyed. Raise OpsError if it is of another shape."""
     if not isinstance(found, list):
         raise _another_shape()
-    return tuple(each for each in map(_machine, found) if each.state not in _OVER)
+    is_web = any(map(_answers_http, found))
+    made = (_machine(each, is_web=is_web) for each in found)
+    return tuple(each for each in made if each.state not in _OVER)
 
 
 def managed(found: tuple[Machine, ...]) -> tuple[Machine, ...]:
@@ -72,7 +74,7 @@ def others(found: tuple[Machine, ...]) -> tuple[Machine, ...]:
     return tuple(each for each in found if not each.is_managed and not each.is_down)
 
 
-def _machine(found: object) -> Machine:
+def _machine(found: object, *, is_web: bool) -> Machine:
     if not isinstance(found, Mapping) or not all(
         isinstance(found.get(key), str) and found[key] for key in ("id", "state")
     ):
@@ -106,7 +108,7 @@ def _machine(found: object) -> Machine:
         # Of a machine whose host is lost nothing is known; to take it for ours is the careful case.
         is_managed=(is_v2 and group not in _SPECIAL) or (not is_known and not metadata),
         is_known=is_known,
-        is_database=_is_database(found, metadata, image),
+        is_database=_is_database(found, config, image, is_web=is_web),
         mark=str(metadata.get(MARK, "")),
         checks=_checks(found.get("checks")),
     )
@@ -119,10 +121,28 @@ def _autostart(services: object) -> bool | None:
     return any(_mapping(each).get("autostart", True) is not False for each in services)
 
 
-def _is_database(found: Mapping[str, Any], metadata: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
+def _is_database(
+    found: Mapping[str, Any], config: Mapping[str, Any], image: Mapping[str, Any], *, is_web: bool
+) -> bool:
+    """Whether it runs PostgreSQL: by Fly's own signs, else by a name or a volume in an app that answers no web request.
+
+    `checks` of the answer may be absent (contract 1.4), those of the config say the same. In doubt it is a database.
+    """
     checks = found.get("checks")
     has_role = isinstance(checks, list) and any(_mapping(each).get("name") == "role" for each in checks)
-    return has_role or "fly-managed-postgres" in metadata or "postgres" in str(image.get("repository", ""))
+    asks_flex = any(
+        "/flycheck/" in str(_mapping(each).get("path", ""))
+        for each in _mapping(config.get("checks")).values()
+    )
+    is_like_one = "postgres" in str(image.get("repository", "")) or bool(config.get("mounts"))
+    is_marked = "fly-managed-postgres" in _mapping(config.get("metadata"))
+    return has_role or asks_flex or is_marked or (is_like_one and not is_web)
+
+
+def _answers_http(found: object) -> bool:
+    services = _list(_mapping(_mapping(found).get("config")).get("services"))
+    ports = [port for each in services for port in _list(_mapping(each).get("ports"))]
+    return any("http" in _list(_mapping(port).get("handlers")) for port in ports)
 
 
 def _checks(found: object) -> tuple[tuple[str, str], ...]:
@@ -132,6 +152,10 @@ def _checks(found: object) -> tuple[tuple[str, str], ...]:
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _number(value: object) -> int:
