@@ -129,7 +129,10 @@ def from_marks(app: str, machines: tuple[Machine, ...]) -> Shape | None:
     said = next((read for each in managed(machines) if (read := _read_mark(each.mark))), None)
     if said is None:
         return None
-    return Shape(app, "", said["counts"], of(app, machines).parts, "the machines' metadata")
+    # A request can wake what was given its autostart back, and a mark beside it says that a start is not over: it has to run.
+    awake = {each.id for each in machines if not each.mark and each.autostart}
+    parts = tuple(replace(part, ran=part.ran or part.id in awake) for part in of(app, machines).parts)
+    return Shape(app, "", said["counts"], parts, "the machines' metadata")
 
 
 # --- from Fly's own settings of the app ---

@@ -50,7 +50,10 @@ def start(fleet: Fleet) -> Started:
             wanted = known.shape if known else shape.of(fleet.app, found)
             failed += _scale_up(fleet, machines.managed(found), wanted)
             found, unstarted = _bring_up(fleet, wanted)
-        return _judged(fleet, found, wanted, known, (*failed, *unstarted))
+            failed += unstarted
+            if not failed and not shape.differences(wanted, found):
+                found, failed = _unmark(fleet, found, wanted, known)
+        return _judged(fleet, found, wanted, known, failed)
 
 
 def _known(fleet: Fleet, found: tuple[Machine, ...]) -> tuple[Remembered | None, OpsError | None]:
@@ -67,7 +70,7 @@ def _known(fleet: Fleet, found: tuple[Machine, ...]) -> tuple[Remembered | None,
 def _give_autostart_back(
     fleet: Fleet, ours: tuple[Machine, ...], known: Remembered | None
 ) -> tuple[tuple[str, ...], KeyboardInterrupt | None]:
-    """Give each machine the autostart that it had, and take its mark away.
+    """Give each machine the autostart that it had, and take its mark away where a request can wake it now.
 
     Return what failed, after all were tried, and the Ctrl-C that came meanwhile: it must not leave an app that nothing
     wakes. A second one does, a second later.
@@ -90,13 +93,24 @@ def _give_autostart_back(
 
 
 def _give_back(fleet: Fleet, machine: Machine, kept: Shape | None) -> str:
-    """Give one machine its autostart back, if it lacks it or is marked; return what hindered it, empty if nothing did."""
+    """Give one machine its autostart back, if it lacks it or is marked; return what hindered it, empty if nothing did.
+
+    What nothing wakes keeps its mark until it runs: without one nobody else would know that it has to.
+    """
     wanted = _autostart(machine, kept)
-    if not machine.is_known or (not machine.mark and (wanted is None or wanted == machine.autostart)):
+    is_right = wanted is None or wanted == machine.autostart
+    if not machine.is_known or (is_right and not machine.mark):
         return ""
-    flag = () if wanted is None else (f"--autostart={str(wanted).lower()}",)
-    words = ("machine", "update", machine.id, *flag, "--metadata", f"{MARK}=", "--skip-start", "-y")
+    if is_right and wanted is not True and kept and _ran(kept, machine):
+        return ""
     fleet.say(f"giving {machine.id} ({machine.group}) its autostart back …")
+    return _update(fleet, machine, wanted, "--skip-start")
+
+
+def _update(fleet: Fleet, machine: Machine, wanted: bool | None, *more: str) -> str:
+    """Set the machine's autostart if it can have one, and take its mark away; return what hindered it."""
+    flag = () if wanted is None else (f"--autostart={str(wanted).lower()}",)
+    words = ("machine", "update", machine.id, *flag, "--metadata", f"{MARK}=", *more, "-y")
     try:
         fleet.trying(fleet.deadline(), partial(fleet.flyctl.run, *words, app=fleet.app))
     except FlyError as error:
@@ -105,6 +119,29 @@ def _give_back(fleet: Fleet, machine: Machine, kept: Shape | None) -> str:
         ):  # a deploy's new one has what the deploy gave it, and is looked at in the end
             return f"{machine.id}: {error.message}. {error.detail}"
     return ""
+
+
+def _unmark(
+    fleet: Fleet, found: tuple[Machine, ...], wanted: Shape, known: Remembered | None
+) -> tuple[tuple[Machine, ...], tuple[str, ...]]:
+    """Take the marks away that are left, once all is there; return the machines, and what failed. A second try is the last.
+
+    An update lets a machine that runs start anew (contract 1.11), so it is waited for once more.
+    """
+    for _ in range(2):
+        left = [each for each in machines.managed(found) if each.mark]
+        for each in left:
+            fleet.say(f"taking the mark of {each.id} ({each.group}) away …")
+            if problem := _update(fleet, each, _autostart(each, known.shape if known else None)):
+                return found, (problem,)
+        if not left:
+            break
+        time.sleep(fleet.pace.settle_s)
+        found, failed = _bring_up(fleet, wanted)
+        if failed:
+            return found, failed
+    marked = [each for each in machines.managed(found) if each.mark]
+    return found, tuple(f"machine {each.id} of group {each.group} keeps its mark `{MARK}`" for each in marked)
 
 
 def _autostart(machine: Machine, kept: Shape | None) -> bool | None:
