@@ -25,11 +25,15 @@ __all__ = ["Stopped", "refuse_unreachable", "stop"]
 
 @dataclass(frozen=True)
 class Stopped:
-    """All managed machines as they were at the last of two looks that agreed, and what runs beside them."""
+    """All managed machines as they were at the last of two looks that agreed, and what runs beside them.
+
+    `unmarked` are those of which only our disk knows that they ran: Fly did not keep their part of the shape.
+    """
 
     machines: tuple[Machine, ...]
     others: tuple[Machine, ...]
     shape: Shape | None
+    unmarked: tuple[str, ...] = ()
 
 
 def stop(fleet: Fleet) -> Stopped:
@@ -64,7 +68,7 @@ def refuse_unreachable(ours: tuple[Machine, ...], so_far: str = " Nothing was to
 
 def _bring_down(fleet: Fleet, ours: tuple[Machine, ...], kept: Shape) -> Stopped:
     until = fleet.deadline()
-    agreed, up = 0, tuple(each for each in ours if not each.is_down)
+    agreed, up, again = 0, tuple(each for each in ours if not each.is_down), set[str]()
     while True:
         for each in up:
             _press(fleet, each, kept, until)
@@ -75,10 +79,19 @@ def _bring_down(fleet: Fleet, ours: tuple[Machine, ...], kept: Shape) -> Stopped
         moving = any(each.state not in ("stopped", "started") for each in ours)
         up = tuple(each for each in ours if not each.is_down and each.state not in _MOVING)
         agreed = agreed + 1 if not up and not moving else 0
+        unmarked = _unmarked(ours, kept)
+        if agreed == 1 and (up := tuple(each for each in unmarked if each.id not in again)):
+            agreed, again = 0, again | {each.id for each in up}
         if agreed == 2:
-            return Stopped(ours, machines.others(found), kept)
+            return Stopped(ours, machines.others(found), kept, tuple(each.id for each in unmarked))
         if time.monotonic() > until:
             raise _not_down(fleet, ours)
+
+
+def _unmarked(ours: tuple[Machine, ...], kept: Shape) -> tuple[Machine, ...]:
+    """Return what ran, or was to be woken, and does not keep it: an update can say that it was done and do nothing."""
+    parts = ((each, kept.part(each)) for each in ours if not each.mark)
+    return tuple(each for each, part in parts if part and (part.ran or part.autostart))
 
 
 _MOVING = ("stopping", "replacing", "updating", "restarting", "starting", "suspending", "migrating")

@@ -95,6 +95,10 @@ def stop(c: Context, force: bool = False, site: str = "") -> None:
         output.line(
             f"{fleet.app} is down: {_counted(done.machines)} stopped, autostart off; {fleet.hint('fly.start')} brings back"
         )
+    if done.unmarked:
+        output.note(
+            f"note: Fly did not keep the shape in {', '.join(done.unmarked)}: only this machine knows what ran, in {fleet.path}"
+        )
     _refuse_others(fleet, done.others)
 
 

@@ -11,7 +11,8 @@ from polyladder_ops.fly import machines, shape
 from polyladder_ops.fly.fleet import Fleet
 from polyladder_ops.fly.starting import start
 from polyladder_ops.fly.stopping import stop
-from tests.fly.conftest import APP, PACE, fleet_of, put, shown, states
+from polyladder_ops.sandbox.fly import platform, world
+from tests.fly.conftest import APP, PACE, calls, fleet_of, put, shown, states
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,3 +78,21 @@ def fleet_with_a_lie(cloud: Cloud, fleet: Fleet, before: str, times: int | None 
             cloud.switch("update-lies", times=times)
 
     return Fleet(fleet.flyctl, fleet.app, fleet.folder, say=say, pace=PACE)
+
+
+def test_a_stop_looks_at_the_marks_and_writes_them_again(workers: Cloud, tmp_path: Path) -> None:
+    fleet = fleet_of(workers, tmp_path / "a")
+    workers.switch("update-lies", times=1)  # the list is by ids, so it may be either machine
+    done = stop(fleet)
+    assert done.unmarked == ()
+    assert all(mark.endswith("ran=true") for mark in marks(workers))
+
+
+def test_a_mark_that_fly_does_not_keep_is_told_by_a_stop(workers: Cloud, tmp_path: Path) -> None:
+    with world.changing(workers.folder) as here:
+        web = next(each for each in here.machines(APP) if each["shown"]["config"].get("services"))
+        platform.destroy(here, APP, web)
+    workers.switch("update-lies")
+    done = stop(fleet_of(workers, tmp_path / "a"))
+    assert done.unmarked == tuple(each["id"] for each in shown(workers))
+    assert [words for words in calls(workers) if words == "machine update"] == ["machine update"] * 2
