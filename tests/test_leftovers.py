@@ -11,6 +11,7 @@ from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases, leftovers, locks, marks, session, switch
 from polyladder_ops.postgres.leftovers import Leftover
 from tests.conftest import run
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,3 +168,76 @@ def test_without_the_lock_nothing_is_put_right(server: Server, database: Target)
         leftovers.settle(connection, server.target(), name)
     assert {one.database for one in found(server, name)} == {name}
     settle(server, name)
+
+
+# A copy that somebody took into use ------------------------------------------------------------------------------------
+
+KILLED = """
+CREATE ROLE %1$I LOGIN NOINHERIT PASSWORD 'x' VALID UNTIL 'tomorrow';
+CREATE DATABASE %1$I TEMPLATE template0
+"""
+LOADED = """
+ALTER SCHEMA public OWNER TO %1$I;
+CREATE TABLE public.deck (id int); ALTER TABLE public.deck OWNER TO %1$I;
+INSERT INTO public.deck SELECT generate_series(1, 10)
+"""
+TAKEN = {
+    "another owner": ("ALTER DATABASE %I OWNER TO pg_monitor", ""),
+    "a setting": ("ALTER DATABASE %I SET work_mem = '8MB'", ""),
+    "a table of its own": ("", "CREATE TABLE public.mine AS SELECT generate_series(1, 1000) a"),
+    "rows of its own": ("", "UPDATE public.deck SET id = 11 WHERE id = 10"),
+}
+
+
+def killed(server: Server) -> str:
+    """Return the copy of a run that was killed while its login loaded rows."""
+    name = databases.temporary_name("beside")
+    for statement in KILLED.split(";"):
+        run(server.target(), statement, name)
+    for statement in LOADED.split(";"):
+        run(server.target(name), statement, name)
+    return name
+
+
+def gone(server: Server, name: str) -> None:
+    """Wait until nobody is in the database any more: what a session counted it tells with its end."""
+    question = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND usesysid IS NOT NULL"
+    with closing(session.connect(server.target())) as connection:
+        until(lambda: connection.execute(question, [name]).fetchone() == (0,), "nobody is in it")
+
+
+@pytest.mark.parametrize("how", TAKEN)
+def test_a_copy_of_a_killed_run_that_somebody_took_into_use_and_left_stays(how: str, server: Server) -> None:
+    name = killed(server)
+    outside, within = TAKEN[how]
+    if outside:
+        run(server.target(), outside, name)
+    if within:
+        run(server.target(name), within)
+    gone(server, name)
+    (one,) = found(server)
+    assert (one.database, one.is_used) == (name, True), one
+    assert settle(server, "any") == ()
+    assert looks(server, name) is not None
+    databases.drop(server.target(), name)
+
+
+def test_a_table_in_a_copy_that_was_shut_and_that_somebody_opened_keeps_it(server: Server) -> None:
+    name = killed(server)
+    run(server.target(name), "REASSIGN OWNED BY %I TO postgres", name)
+    run(server.target(), "ALTER DATABASE %I ALLOW_CONNECTIONS false", name)
+    run(server.target(), "ALTER DATABASE %I ALLOW_CONNECTIONS true", name)
+    assert found(server) == {Leftover(name, "a half-made copy")}
+    run(server.target(name), "CREATE TABLE public.mine ()")
+    (one,) = found(server)
+    assert (one.database, one.is_used) == (name, True), one
+    databases.drop(server.target(), name)
+
+
+def test_a_copy_that_nobody_touched_goes_with_its_login(server: Server) -> None:
+    name = killed(server)
+    gone(server, name)
+    assert found(server) == {Leftover(name, "a half-made copy")}
+    assert settle(server, "any") == (f"dropped the half-made copy {name}",)
+    with closing(session.connect(server.target())) as connection:
+        assert connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name]).fetchone() is None

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import application, heartbeat, locks, logins
+from polyladder_ops.postgres import application, heartbeat, inside, locks, logins
 from polyladder_ops.postgres.session import Connection, backend_of, connect, in_short, is_usable, translated
 
 if TYPE_CHECKING:
@@ -278,10 +278,12 @@ def abandoned(connection: Connection, *, ours_only: bool = False) -> list[str]:
     Until the connection ends we hold their locks. One that somebody has taken into use since is not among them (`used`).
     """
     with translated("could not look for what killed runs left"):
-        rows = connection.execute(
+        copies = connection.execute(
             f"{_COPIES} AND (pg_catalog.pg_has_role(d.datdba, 'USAGE') OR NOT %s) AND {_WHY_USED} IS NULL".encode(),
             [ours_only],
         ).fetchall()
+        copies = [row for row in copies if is_temporary(*row) and _is_unlocked(connection, *row)]
+        rows = [row for row in copies if not inside.use(connection, *row)]
         rows += connection.execute(
             f"{logins.AS_MADE} AND rolname NOT IN (SELECT datname FROM pg_catalog.pg_database)"
             " AND (pg_catalog.pg_has_role(r.oid, 'MEMBER') OR NOT %s)".encode(),
@@ -294,10 +296,15 @@ def abandoned(connection: Connection, *, ours_only: bool = False) -> list[str]:
 _COPIES = """
 SELECT d.datname FROM pg_catalog.pg_database d WHERE d.datname ~ '^polyladder_[a-z]+_[0-9a-f]{16}$'
 """
-# A copy of ours has no comment, is nobody's but ours and its login's to enter, and only sessions of ours are in it.
+# A copy of ours belongs to us, has no comment and no setting after it was made, is nobody's but ours and its login's to enter,
+# and only sessions of ours are in it.
 _WHY_USED = f"""
 coalesce(
   CASE WHEN pg_catalog.shobj_description(d.oid, 'pg_database') IS NOT NULL THEN 'it has a comment' END,
+  CASE WHEN d.datdba <> (SELECT u.oid FROM pg_catalog.pg_roles u WHERE u.rolname = current_user)
+       THEN 'it belongs to ' || pg_catalog.pg_get_userbyid(d.datdba) END,
+  (SELECT 'a setting' FROM pg_catalog.pg_db_role_setting s
+   WHERE s.setdatabase = d.oid AND pg_catalog.age(s.xmin) < pg_catalog.age(d.xmin) LIMIT 1),
   (SELECT 'a grant to ' || coalesce(g.rolname, 'PUBLIC') FROM pg_catalog.aclexplode(d.datacl) x
    LEFT JOIN pg_catalog.pg_roles g ON g.oid = x.grantee
    WHERE x.grantee <> d.datdba AND coalesce(g.rolname, '') !~ '^polyladder_[a-z]+_[0-9a-f]{{16}}$' LIMIT 1),
@@ -314,7 +321,11 @@ def used(connection: Connection) -> dict[str, str]:
             f"SELECT * FROM (SELECT d.datname::text AS name, {_WHY_USED} AS why FROM pg_catalog.pg_database d"
             " WHERE d.datname ~ '^polyladder_[a-z]+_[0-9a-f]{16}$') c WHERE why IS NOT NULL ORDER BY name".encode()
         ).fetchall()
-    return {name: why for name, why in rows if is_temporary(name)}
+        found = {name: why for name, why in rows if is_temporary(name)}
+        for (name,) in connection.execute(_COPIES.encode()).fetchall():
+            if name not in found and is_temporary(name) and _is_unlocked(connection, name):
+                found[name] = inside.use(connection, name)
+    return {name: why for name, why in sorted(found.items()) if why}
 
 
 def drop_abandoned(server: Target) -> list[str]:
