@@ -486,3 +486,13 @@ def test_without_questions_it_is_said_that_the_data_were_not_looked_at(
     assert (found.code, bare.code) == (0, 0)
     assert "POLYLADDER_CHECKS is not set" in bare.err
     assert "POLYLADDER_CHECKS" not in found.err
+
+
+@pytest.mark.parametrize(
+    ("said", "well"),
+    [("true", True), ('"connected"', True), ('"ok"', True), ("false", False), ("null", False), ("0", False), ('"down"', False),
+     ('"disconnected"', False), ("[]", False), ('{"connected":"no"}', False)],
+)  # fmt: skip
+def test_what_the_app_says_of_its_database_is_heard_in_each_form(said: str, well: bool) -> None:
+    answer = judge(Reply(200, f'{{"status":"ok","database":{said}}}'.encode()))
+    assert answer.is_well is well

@@ -137,15 +137,20 @@ def _failing(heard: Reply) -> Answer:
 def _body(heard: Reply) -> Answer:
     found = _object(heard.body)
     status = str(found.get("status", "")).lower()
-    database = found.get("database")
-    is_connected = not isinstance(database, dict) or database.get("connected") is True
-    if status in _WELL and is_connected:
+    if status in _WELL and _is_connected(found.get("database", True)):
         return Answer(Kind.HEALTHY, f"{heard.status} {status}")
     return Answer(
         Kind.ANOTHER_BODY,
         f"{heard.status}, but its body does not say that the app and its database are well",
         "Check POLYLADDER_HEALTH_URL: something else than the app may answer there.",
     )
+
+
+def _is_connected(database: Any) -> bool:
+    """Whether what the app says of its database is that it reaches it; what is not known counts as no."""
+    if isinstance(database, dict):
+        return database.get("connected") is True
+    return database is True or (isinstance(database, str) and database.lower() in (*_WELL, "connected"))
 
 
 def _object(body: bytes) -> dict[str, Any]:
