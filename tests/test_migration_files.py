@@ -124,6 +124,22 @@ def said(
         ("WITH old AS (DELETE FROM t WHERE a RETURNING *) SELECT count(*) FROM old", "deletes rows", False),
         ("MERGE INTO t USING u ON t.a = u.a WHEN MATCHED THEN DELETE", "deletes rows", False),
         ("SELECT lo_unlink(7)", "drops or empties", False),
+        ("WITH o AS (SELECT 1) DELETE FROM t USING o WHERE t.a = o.a", "deletes rows", False),
+        ("WITH o AS (SELECT 1 WHERE true), p AS (SELECT 2) DELETE FROM t", "touches every row", False),
+        ("WITH o AS (SELECT 1) UPDATE t SET a = 1", "touches every row", False),
+        ("WITH o AS (UPDATE t SET a = 1 RETURNING 1) SELECT 1 WHERE true", "touches every row", False),
+        ("UPDATE t SET a = (SELECT 1 FROM b WHERE b.id = 1)", "touches every row", False),
+        ("EXPLAIN ANALYZE DELETE FROM t WHERE a", "deletes rows", False),
+        ("PREPARE p (int) AS DELETE FROM t WHERE a = $1", "deletes rows", False),
+        ("ALTER TYPE t DROP ATTRIBUTE a", "drops or empties", False),
+        ("ALTER TABLE t DETACH PARTITION p", "drops or empties", False),
+        ("DO 'BEGIN DELETE FROM t WHERE a; END'", "in a body: deletes rows", False),
+        ("DO LANGUAGE plpgsql E'BEGIN DROP TABLE t; END'", "in a body: drops or empties", False),
+        (
+            "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS 'TRUNCATE t'",
+            "in a body: drops or empties",
+            False,
+        ),
     ],
 )
 def test_a_statement_that_is_worth_a_look_is_named_with_its_line(
@@ -151,6 +167,14 @@ def test_a_statement_that_is_worth_a_look_is_named_with_its_line(
         "GRANT SELECT ON t TO polyladder",
         "ALTER TABLE t OWNER TO polyladder",
         "UPDATE t SET a = 1 WHERE b",
+        "UPDATE t SET a = (SELECT 1) WHERE b IN (SELECT 2)",
+        "WITH o AS (SELECT 1) UPDATE t SET a = 1 WHERE b",
+        "WITH o AS (SELECT 1) SELECT * FROM o",
+        "CREATE TABLE t (update text, delete text)",
+        "SELECT 1 FROM t FOR UPDATE",
+        "CREATE TRIGGER x BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION f()",
+        "COMMENT ON TABLE t IS 'BEGIN DELETE FROM t; END'",
+        "ALTER TABLE t ATTACH PARTITION p DEFAULT",
         "CREATE USER MAPPING FOR x SERVER s",
         "ROLLBACK TO a",
         "SELECT polyladder_count()",
@@ -201,7 +225,22 @@ def test_what_an_update_with_a_condition_writes_over_is_not_seen(tmp_path: Path)
     assert said(tmp_path, "UPDATE t SET a = 1 WHERE b") == []
 
 
-@pytest.mark.parametrize("text", ["pgm.dropColumns('t', 'a')", "pgm.sql('DELETE FROM t WHERE a')"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pgm.dropColumns('t', 'a')",
+        "pgm.dropMaterializedView('t')",
+        "pgm.dropExtension('t')",
+        "pgm.sql('DELETE FROM t WHERE a')",
+        "pgm.sql('UPDATE users SET email = NULL')",
+        'pgm.sql(`UPDATE public."users" AS u SET email = NULL`)',
+        "pgm.sql('ALTER TABLE users DROP name')",
+        "pgm.sql('ALTER TABLE a DETACH PARTITION b')",
+        "pgm.sql('ALTER TYPE a DROP ATTRIBUTE b')",
+        "pgm.sql('DROP MATERIALIZED VIEW v')",
+        "pgm.sql('DROP EXTENSION citext CASCADE')",
+    ],
+)
 def test_what_a_program_may_lose_is_known_by_its_words(text: str, tmp_path: Path) -> None:
     program = file(tmp_path, f"export const up = (pgm) => {text};", "1700000000000_a.ts")
     assert [found.loses for found in remarks(program, ["polyladder"])] == [True]
@@ -211,6 +250,19 @@ def test_a_program_is_looked_at_by_its_words(tmp_path: Path) -> None:
     text = "export const up = (pgm) => {\n  pgm.noTransaction();\n  pgm.dropTable('t');\n  pgm.createRole('x');\n};\n"
     found = said(tmp_path, text, "1700000000000_a.ts")
     assert [(line, beyond) for line, _, beyond in found] == [(4, True), (2, False), (3, False)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pgm.sql('UPDATE users SET email = NULL WHERE id = 1')",
+        "pgm.sql('ALTER TABLE users DROP CONSTRAINT c')",
+        "pgm.sql('ALTER TABLE users ADD a int'); pgm.sql('DROP INDEX i')",
+        "pgm.sql('INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET a = 1')",
+    ],
+)
+def test_what_a_program_changes_by_harmless_words_is_passed_over(text: str, tmp_path: Path) -> None:
+    assert said(tmp_path, f"export const up = (pgm) => {text};", "1700000000000_a.ts") == []
 
 
 def test_what_a_program_puts_together_is_not_seen(tmp_path: Path) -> None:
@@ -248,6 +300,11 @@ def test_only_the_way_that_runs_is_looked_at(tmp_path: Path) -> None:
     text = "-- Up Migration\nCREATE TABLE t ();\n-- Down Migration\nDROP TABLE t;\n"
     assert said(tmp_path, text) == []
     assert said(tmp_path, text, down=True) == [(4, "drops or empties: DROP TABLE t", False)]
+
+
+def test_digits_that_are_no_decimals_are_letters(tmp_path: Path) -> None:
+    names = ["1900000000000_10\u00b2.sql", "1900000000000_9\u2460.sql"]
+    assert [f.path.name for f in ordered([File(tmp_path / name) for name in names])] == names[::-1]
 
 
 def test_a_file_without_a_down_part_has_no_way_back(tmp_path: Path) -> None:

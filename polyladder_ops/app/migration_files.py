@@ -95,7 +95,7 @@ def ordered(files: list[File]) -> tuple[File, ...]:
 
 
 def _natural(piece: str) -> tuple[int, int | str]:
-    return (0, int(piece)) if piece.isdigit() else (1, re.sub(r"[\W_]", "", piece).lower())
+    return (0, int(piece)) if piece.isdecimal() else (1, re.sub(r"[\W_]", "", piece).lower())
 
 
 def _instant(name: str) -> int:
@@ -126,7 +126,7 @@ def parts(text: str) -> Parts:
 def is_reversible(file: File) -> bool:
     """Whether a file can be taken back, as far as its text tells."""
     if file.is_sql:
-        return parts(file.text()).down is not None
+        return any(_statements(parts(file.text()).down or ""))
     return re.search(r"\bdown\s*=\s*false\b", file.text()) is None
 
 
@@ -191,16 +191,32 @@ _STATEMENTS = tuple(
         (r"(?:BEGIN|START\s+TRANSACTION|COMMIT|END|ROLLBACK(?!\s+TO)|ABORT|PREPARE\s+TRANSACTION)\b", _ENDS, False),
         (r"(?:CREATE|DROP|REINDEX)\b.*\bCONCURRENTLY\b|VACUUM\b", "can't run in a transaction, and node-pg-migrate makes one around it", False),
         (rf"DROP\s+(?!(?:INDEX|TRIGGER|POLICY|RULE)\b)\w+|TRUNCATE\b|ALTER\s+(?:FOREIGN\s+)?TABLE\b.*\bDROP\s+(?:COLUMN\b|(?!(?:CONSTRAINT|DEFAULT|NOT\s+NULL|IDENTITY|EXPRESSION)\b){_NAME})|SELECT\b.*\blo_unlink\b", _DROPS, False),
-        (r"DELETE\s+FROM\b(?!.*\bWHERE\b)|UPDATE\b(?!.*\bWHERE\b)", _EVERY_ROW, False),
-        (r"(?:WITH\b.*\(\s*)?DELETE\s+FROM\b|MERGE\b.*\bTHEN\s+DELETE\b", _DELETES, False),
+        (r"ALTER\s+TYPE\b.*\bDROP\s+ATTRIBUTE\b|ALTER\s+(?:FOREIGN\s+)?TABLE\b.*\bDETACH\s+PARTITION\b", _DROPS, False),
     )
 )  # fmt: skip
+# The same of what changes rows: of the statement itself and of what a WITH has before it, each without what its brackets hold.
+_CLAUSES = tuple(
+    (re.compile(pattern, re.IGNORECASE), said, False)
+    for pattern, said in (
+        (r"(?:DELETE\s+FROM\b|UPDATE\b(?=.*\bSET\b))(?!.*\bWHERE\b)", _EVERY_ROW),
+        (r"DELETE\s+FROM\b|MERGE\b.*\bTHEN\s+DELETE\b", _DELETES),
+    )
+)
+_BEFORE_ITS_VERB = re.compile(r"(?:WITH|EXPLAIN|PREPARE)\b", re.IGNORECASE)
+_VERB = re.compile(r"\b(?:DELETE\s+FROM|UPDATE|MERGE\s+INTO|INSERT\s+INTO|SELECT|VALUES)\b", re.IGNORECASE)
+_IN_BRACKETS = re.compile(r"\s*(?:DELETE\s+FROM|UPDATE)\b", re.IGNORECASE)
+_WORDS_OF_A_BODY = 60  # `DO LANGUAGE …`, and what stands before the body of a function, is no longer
+_NO_COLUMN = r"CONSTRAINT|DEFAULT|NOT\s+NULL|IDENTITY|EXPRESSION|INDEX|TRIGGER|POLICY|RULE"
+_GONE = r"TABLE|COLUMN|SCHEMA|TYPE|OWNED|VIEW|MATERIALIZED\s+VIEW|SEQUENCE|EXTENSION|FOREIGN\s+TABLE|DOMAIN|ATTRIBUTE|SERVER"
 _CODE = (
     (re.compile(_ROLES + r"|\b(?:create|alter|drop|rename)Role\b|\bgrantRoles\b", re.IGNORECASE), "changes roles, which all databases of the server share", True),
     (re.compile(_DATABASES, re.IGNORECASE), "names a database", True),
     (re.compile(r"\bnoTransaction\b|\bCOMMIT\s*[;'\"`]", re.IGNORECASE), _LEAVES, False),
-    (re.compile(r"\bdrop(?:Table|Column|Schema|Type|Sequence|View)s?\b|\bDROP\s+(?:TABLE|COLUMN|SCHEMA|TYPE|OWNED)\b|\bTRUNCATE\b|\blo_unlink\b", re.IGNORECASE), _DROPS, False),
-    (re.compile(r"\bDELETE\s+FROM\b", re.IGNORECASE), _DELETES, False),
+    (re.compile(r"\bdrop(?:Table|Column|Schema|Type|TypeAttribute|Sequence|View|MaterializedView|Extension|Domain)s?\b"
+                rf"|\bDROP\s+(?:{_GONE})\b|\bTRUNCATE\b|\blo_unlink\b|\bDETACH\s+PARTITION\b"
+                rf"|\bALTER\s+(?:FOREIGN\s+)?TABLE\b[^;`]{{0,300}}?\bDROP\s+(?!(?:{_NO_COLUMN})\b){_NAME}", re.IGNORECASE), _DROPS, False),
+    (re.compile(rf"\bUPDATE\s+(?:ONLY\s+)?{_NAME}(?:\s*\.\s*{_NAME})?(?:\s+(?:AS\s+)?{_NAME})?\s+SET\b(?![^;`]*\bWHERE\b)", re.IGNORECASE), _EVERY_ROW, False),
+    (re.compile(r"\bDELETE\s+FROM\b|\bTHEN\s+DELETE\b", re.IGNORECASE), _DELETES, False),
 )  # fmt: skip
 
 
@@ -224,12 +240,56 @@ def _statements(text: str) -> Iterator[tuple[int, str, str]]:
         elif token["body"] is not None:
             bodies += token["body"]
             bones += " '' "
+        elif "'" in token[0][:2]:
+            bodies += (
+                token[0].partition("'")[2].removesuffix("'").replace("''", "'") + "\n"
+                if _is_before_a_body(bones)
+                else ""
+            )
+            bones += " '' "
         else:
-            bones += " '' " if "'" in token[0][:2] else " "
+            bones += " "
         if not bones.strip():
             start = at
     if (bones + text[at:]).strip():
         yield start, (bones + text[at:]).strip(), bodies
+
+
+def _is_before_a_body(bones: str) -> bool:
+    """Whether a literal that comes now is a program: of DO, or of a function or procedure."""
+    end = bones[-_WORDS_OF_A_BODY:].strip()
+    if re.fullmatch(r"DO(?:\s+LANGUAGE\s+\S+)?", end, re.IGNORECASE):
+        return True
+    return bool(
+        re.match(r"\s*CREATE\b", bones[:_WORDS_OF_A_BODY], re.IGNORECASE)
+        and re.search(r"\bAS$", end, re.IGNORECASE)
+    )
+
+
+def _clauses(flat: str) -> Iterator[str]:
+    """Yield the statement, and what of it in brackets changes rows, each from its verb on and without what its own brackets hold."""
+    open_, inside = [""], []
+    for piece in re.split(r"([()])", flat):
+        if piece == "(":
+            open_.append("")
+        elif piece == ")" and len(open_) > 1:
+            inside.append(open_.pop())
+            open_[-1] += "()"
+        else:
+            open_[-1] += piece
+    whole = open_[0]
+    found = _VERB.search(whole) if _BEFORE_ITS_VERB.match(whole) else None
+    yield whole[found.start() :] if found else whole
+    yield from (each.lstrip() for each in inside if _IN_BRACKETS.match(each))
+
+
+def _kinds(flat: str) -> list[tuple[str, bool]]:
+    """Return what is to be said of a statement, and whether that reaches beyond the database; the first counts most."""
+    whole = [(said, beyond) for kind, said, beyond in _STATEMENTS if kind.match(flat)]
+    clauses = list(_clauses(flat))
+    return whole + [
+        (said, beyond) for kind, said, beyond in _CLAUSES if any(kind.match(clause) for clause in clauses)
+    ]
 
 
 def _of_statements(text: str, first_line: int, named: str) -> Iterator[Remark]:
@@ -237,7 +297,7 @@ def _of_statements(text: str, first_line: int, named: str) -> Iterator[Remark]:
     for offset, bones, bodies in _statements(text):
         blank = len(text[offset:]) - len(text[offset:].lstrip())
         line = first_line + text.count("\n", 0, offset + blank)
-        fitting = [(said, beyond) for kind, said, beyond in _STATEMENTS if kind.match(_flat(bones))]
+        fitting = _kinds(_flat(bones))
         found = fitting[0] if fitting else None
         if found is None and is_named.search(_ROLE_NAMED.sub(" ", bones.replace('"', " "))):
             found = _NAMED
