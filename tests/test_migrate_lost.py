@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
+from polyladder_ops.postgres import databases, session
+from polyladder_ops.postgres.conninfo import Target
+from tests.conftest import numbers, run
 from tests.test_migrate import ONE, TWO, app, database_, owner  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
+    from polyladder_ops.sandbox.server import Server
     from tests.test_migrate import App
 
 # Does what the sandbox's runner does, when it is told so by a file, and ends as it is told then.
@@ -95,3 +101,56 @@ def test_an_interrupt_stays_one_though_the_lock_is_lost(app: App, tmp_path: Path
     assert process.returncode in (1, 130), err
     assert ("interrupted by SIGTERM" in err) is (process.returncode == 130)
     _told(app, err, 0)
+
+
+# Does its work, and leaves a child behind in a session of its own on both sides, which calls itself as it likes.
+LEAVES = """
+import os, subprocess, sys
+import psycopg
+child = '''
+import os, sys, time, psycopg
+at = psycopg.connect(os.environ["DATABASE_URL"], application_name="left", autocommit=True)
+at.execute("SELECT 1")
+sys.stdout.write("it is there")
+sys.stdout.close()
+time.sleep(600)
+'''
+left = subprocess.Popen([sys.executable, "-c", child], start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+left.stdout.read(5)
+with open({pid!r}, "w") as out:
+    out.write(str(left.pid))
+sys.exit(subprocess.call([sys.executable, "-m", "polyladder_ops.sandbox.migrator", sys.argv[1]]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no sessions of processes")
+def test_what_a_migration_leaves_on_the_server_ends_with_it_by_whatever_name(
+    app: App,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    left = "SELECT usename FROM pg_stat_activity WHERE application_name = 'left'"
+    pid = tmp_path / "pid"
+    try:
+        command = shlex.join([sys.executable, "-c", LEAVES.format(pid=str(pid))])
+        found = app.migrate("migrate", POLYLADDER_MIGRATE_COMMAND=command)
+        assert (found.code, app.noted) == (0, [ONE, TWO]), found
+        assert app.ask(left) == []
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGTERM)
+
+
+def test_a_dead_runs_migration_is_known_by_its_role_and_by_a_role_that_is_gone(
+    app: App,  # noqa: F811
+    server: Server,
+) -> None:
+    name = databases.temporary_name("migrate")
+    run(server.target(), "CREATE ROLE %I LOGIN PASSWORD 'sesame'", name)
+    mine = {"user": name, "password": "sesame", "application_name": f"as it likes {next(numbers)}"}
+    with closing(session.connect(Target.of(**{**app.target.parameters, **mine}))) as left:
+        pid = left.info.backend_pid
+        found = app.where.ask("migrate")
+        assert (found.code, f"process {pid} (role {name}" in found.err) == (4, True), found
+        run(server.target(), "DROP ROLE %I", name)
+        found = app.where.ask("migrate")
+        assert (found.code, f"process {pid} (role which is gone" in found.err) == (4, True), found
+    assert app.tables == {}

@@ -6,6 +6,7 @@ matches no package ("No projects matched the filters"), so `--fail-if-no-match` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -82,8 +83,11 @@ def find(root: Path, command: str | None) -> Checkout:
     words = _words(command) if command else (_pnpm(root), *_PNPM)
     package = _beside(root) if command else _by_pnpm(root, words)
     described = _read_json(package / "package.json")
-    script = str(described.get("scripts", {}).get("migrate:up", ""))
-    if not command:
+    scripts = described.get("scripts")
+    script = str(scripts.get("migrate:up", "")) if isinstance(scripts, dict) else ""
+    if command:
+        _expect_program(words[0], package)
+    else:
         _expect_installed(root, package, script)
     directory = _directory(package, _options(script))
     return Checkout(root, package, _files(directory), words, by_pnpm=not command)
@@ -94,13 +98,19 @@ def _words(command: str) -> tuple[str, ...]:
         words = tuple(shlex.split(command))
     except ValueError as error:
         raise SettingsError("POLYLADDER_MIGRATE_COMMAND is unusable", detail=f"{error}.") from None
-    if not words or shutil.which(words[0]) is None:
+    if not words:
+        raise SettingsError("POLYLADDER_MIGRATE_COMMAND is unusable", detail="There is no word in it.")
+    return words
+
+
+def _expect_program(word: str, package: Path) -> None:
+    """Return if there is this program, on the PATH or, with a folder before its name, as seen from the package, where it is run."""
+    if shutil.which(package / word if "/" in word or os.sep in word else word) is None:
         raise SettingsError(
             "POLYLADDER_MIGRATE_COMMAND is unusable",
-            detail=f"There is no program {words[0] if words else ''!r}.",
+            detail=f"There is no program {word!r}; it is run in {package}.",
             hint="Begin it with a program on the PATH, or leave it unset for pnpm.",
         )
-    return words
 
 
 def _pnpm(root: Path) -> str:
@@ -165,14 +175,14 @@ def environment(more: dict[str, str] | None = None) -> dict[str, str]:
 def _beside(root: Path) -> Path:
     """Return the package's folder as the workspace's file tells it, without pnpm. Raise OpsError if it is nowhere."""
     listed = root / "pnpm-workspace.yaml"
-    text = listed.read_text(encoding="utf-8") if listed.is_file() else ""
+    text = listed.read_text(encoding="utf-8", errors="replace") if listed.is_file() else ""
     patterns = re.findall(r"^\s*-\s*['\"]?([^'\"!#\s]+)['\"]?\s*$", text, re.MULTILINE)
     for pattern in (".", *patterns, "packages/*"):
         up = re.match(r"(?:\.\./)*", pattern)
         above = len(up[0]) // 3 if up else 0
         base = root.joinpath(*[".."] * above).resolve()
         below = pattern[3 * above :]
-        for folder in [base] if below == "." else sorted(base.glob(below)):
+        for folder in _folders(base, below):
             if _read_json(folder / "package.json").get("name") == PACKAGE:
                 return folder
     raise OpsError(
@@ -181,12 +191,21 @@ def _beside(root: Path) -> Path:
     )
 
 
+def _folders(base: Path, pattern: str) -> list[Path]:
+    """Return the folders that a pattern of the workspace's file names; none for one that Python can't read."""
+    if pattern == ".":
+        return [base]
+    with contextlib.suppress(NotImplementedError, ValueError, OSError):  # it begins with a slash; ***
+        return sorted(base.glob(pattern))
+    return []
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OpsError(f"could not read {path}", detail=f"{error}.") from error
     return found if isinstance(found, dict) else {}
 

@@ -21,6 +21,7 @@ from polyladder_ops.app.checkout import environment
 from polyladder_ops.errors import Interrupted, Mismatch, OpsError
 from polyladder_ops.lifeline import lifeline
 from polyladder_ops.postgres import definitions_seen, locks, migration_login, session
+from polyladder_ops.postgres.grants import quoted
 from polyladder_ops.redaction import redact
 from polyladder_ops.terminal import plain
 from polyladder_ops.undoing import at_work
@@ -155,7 +156,7 @@ def judge(
         raise Mismatch(
             f"what the migration made is not all {owner}'s",
             detail=f"Another role's: {_listed(strangers)}.",
-            hint=f"ALTER … OWNER TO {owner}; else a backup by {owner} lacks them, and the app may not use them.",
+            hint=f"ALTER … OWNER TO {quoted(owner)}; else a backup by {owner} lacks them, and the app may not use them.",
         )
     if invalid := after.invalid - before.invalid:
         raise Mismatch(
@@ -189,6 +190,7 @@ def _cure(ended: Ended) -> str:
     known = {
         "No projects matched": "The package is not in this workspace: check POLYLADDER_APP_DIR.",
         "node_modules missing": "Run `pnpm install` in the checkout.",
+        "lock timeout": "Another session holds a lock that it waited for: wait until that is done, or end it, then run it again.",
         "permission denied to create extension": "A superuser has to run that CREATE EXTENSION first.",
         "Another migration is already running": "Wait for it, or look in pg_stat_activity who holds its lock.",
         "self-signed certificate": "Put sslmode=require into DATABASE_URL, or the certificate's file as sslrootcert.",

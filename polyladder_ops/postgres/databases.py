@@ -38,6 +38,7 @@ __all__ = [
     "ended_if_left",
     "has_subscriptions",
     "hold",
+    "is_servers_own",
     "is_temporary",
     "locked",
     "tablespaces",
@@ -70,6 +71,15 @@ def tablespaces(connection: Connection) -> frozenset[str]:
     with translated("could not list the tablespaces"):
         rows = connection.execute("SELECT spcname FROM pg_catalog.pg_tablespace").fetchall()
     return frozenset(name for (name,) in rows)
+
+
+def is_servers_own(connection: Connection, name: str) -> bool:
+    """Whether a database is a template, or the one from which others are made: nobody's data belongs there."""
+    with translated("could not look for templates"):
+        row = connection.execute(
+            "SELECT datistemplate FROM pg_catalog.pg_database WHERE datname = %s", [name]
+        ).fetchone()
+    return name == "postgres" or row == (True,)
 
 
 def takes_setting(connection: Connection, name: str, value: str) -> bool:

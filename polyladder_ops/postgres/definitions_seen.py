@@ -52,6 +52,13 @@ _MEMBER = (
     " AND d.deptype IN ('e', 'i'))"
 )
 _FIRST_OURS = 16384
+_LARGE_OBJECTS = 2995  # pg_largeobject_metadata, on every server
+# That of a partitioned table is invalid until each partition has its part, and one that another session still builds is as well.
+_INVALID = """
+SELECT i.indexrelid::pg_catalog.regclass::text FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+WHERE NOT i.indisvalid AND c.relkind <> 'I'
+  AND i.indexrelid NOT IN (SELECT p.index_relid FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid IS NOT NULL)
+"""
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,11 @@ class Seen:
         return tuple(noted.name for noted in self.noted or ())
 
     def strangers(self, before: Seen, owner: str) -> tuple[str, ...]:
-        """Return in words what has come since `before`, or has another owner since, and is not `owner`'s."""
-        new = {o for o in self.owned - before.owned if o.owner != owner}
+        """Return in words what has come since `before`, or has another owner since, and is not `owner`'s.
+
+        Large objects are data, which other sessions store meanwhile: they are passed over.
+        """
+        new = {o for o in self.owned - before.owned if o.owner != owner and o.catalog != _LARGE_OBJECTS}
         return tuple(sorted(f"{o.name} ({o.owner})" for o in new))
 
 
@@ -89,9 +99,7 @@ def look(connection: Connection) -> Seen:
     with session.translated("could not look at the database's definitions"), connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         owned = connection.execute(" UNION ALL ".join(map(_of, _OWNED.items())).encode()).fetchall()
-        invalid = connection.execute(
-            "SELECT indexrelid::pg_catalog.regclass::text FROM pg_catalog.pg_index WHERE NOT indisvalid"
-        ).fetchall()
+        invalid = connection.execute(_INVALID).fetchall()
         ((digest,),) = connection.execute(_print().encode()).fetchall()
         return Seen(
             newest.migrations(connection),

@@ -15,7 +15,7 @@ from polyladder_ops.errors import OpsError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["NAMES", "PUBLIC", "Grant", "as_of", "canonical", "parse"]
+__all__ = ["NAMES", "PUBLIC", "Grant", "as_of", "canonical", "parse", "quoted"]
 
 PUBLIC = "PUBLIC"
 # The letters of PostgreSQL's documentation, table 5.1, in its order.
@@ -56,7 +56,7 @@ class Grant:
     def sentence(self, owner: str = "") -> str:
         """Return the grant as one sentence; the role `owner` is written `<owner>`."""
         grantee, grantor = (
-            "<owner>" if owner and role == owner else _quoted(role) for role in (self.grantee, self.grantor)
+            "<owner>" if owner and role == owner else quoted(role) for role in (self.grantee, self.grantor)
         )
         return f"{grantee or PUBLIC}={','.join(self.privileges)}/{grantor}"
 
@@ -122,6 +122,6 @@ def _bare(role: str) -> str:
     return role[1:-1].replace('""', '"') if role.startswith('"') else role
 
 
-def _quoted(role: str) -> str:
+def quoted(role: str) -> str:
     """Our own rule, since which letters the server quotes depends on its version and locale."""
     return role if not role or _PLAIN.fullmatch(role) else '"' + role.replace('"', '""') + '"'

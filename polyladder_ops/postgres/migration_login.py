@@ -21,8 +21,9 @@ import psycopg
 from psycopg import sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import databases, locks, session
+from polyladder_ops.postgres import databases, locks, session, silence
 from polyladder_ops.postgres.conninfo import Target
+from polyladder_ops.postgres.grants import quoted
 from polyladder_ops.redaction import hide, hide_url
 from polyladder_ops.undoing import undone
 
@@ -42,7 +43,7 @@ FROM pg_catalog.pg_database d JOIN pg_catalog.pg_roles o ON o.oid = d.datdba WHE
 # What the database or the app's role may have set for the app, and what would end or bend a migration.
 _SETTINGS = {
     "statement_timeout": "0",
-    "lock_timeout": "0",
+    "lock_timeout": "60s",  # all that the app asks of that table waits behind a migration that waits
     "idle_in_transaction_session_timeout": "0",
     "default_transaction_read_only": "off",
 }
@@ -73,7 +74,7 @@ class AtWork:
 class Login:
     """How a migration's program reaches the database: its variables, whose objects it must make, by which login.
 
-    `mark` is the application_name of its sessions, by which they are found when the program is gone.
+    Its sessions are found when the program is gone: of a login that was made all are its; else by `mark`, their application_name.
     """
 
     url: str
@@ -101,7 +102,7 @@ def opened(server: Connection, target: Target) -> Iterator[Login]:
         raise OpsError(
             f"what {ours} makes would not belong to {owner}, who owns {target.database}",
             detail=f"{ours} is no member of {owner}.",
-            hint=f"Use the owner's DATABASE_URL, or have a superuser run: GRANT {owner} TO {ours}",
+            hint=f"Use the owner's DATABASE_URL, or have a superuser run: GRANT {quoted(owner)} TO {quoted(ours)}",
         )
     if not is_superuser or owner_is_superuser:
         yield _login(target, owner)
@@ -156,6 +157,10 @@ def _drop(server: Connection, target: Target, name: str, owner: str) -> None:
     with session.translated(f"could not drop the login {name}"), living(server, target) as connection:
         if not connection.execute("SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = %s", [name]).fetchone():
             return
+        connection.execute(
+            sql.SQL("ALTER ROLE {} NOLOGIN").format(role)
+        )  # what its program left can't come again
+        _end(connection, "usename = %s", [name])
         with closing(session.connect(target)) as inside:
             give = sql.SQL("REASSIGN OWNED BY {} TO {}; DROP OWNED BY {}").format(
                 role, sql.Identifier(owner), role
@@ -188,9 +193,15 @@ def _login(target: Target, owner: str, *, is_made: bool = False) -> Login:
         notice = (_NOTICE,) if databases.takes_setting(connection, *_NOTICE) else ()
     url = _url(target, ours, has_tls=has_tls)
     hide_url(url)
-    settings = {"role": owner, **_SETTINGS, **dict(notice)}
+    settings = {"role": owner, **_SETTINGS, **_waits(), **dict(notice)}
     options = " ".join(f"-c {name}={_escaped(value)}" for name, value in settings.items())
     return Login(url, options, owner, ours, f"{_MARK}{secrets.token_hex(4)}", is_made)
+
+
+def _waits() -> dict[str, str]:
+    """Return how long a lock is waited for where a person said it (`-T`)."""
+    each_s = silence.limits().each_s
+    return {"lock_timeout": f"{max(1, round(min(each_s, 60) * 1000))}ms"} if each_s else {}
 
 
 def _escaped(value: str) -> str:
@@ -215,15 +226,20 @@ def _url(target: Target, user: str, *, has_tls: bool) -> str:
     return f"postgres://{login}@{where}:{target.port}/{quote(target.database, safe='')}?{urlencode(more)}"
 
 
+# What a migration left is known by its name or its role, though that may have been dropped under it.
+_AT_WORK = """
+SELECT pid, coalesce(usename::text, 'which is gone'),
+  pg_catalog.to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"')
+FROM pg_catalog.pg_stat_activity
+WHERE datname = %s AND (application_name ~ %s OR usename ~ '^polyladder_migrate_[0-9a-f]{16}$' OR (usename IS NULL AND usesysid <> 0))
+ORDER BY backend_start
+"""
+
+
 def at_work(connection: Connection, database: str) -> tuple[AtWork, ...]:
     """Return the sessions of migrations in this database, oldest first. Raise OpsError if the server fails."""
-    find = (
-        "SELECT pid, coalesce(usename::text, 'which is gone'),"
-        " pg_catalog.to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS\"Z\"')"
-        " FROM pg_catalog.pg_stat_activity WHERE datname = %s AND application_name ~ %s ORDER BY backend_start"
-    )
     with session.translated("could not look for migrations at work"):
-        rows = connection.execute(find, [database, f"^{_MARK}[0-9a-f]{{8}}$"]).fetchall()
+        rows = connection.execute(_AT_WORK.encode(), [database, f"^{_MARK}[0-9a-f]{{8}}$"]).fetchall()
     return tuple(AtWork(*row) for row in rows)
 
 
@@ -232,27 +248,37 @@ def end_sessions(server: Connection, login: Login) -> None:
 
     A server that runs a statement does not notice that whoever sent it is gone.
     """
-    deadline = time.monotonic() + _ENDING_S
-    find = (
-        "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity"
-        " WHERE application_name = %s AND usename = %s"
-    )
     with session.translated("could not end the migration's sessions"):
-        while server.execute(find, [login.mark, login.role]).fetchall():
-            if time.monotonic() > deadline:
-                raise OpsError(f"a session of the migration does not end: {login.mark}")
-            time.sleep(0.02)
+        _end(server, *_sessions(login))
+
+
+def _sessions(login: Login) -> tuple[str, list[str]]:
+    """Return the condition for the sessions of a migration: it may name them as it likes, and a login that was made is its alone."""
+    if login.is_made:
+        return "usename = %s", [login.role]
+    return "usename = %s AND application_name = %s", [login.role, login.mark]
+
+
+def _end(server: Connection, which: str, given: list[str]) -> None:
+    deadline = time.monotonic() + _ENDING_S
+    find = f"SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE {which}"
+    while server.execute(find.encode(), given).fetchall():
+        if time.monotonic() > deadline:
+            raise OpsError(f"a session of the migration does not end (role {given[0]})")
+        time.sleep(0.02)
 
 
 def blockers(server: Connection, login: Login) -> tuple[str, ...]:
     """Return in words which sessions the migration waits for, empty if it does not wait for a lock."""
+    which, given = _sessions(login)
+    find = (
+        "SELECT b.pid, b.usename::text, b.application_name, b.state FROM"
+        f" (SELECT pid FROM pg_catalog.pg_stat_activity WHERE {which}) AS a,"
+        " LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS blocker (pid)"
+        " JOIN pg_catalog.pg_stat_activity b ON b.pid = blocker.pid"
+    )
     with contextlib.suppress(psycopg.Error):
-        rows = server.execute(
-            "SELECT b.pid, b.usename::text, b.application_name, b.state FROM pg_catalog.pg_stat_activity a,"
-            " LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS blocker (pid)"
-            " JOIN pg_catalog.pg_stat_activity b ON b.pid = blocker.pid WHERE a.application_name = %s",
-            [login.mark],
-        ).fetchall()
+        rows = server.execute(find.encode(), given).fetchall()
         return tuple(
             f"process {pid} ({role}, {name or 'no name'}, {state})" for pid, role, name, state in rows
         )

@@ -44,6 +44,7 @@ class _Shown:
     halving: list[str]
 
 
+_A_COPY = "Name a copy that nobody uses, or leave --database away for the live database."
 _FINISH = "The next `invoke migrate` drops what is left."
 
 
@@ -109,7 +110,7 @@ def down(c: Context, database: str = "", force: bool = False, site: str = "", js
         if not is_reversible(file):
             raise Refused(
                 f"{plain(file.name)} has no way back",
-                detail="Its file has no down part.",
+                detail="Its file has no down part, or an empty one.",
                 hint="Restore a backup from before it: `invoke restore --list`.",
             )
         if is_dry(c):
@@ -207,6 +208,8 @@ def _alone(place: Site, target: Target, doing: str, *, dry: bool) -> Iterator[Co
 
     server = locks.maintenance(target)
     _expect_beside(place, target)
+    if target.database != place.target().database:
+        _expect_notes(place, target)
     _expect_nobody_at_work(server, target)
     if dry:
         with closing(session.connect(server)) as connection:
@@ -248,7 +251,7 @@ def _say_at_work(target: Target) -> None:
 
 def _expect_beside(place: Site, target: Target) -> None:
     """Return if the target is the live database, or a copy that nobody uses. Raise Refused if it is another one."""
-    from polyladder_ops.postgres import locks, marks, session
+    from polyladder_ops.postgres import databases, locks, marks, session
     from polyladder_ops.terminal import plain
 
     if target.database == place.target().database:
@@ -266,8 +269,29 @@ def _expect_beside(place: Site, target: Target) -> None:
             raise Refused(
                 f"somebody uses {target.database}, so it is no copy beside",
                 detail=f"Connected: {', '.join(map(plain, users))}.",
-                hint="Name a copy that nobody uses, or leave --database away for the live database.",
+                hint=_A_COPY,
             )
+        if databases.is_servers_own(connection, target.database):
+            raise Refused(
+                f"{target.database} is the server's own, so it is no copy beside",
+                detail="What a template holds, every new database of that server would have.",
+                hint=_A_COPY,
+            )
+
+
+def _expect_notes(place: Site, target: Target) -> None:
+    """Return if a copy notes its migrations, as the live database does. Raise Refused if not: then it is a copy of something else."""
+    from polyladder_ops.app import migrations
+
+    if migrations.look(target).noted is not None:
+        return
+    with contextlib.suppress(OpsError):
+        if migrations.look(place.target()).noted is None:
+            return
+    raise Refused(
+        f"{target.database} has no table pgmigrations, so it is no copy of {place.target().database}",
+        hint=_A_COPY,
+    )
 
 
 def _stands(target: Target, checkout: Checkout) -> tuple[Seen, Level]:
