@@ -68,11 +68,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Machine:
-    """One of the app's machines as Fly tells of it: its id and state, and its checks by name (`passing`, `critical`, …)."""
+    """One of the app's machines as Fly tells of it: its id and state, and its checks by name (`passing`, `critical`, …).
+
+    `is_served` if requests reach it: a worker has no services.
+    """
 
     id: str
     state: str
     checks: tuple[tuple[str, str], ...] = ()
+    is_served: bool = False
 
 
 @dataclass(frozen=True)

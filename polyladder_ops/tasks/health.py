@@ -37,7 +37,7 @@ def health(c: Context, wait: str = "", site: str = "", json: bool = False) -> No
     """Look whether the app is well, on this very database.
 
     Asks POLYLADDER_HEALTH_URL (else /health at the host name that Fly tells) until it answers that all is well; looks whether a session on the database of DATABASE_URL was
-    asked something at each of three requests, by the server's clock; and asks POLYLADDER_CHECKS of the live database: the
+    asked something at each of three requests, by the server's clock, of each machine where several are started; and asks POLYLADDER_CHECKS of the live database: the
     app's own answer stays good over a dropped table. A request wakes a machine that Fly has stopped. Exits 3 if one
     of these is not as it must be, with the reason in the first line.
 
@@ -79,7 +79,7 @@ def _looked(place: Site, url: str, target: Target, seconds: float) -> Iterator[P
         yield from _of_machines(place, seconds)
     try:
         if answer.is_well:
-            yield _link(url, target)
+            yield _links(url, target, _several(place) if found is not None else [])
         yield from _answers(place, target)
     except OpsError as error:
         yield app.Part("database", False, f"{error.message}: {error.detail}".rstrip(".: "), error.hint)
@@ -104,7 +104,12 @@ def _machines(place: Site) -> list[tuple[Machine, bool]] | None:
         return None
     return [
         (
-            Machine(each.id, each.state if each.is_known else "on a lost host", each.checks),
+            Machine(
+                each.id,
+                each.state if each.is_known else "on a lost host",
+                each.checks,
+                each.autostart is not None,
+            ),
             each.is_known and (each.state not in ("stopped", "suspended") or each.autostart is True),
         )
         for each in found
@@ -126,7 +131,27 @@ def _of_machines(place: Site, seconds: float) -> Iterator[Part]:
         time.sleep(1.0)
 
 
-def _link(url: str, target: Target) -> Part:
+def _several(place: Site) -> list[str]:
+    """Return the machines that answer requests, if there are several: Fly's proxy lets any of them answer."""
+    found = [each for each, _ in _machines(place) or ()]
+    started = [each.id for each in found if each.state == "started" and each.is_served]
+    return started if len(started) > 1 else []
+
+
+def _links(url: str, target: Target, machines: list[str]) -> Part:
+    """Return the link of the app, or of each of these machines: the first that is not as it must be."""
+    from polyladder_ops.app.health import Part
+
+    if not machines:
+        return _link(url, target)
+    for each in machines:
+        part = _link(url, target, each)
+        if not part.ok:
+            return Part(part.name, False, f"machine {each}: {part.seen}", part.hint)
+    return Part(part.name, True, f"{part.seen}, of each of {len(machines)} machines")
+
+
+def _link(url: str, target: Target, machine: str = "") -> Part:
     from contextlib import closing
 
     from polyladder_ops.app import health as app
@@ -138,7 +163,9 @@ def _link(url: str, target: Target) -> Part:
         windows = []
         for _ in range(link.REQUESTS):
             window, heard = link.during(
-                connection, where.database_oid, lambda: http.get(url, timeout_s=app.TRY_S)
+                connection,
+                where.database_oid,
+                lambda: http.get(url, timeout_s=app.TRY_S, machine=machine),
             )
             if not (answer := app.judge(heard)).is_well:
                 return app.Part("link", False, f"the app was well, and then: {answer.seen}", answer.hint)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from polyladder_ops.app import http
 from polyladder_ops.sandbox.fly import machines, platform, world
 from polyladder_ops.sandbox.fly.cloud import Cloud
 from tests.fly.conftest import APP, DB, only, shown
@@ -439,6 +440,23 @@ def test_5_1_a_request_wakes_a_stopped_machine(lively: Cloud) -> None:
     assert ask(lively) == (200, "one")
     assert state(lively) == "started"
     assert shown(lively)[0]["events"][0]["source"] == "proxy"
+
+
+def test_two_machines_take_turns_and_each_can_be_asked_alone(lively: Cloud) -> None:
+    call(lively, "scale", "count", "2", "-y")
+    until(lambda: [each["state"] for each in shown(lively)] == ["started"] * 2)
+    with world.changing(lively.folder) as here:
+        stale = here.machines(APP)[0]
+        stale["secrets"]["DATABASE_URL"] = "another"
+        machines.force_to_end(stale)
+        platform.start(here, APP, stale, source="user")
+    until(lambda: [each["state"] for each in shown(lively)] == ["started"] * 2)
+    assert {ask(lively)[1] for _ in range(4)} == {"one", "another"}
+    for identifier, said in [(str(stale["shown"]["id"]), b"another"), (shown(lively)[1]["id"], b"one")]:
+        for _ in range(3):
+            heard = http.get(lively.url, timeout_s=DEADLINE_S, machine=identifier)
+            assert isinstance(heard, http.Reply)
+            assert heard.body == said
 
 
 def test_5_1_no_request_wakes_it_when_autostart_is_off(lively: Cloud) -> None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from polyladder_ops.fly import machines, shape
-from polyladder_ops.sandbox.fly import world
+from polyladder_ops.sandbox.fly import machines as processes
+from polyladder_ops.sandbox.fly import platform, world
 from polyladder_ops.sandbox.fly.cloud import Cloud
 from tests.fly.conftest import DB, shown
 
@@ -265,6 +266,23 @@ def test_a_machine_with_an_old_secret_is_red_though_it_answers_200(call: Call, c
     assert call("fly.stop", "--force").returncode == 0
     assert call("fly.start").returncode == 0
     assert call("health", "--wait=120").returncode == 0
+
+
+def test_of_two_machines_each_is_asked(call: Call, cloud: Cloud) -> None:
+    """One of them kept a DATABASE_URL of old: half of the users would read and write another database."""
+    assert call("fly.scale", "--count=2").returncode == 0
+    assert call("health", "--wait=120").returncode == 0
+    with world.changing(cloud.folder) as here:
+        stale = here.machines("polyladder")[0]
+        url = stale["secrets"]["DATABASE_URL"]
+        stale["secrets"]["DATABASE_URL"] = url.replace("/polyladder?", "/postgres?")
+        processes.force_to_end(stale)
+        platform.start(here, "polyladder", stale, source="user")
+    red = call("health", "--wait=120")
+    assert call("fly.scale", "--count=0", "--force").returncode == 0
+    assert call("fly.scale", "--count=1").returncode == 0
+    assert red.returncode == 3, red.stdout
+    assert f"link: machine {stale['shown']['id']}: nobody asked" in red.stderr
 
 
 def test_ctrl_c_ends_flyctl_too_and_says_what_is_kept(call: Call, cloud: Cloud, home: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,14 +34,18 @@ class Edge(ThreadingHTTPServer):
     def __init__(self, folder: Path, app: str, port: int) -> None:
         self.folder = folder
         self.app = app
+        self._turns = itertools.count()
         super().__init__((machines.HOST, port), _Handler)
 
-    def awake(self) -> Machine | None:
-        """Return a machine that answers, woken if need be; None if none may be woken or none came up."""
-        deadline = time.monotonic() + _PATIENCE_S
+    def awake(self, only: str = "") -> Machine | None:
+        """Return a machine that answers, woken if need be; None if none may be woken or none came up.
+
+        They take turns, unless a request is for `only` one of them.
+        """
+        deadline, turn = time.monotonic() + _PATIENCE_S, next(self._turns)
         while time.monotonic() < deadline:
             with world.changing(self.folder) as here:
-                found = platform.wake(here, self.app)
+                found = platform.wake(here, self.app, turn=turn, only=only)
             if found is None or (found["shown"]["state"] == "started" and machines.answers(found)):
                 return found
             time.sleep(0.1)
@@ -53,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self) -> None:
-        machine = self.server.awake()
+        machine = self.server.awake(self.headers.get("fly-force-instance-id", ""))
         if machine is None:
             self._answer(503, "text/plain", b"")
             return

@@ -168,9 +168,16 @@ def destroy(world: World, name: str, machine: Machine) -> None:
     del world.apps[name]["machines"][machine["shown"]["id"]]
 
 
-def wake(world: World, name: str) -> Machine | None:
-    """Do what the proxy does at a request: return a machine that runs or is started now, None if none may be (contract 5.1)."""
-    served = [each for each in world.machines(name) if each["shown"].get("config", {}).get("services")]
+def wake(world: World, name: str, *, turn: int = 0, only: str = "") -> Machine | None:
+    """Do what the proxy does at a request: return a machine that runs or is started now, None if none may be (contract 5.1).
+
+    Those that run take turns; `only` is the one machine that is asked for.
+    """
+    served = [
+        each
+        for each in world.machines(name)
+        if each["shown"].get("config", {}).get("services") and only in ("", each["shown"]["id"])
+    ]
     up = [each for each in served if each["shown"]["state"] in ("started", "starting")]
     asleep = [
         each
@@ -181,7 +188,8 @@ def wake(world: World, name: str) -> Machine | None:
     if not up and asleep:
         machines.force_to_end(asleep[0])
         start(world, name, asleep[0], source="proxy")
-    return next(iter([*up, *asleep]), None)
+    ready = [each for each in up if each["shown"]["state"] == "started"] or up or asleep[:1]
+    return ready[turn % len(ready)] if ready else None
 
 
 def lease(world: World, machine: Machine, owner: str) -> None:
