@@ -159,3 +159,34 @@ def test_a_lock_is_waited_for_a_minute_or_as_long_as_a_person_said(
         again = migration_login._login(app.target, app.owner)
     assert "-c lock_timeout=60s" in login.options
     assert f"-c lock_timeout={waits}" in again.options
+
+
+# What a program says --------------------------------------------------------------------------------------------------
+
+AS_NODE = """
+import sys
+print("error: {reason}", "    at Parser.parseErrorMessage (parser.js:368:69)", sep="\\n")
+print(*[f"  severity: 'ERROR',", *[f"  field{{n}}: undefined," for n in range(30)], *[f"  more{{n}}: 'x'," for n in range(20)]], sep="\\n")
+sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("reason", "cure"),
+    [
+        ("division by zero", "Correct the file"),
+        ("permission denied to create extension", "A superuser has to run that CREATE EXTENSION"),
+    ],
+)
+def test_the_reason_of_a_failure_is_told_though_much_is_said_below_it(
+    reason: str,
+    cure: str,
+    app: App,  # noqa: F811
+) -> None:
+    command = shlex.join([sys.executable, "-c", AS_NODE.format(reason=reason)])
+    found = app.migrate("migrate", POLYLADDER_MIGRATE_COMMAND=command)
+    assert found.code == 1, found
+    _, _, told = found.err.partition("ended with 1 and said: ")
+    assert f"error: {reason}" in told
+    assert "undefined" not in told
+    assert f"hint: {cure}" in told

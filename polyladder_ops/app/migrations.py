@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["Ended", "Level", "compare", "judge", "look", "run"]
 
 _KEPT_LINES = 12
+_KEPT_REASONS = 4
+# node prints an error's reason first, and below it all that the error does not know.
+_REASON = re.compile(r"\berror\b|\bERR_", re.IGNORECASE)
+_UNKNOWN = re.compile(r"\s*\w+: undefined,?")
 _LONGEST = 400
 _MOST_BYTES = 1 << 20  # of one line; the rest of it is passed over
 _QUIET_S = 10.0
@@ -67,7 +71,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Ended:
-    """How the program ended, and its last lines, without secrets."""
+    """How the program ended, and its last lines and reasons, without secrets."""
 
     code: int
     said: tuple[str, ...] = ()
@@ -301,14 +305,16 @@ class _Program:
 
         It is ended when the lock's session is lost, of which the heartbeat of that hears.
         """
-        kept: deque[str] = deque(maxlen=_KEPT_LINES)
-        for line in self._lines(say, server, login):
+        kept: deque[tuple[int, str]] = deque(maxlen=_KEPT_LINES)
+        reasons: deque[tuple[int, str]] = deque(maxlen=_KEPT_REASONS)
+        for number, line in enumerate(self._lines(say, server, login)):
             # Secrets go before the line is cut: half of one would not be known.
             text = plain(redact(line.decode("utf-8", "replace").rstrip()))[:_LONGEST]
             if text:
                 say(text)
-                kept.append(text.strip())
-        return Ended(self.process.wait(), tuple(kept))
+                if not _UNKNOWN.fullmatch(text):
+                    (reasons if _REASON.search(text) else kept).append((number, text.strip()))
+        return Ended(self.process.wait(), tuple(text for _, text in sorted([*reasons, *kept])))
 
     def _lines(self, say: Callable[[str], object], server: Connection, login: Login) -> Iterator[bytes]:
         quiet_since = time.monotonic()
