@@ -123,7 +123,8 @@ def judge_restores(found: setaside.Status, now: datetime) -> list[Check]:
         for m in found.asides
     ]
     if left:
-        return [Check("restores", False, f"{left}.", "Run `invoke restore.abort`.", "restore"), *asides]
+        hint = setaside.to_settle(found.leftovers, found.live)
+        return [Check("restores", False, f"{left}.", hint, "restore"), *asides]
     return [Check("restores", True, f"{said.rstrip('.')}."), *asides]
 
 

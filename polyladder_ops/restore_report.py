@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -256,7 +255,10 @@ def status_as_json(found: Status) -> dict[str, Any]:
         ],
         "in_use": [{"name": m.name, "was": m.mark.live, "since": m.use} for m in found.used],
         "noted": [{"name": m.name, "was": m.mark.live, "owner": m.owner} for m in found.claimed],
-        "leftovers": [asdict(one) for one in found.leftovers],
+        "leftovers": [
+            {"database": one.database, "detail": one.detail, "is_used": one.is_used}
+            for one in found.leftovers
+        ],
         "holder": found.holder or None,
     }
 

@@ -8,7 +8,7 @@ and left alone; what only an older version's note says is acted on if a person h
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -75,6 +75,7 @@ class Status:
     used: tuple[Marked, ...] = ()
     claimed: tuple[Marked, ...] = ()
     looking: tuple[str, ...] = ()  # the SQL lines that open the newest to be looked into, and close it again
+    live: str = ""  # the database that was asked for
 
 
 def status(target: Target) -> Status:
@@ -90,7 +91,22 @@ def status(target: Target) -> Status:
             tuple(m for m in found if m.use),
             tuple(m for m in found if m.is_claim),
             switch.to_look_into(server.database, ours[0].name) if ours else (),
+            target.database,
         )
+
+
+def to_settle(found: Iterable[Leftover], live: str) -> str:
+    """Return as a hint the commands that put these right, for who acts on `live`."""
+    names = sorted(
+        {one.live or live for one in found if not one.is_used}, key=lambda name: (name != live, name)
+    )
+    flags = ["" if name == live else f" --into={shlex.quote(name)}" for name in names]
+    commands = " and ".join(f"`invoke restore.abort{flag}`" for flag in flags)
+    return (
+        f"Run {commands}."
+        if commands
+        else "What is in use no task touches: drop it in psql if nobody needs it."
+    )
 
 
 def _asides(connection: Connection) -> tuple[Marked, ...]:
@@ -141,7 +157,7 @@ def abort(target: Target, *, say: Say = lambda _sentence: None) -> tuple[str, ..
             raise OpsError(
                 f"{len(left)} leftovers are still there",
                 detail="; ".join((*done, *(f"{one.database}: {one.detail}" for one in left))),
-                hint="They are of another database's restore or of another role: run `invoke restore.abort --site=NAME` for its site.",
+                hint=f"They are of another database's restore or of another role. {to_settle(left, target.database)}",
             )
     return done
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from polyladder_ops import setaside
 from polyladder_ops.errors import Mismatch
-from polyladder_ops.postgres import standbys
+from polyladder_ops.postgres import marks, session, standbys, switch
 from tests import node
 from tests.conftest import numbers
 from tests.test_setaside import taken  # noqa: F401 - a fixture
@@ -124,3 +125,25 @@ def test_migrations_of_what_was_set_aside_are_refused_with_the_undo_of_just_that
     assert named(refused, "restore.undo") == ["restore.undo", f"--database={aside}", f"--into={beside}"]
     refused = shop.ask("migrate", f"--database={live[0]}", **more)
     assert named(refused, "restore.undo") == ["restore.undo", f"--database={live[0]}"]
+
+
+def test_what_a_dead_discard_left_open_is_named_with_its_abort_which_closes_it(
+    beside: str,
+    shop: Shop,  # noqa: F811
+) -> None:
+    aside = replaced(shop, beside)
+    with closing(session.connect(shop.live.with_database("postgres"))) as connection:
+        (found,) = [m for m in marks.find(connection) if m.name == aside]
+        switch.open_to_dump(connection, found)
+    status, doctor, plain = (shop.ask(task) for task in ("restore.status", "doctor", "restore.abort"))
+    assert (status.code, plain.code) == (3, 1)
+    for told in (status, plain):
+        assert named(told, "restore.abort") == ["restore.abort", f"--into={beside}"]
+    assert f"`invoke restore.abort --into={beside}`" in doctor.out + doctor.err
+    assert shop.ask("-R", "restore.abort").out == f"would leave {aside}: set aside, but open\n"
+    assert (
+        shop.ask("-R", *named(status, "restore.abort")).out == f"would settle {aside}: set aside, but open\n"
+    )
+    done = shop.ask(*named(status, "restore.abort"))
+    assert (done.code, done.out) == (0, f"closed {aside} again\n")
+    assert shop.ask("restore.status").code == 0

@@ -7,7 +7,7 @@ left alone. A live database is never closed by us; older versions noted on it wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from polyladder_ops.postgres import databases, locks, marks, switch
@@ -22,11 +22,12 @@ __all__ = ["Leftover", "fences", "find", "settle"]
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing that a dead run left: the database, and what has to be done with it."""
+    """One thing that a dead run left: the database, and what has to be done with it; `live` is whose place it is about."""
 
     database: str
     detail: str
     is_used: bool = False  # by somebody since: it is left alone
+    live: str = field(default="", compare=False)
 
 
 def find(connection: Connection, live: str) -> tuple[Leftover, ...]:
@@ -49,7 +50,7 @@ def find(connection: Connection, live: str) -> tuple[Leftover, ...]:
             )
             for name, why in databases.used(connection).items()
         ),
-        *(Leftover(marked.name, why) for marked, why in wrong),
+        *(Leftover(marked.name, why, live=marked.mark.live) for marked, why in wrong),
     )
 
 

@@ -30,9 +30,12 @@ INTO = (
 )
 
 
-def abort_of(site: str) -> str:
-    """Return the command that cleans up after a restore of this site."""
-    return "invoke restore.abort" + (f" --site={shlex.quote(site)}" if site else "")
+def abort_of(site: str, into: str = "") -> str:
+    """Return the command that cleans up after a restore of this site, or of the database `into` beside it."""
+    flags = {"--into": into, "--site": site}
+    return " ".join(
+        ["invoke restore.abort", *(f"{flag}={shlex.quote(text)}" for flag, text in flags.items() if text)]
+    )
 
 
 @contextmanager
@@ -40,7 +43,7 @@ def _stoppable(site: str, finish: str, into: str = "") -> Iterator[None]:
     """Within the block clean-ups are seen; a Ctrl-C says how to look at what is true now. Hints keep `--site` and `--into`."""
     with followed(site, into=into):
         try:
-            with cleaning_in_sight(finish=f"Run `{abort_of(site)}`: {finish}"):
+            with cleaning_in_sight(finish=f"Run `{abort_of(site, into)}`: {finish}"):
                 yield
         except KeyboardInterrupt as error:
             said = f"interrupted by {str(error) or 'Ctrl-C'}"
@@ -138,8 +141,8 @@ class _DryRun(Exception):  # noqa: N818 - an answer, not an accident
     """Everything was looked at and shown."""
 
 
-@task(help={"site": SITE})
-def abort(c: Context, site: str = "") -> None:
+@task(help={"into": INTO, "site": SITE})
+def abort(c: Context, into: str = "", site: str = "") -> None:
     """Clean up after a restore that died.
 
     Asks the server what is true: drops half-made copies, closes what was set aside and is open, opens the live database if
@@ -147,18 +150,20 @@ def abort(c: Context, site: str = "") -> None:
 
     Examples:
         invoke restore.abort
+        invoke restore.abort --into=yesterday
     """
     from polyladder_ops import setaside
 
-    target = open_site(c, site).target()
+    target = _whose(open_site(c, site), into)
     if is_dry(c):
         found = setaside.status(target).leftovers
         for one in found:
-            output.line(f"would settle {one.database}: {one.detail}")
+            would = "leave" if one.is_used or one.live not in ("", target.database) else "settle"
+            output.line(f"would {would} {one.database}: {one.detail}")
         if not found:
             output.line("nothing is left over")
         return
-    with _stoppable(site, "it goes on."):
+    with _stoppable(site, "it goes on.", into):
         done = setaside.abort(target, say=_to_stderr)
     for sentence in done or ("nothing was left over",):
         output.line(sentence)
@@ -253,7 +258,9 @@ def status(c: Context, site: str = "", json: bool = False) -> None:
     else:
         output.lines(restore_report.status(found, datetime.now(UTC)))
     if found.leftovers:
-        raise Mismatch("a run that died left something", hint=f"Run `{abort_of(site)}`.")
+        with followed(site):
+            hint = setaside.to_settle(found.leftovers, found.live)
+            raise Mismatch("a run that died left something", hint=hint)
 
 
 def _to_stderr(sentence: str) -> None:
