@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.clients import Client
     from polyladder_ops.postgres.conninfo import Target
 
-__all__ = ["Options", "shrinkage", "take"]
+__all__ = ["Options", "look", "shrinkage", "take"]
 
 _TRIES = 5
 _PAUSE_S = 0.15  # doubled before every new try: a migration's next statement often follows at once
@@ -80,13 +80,7 @@ def take(
     then nothing is listed.
     """
     options = options or Options()
-    if options.with_passwords and not options.recipients:
-        raise UsageError(
-            "password verifiers go only into an encrypted backup",
-            detail="Whoever has them can try passwords on them.",
-            hint="Set BACKUP_AGE_RECIPIENTS, or leave --with-passwords out.",
-        )
-    keys = encryption.recipients(options.recipients) if options.recipients else []
+    keys = _keys(options)
     previous = previous or catalog.scan(folder, site)
     with (
         closing(session.connect(target)) as connection,
@@ -98,8 +92,7 @@ def take(
         identity = session.identify(connection)
         _check_source(identity, previous, site, new_source=options.new_source)
         need_tls = connection.pgconn.ssl_in_use
-        found = clients.find_clients() if options.clients is None else options.clients
-        client = clients.choose(found, identity.major, need_tls=need_tls)
+        client = _client(options, identity, need_tls=need_tls)
 
         def attempt(number: int, *, lock: bool) -> _Dumped:
             data = work / f"{number}.sql.gz"
@@ -113,6 +106,31 @@ def take(
         dumped, data = _until_quiet(attempt, work)
         manifest = _manifest(dumped, site, identity, client, previous, keys=keys)
         return publishing.publish(folder, work, data, manifest, dumped.stored, recipients=keys)
+
+
+def look(target: Target, *, site: str, previous: Catalog, options: Options) -> None:
+    """Look at all that `take` looks at before it dumps. Raise what it would raise."""
+    _keys(options)
+    with closing(session.connect(target)) as connection, translated("the server failed during the look"):
+        identity = session.identify(connection)
+        _check_source(identity, previous, site, new_source=options.new_source)
+        _client(options, identity, need_tls=connection.pgconn.ssl_in_use)
+
+
+def _keys(options: Options) -> list[Any]:
+    """Return the public keys to encrypt to. Raise UsageError if there are none and what is asked for needs them."""
+    if options.with_passwords and not options.recipients:
+        raise UsageError(
+            "password verifiers go only into an encrypted backup",
+            detail="Whoever has them can try passwords on them.",
+            hint="Set BACKUP_AGE_RECIPIENTS, or leave --with-passwords out.",
+        )
+    return encryption.recipients(options.recipients) if options.recipients else []
+
+
+def _client(options: Options, identity: Identity, *, need_tls: bool) -> Client:
+    found = clients.find_clients() if options.clients is None else options.clients
+    return clients.choose(found, identity.major, need_tls=need_tls)
 
 
 @contextmanager

@@ -62,7 +62,15 @@ def take(
     target = place.target()
     previous = catalog.scan(place.folder, place.name)
     _say_that_it_is_new(place.name, previous)
+    options = backups.Options(
+        recipients=place.settings.backup_age_recipients,
+        new_source=new_source,
+        with_passwords=with_passwords,
+        stall_s=c.config.timeouts.command or dump.STALL_S,
+    )
     if is_dry(c):
+        backups.look(target, site=place.name, previous=previous, options=options)
+        _try_folders(place)
         output.line(f"would dump {target} into {place.folder}")
         return
     latest = previous.latest
@@ -77,13 +85,7 @@ def take(
             site=place.name,
             private=place.private,
             previous=previous,
-            options=backups.Options(
-                recipients=place.settings.backup_age_recipients,
-                new_source=new_source,
-                with_passwords=with_passwords,
-                stall_s=c.config.timeouts.command or dump.STALL_S,
-                progress=bar.advance,
-            ),
+            options=dataclasses.replace(options, progress=bar.advance),
         )
     output.note(bar.summary())
     if session.relayed(target):
@@ -110,6 +112,16 @@ def take(
             detail=f"{'; '.join(map(str, pruned.damages))}.",
             hint="They are listed as FAILED from now on; verify others to count instead: `invoke backup.list`.",
         )
+
+
+def _try_folders(place: Any) -> None:
+    """Raise OpsError, for a dry run, if a folder that a backup needs takes no files; nothing is left in it."""
+    from polyladder_ops import doctor
+
+    for variable, folder in (("BACKUP_DIR", place.folder), ("POLYLADDER_STATE_DIR", place.private)):
+        tried = doctor.try_folder(variable, folder, "backup")
+        if not tried.ok:
+            raise OpsError("no backup could be written here", detail=tried.detail, hint=tried.hint)
 
 
 def _say_that_it_is_new(site: str, previous: Catalog) -> None:
@@ -322,13 +334,21 @@ def tell_of_the_future(found: Catalog, present: datetime) -> None:
 
 
 def refuse_failed(chosen: Backup) -> None:
-    """Raise Mismatch, for a dry run, if a failure of this backup stands: the real one would prove it anew."""
+    """Raise Mismatch, for a dry run, if the data file is not whole or a failure of it stands: the real one reads it all."""
+    hint = "Choose another backup: `invoke restore --list`."
+    if not chosen.complete:
+        raise Mismatch(
+            f"backup {chosen.id} is not complete",
+            detail=f"{chosen.flaw[:1].upper()}{chosen.flaw[1:]}.",
+            hint=hint,
+        )
     if chosen.failed:
         raise Mismatch(
             f"the verification of {chosen.id} FAILED",
-            detail="Nothing else stands in the way; a restore would prove it anew and most likely stop.",
-            hint="Choose another backup: `invoke restore --list`.",
+            detail="Nothing else stands in the way; a real run would look anew and most likely stop.",
+            hint=hint,
         )
+    output.line(f"not looked at: the bytes of {chosen.id}, which a real run reads")
 
 
 def choose(place: Any, wanted: str, *, task: str, asks_server: bool = False) -> Backup:

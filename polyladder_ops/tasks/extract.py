@@ -10,7 +10,7 @@ from polyladder_ops import output
 from polyladder_ops.errors import Mismatch, UsageError
 from polyladder_ops.tasks import bare
 from polyladder_ops.tasks.aside import abort_of
-from polyladder_ops.tasks.backup import JSON, SITE, choose, open_site, print_json
+from polyladder_ops.tasks.backup import JSON, SITE, choose, open_site, print_json, refuse_failed
 from polyladder_ops.tasks.boundary import cleaning_in_sight, is_dry, task
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def extract(
     if bare.is_meant(backup):
         bare.refuse_extract(backup)
     chosen = choose(place, backup, task="restore.extract")
-    keys = [] if is_dry(c) else place.keys(encrypted=chosen.manifest.encrypted)
-    chosen = chosen if is_dry(c) else seal.known(chosen, keys)
+    keys = place.keys(encrypted=chosen.manifest.encrypted)
+    chosen = seal.known(chosen, keys)
     wanted = picking.wanted(chosen.manifest, table or ())
     path = Path(to_file)
     server = None if to_file else locks.maintenance(place.target())
@@ -77,6 +77,7 @@ def extract(
     where = str(path) if to_file else f"the new database {into}"
     if is_dry(c):
         output.line(f"would extract {', '.join(wanted.names)} of {chosen.id} into {where}")
+        refuse_failed(chosen)
         return
     finish = f"Run `{abort_of(site)}`: it drops what is half made."
     with (

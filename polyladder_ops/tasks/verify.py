@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from polyladder_ops import output
 from polyladder_ops.errors import Mismatch, UsageError
 from polyladder_ops.tasks import bare
-from polyladder_ops.tasks.backup import JOBS, JSON, SITE, choose, open_site
+from polyladder_ops.tasks.backup import JOBS, JSON, SITE, choose, open_site, refuse_failed
 from polyladder_ops.tasks.boundary import cleaning_in_sight, is_dry, number_of, task
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def verify(
     chosen = choose(place, backup, task="verify")
     if is_dry(c):
         output.line(f"would verify {chosen.id} at level {level}")
+        refuse_failed(chosen)
         return
     result, unkept = _looked_at(place, chosen, level, wanted)
     for sentence in result.said:
