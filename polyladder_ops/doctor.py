@@ -73,11 +73,7 @@ def examine(settings: Settings) -> list[Check]:
         judge_clients(clients, known),
         try_folder("BACKUP_DIR", settings.backup_dir, "backup"),
         try_folder("POLYLADDER_STATE_DIR", settings.state_dir, "restore"),
-        *(
-            judge_space(_free(settings.backup_dir), _free(settings.state_dir), known.size_bytes)
-            if known
-            else ()
-        ),
+        *(_space(settings, known.size_bytes) if known else ()),
         try_recipients(settings),
         try_identity(settings),
         try_checks(settings),
@@ -166,13 +162,14 @@ def look_at_fly(settings: Settings) -> list[Check]:
 
     Fly that does not answer is a warning: a restore needs none of it.
     """
-    waiting = judge_shape(settings)
+    shapes = _attempt("machines", "the app", lambda: judge_shape(settings))
+    waiting = [shapes] if isinstance(shapes, Check) else shapes
     if not Site(settings).has_fly:
         said = (
             "Not asked: FLY_API_TOKEN and POLYLADDER_FLYCTL are unset, and nobody ran `fly auth login` here."
         )
         return [*waiting, Check("Fly", None, said)]
-    if settings.is_sandbox and not settings.sandbox_cloud.exists():
+    if settings.is_sandbox and not _is_there(settings.sandbox_cloud):
         return [*waiting, Check("Fly", None, "The sandbox has none; `invoke sandbox.up` brings it.")]
     found = _attempt("Fly", "", lambda: ask_each(Site(settings).flyctl(), settings.app, settings.db_app))
     return [*waiting, found if isinstance(found, Check) else judge_fly(found)]
@@ -286,6 +283,14 @@ def judge_clients(clients: Sequence[Client], answer: Answer | None) -> Check:
     return Check("pg_dump", True, f"{chosen.version} at {chosen.program}, {tls}{newer}.")
 
 
+def _space(settings: Settings, database_size: int) -> Sequence[Check]:
+    try:
+        free = _free(settings.backup_dir), _free(settings.state_dir)
+    except OSError:  # as the checks of the folders say
+        return ()
+    return list(judge_space(*free, database_size))
+
+
 def judge_space(for_backups: int, for_proof: int, database_size: int) -> Iterator[Check]:
     """Yield whether what is free will do for a backup, and for a restored copy beside the server's own files."""
     detail = f"{size(for_backups)} free, the database has {size(database_size)}."
@@ -314,7 +319,18 @@ def try_folder(variable: str, folder: Path, blocks: Stops) -> Check:
 
 
 def _nearest(path: Path) -> Path:
-    return next((place for place in (path, *path.parents) if place.exists()), path)
+    return next((place for place in (path, *path.parents) if _is_there(place)), path)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something has the name, a link that leads nowhere too; what can't be looked at is tried, which says why."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _free(path: Path) -> int:

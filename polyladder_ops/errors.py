@@ -6,9 +6,23 @@ next command. An error is raised where it is known and printed in one place (``t
 
 from __future__ import annotations
 
-from typing import ClassVar
+import contextlib
+from typing import TYPE_CHECKING, ClassVar
 
-__all__ = ["Interrupted", "Mismatch", "OpsError", "Refused", "SettingsError", "UsageError"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = [
+    "Interrupted",
+    "Mismatch",
+    "OpsError",
+    "Refused",
+    "SettingsError",
+    "UsageError",
+    "unusable",
+    "working_in",
+]
 
 
 BELOW = "\n        "
@@ -66,3 +80,23 @@ class Interrupted(OpsError):  # noqa: N818 - somebody asked for it
     """Stopped by Ctrl-C or SIGTERM; exit code 130."""
 
     exit_code = 130
+
+
+def unusable(folder: Path, error: OSError) -> OpsError:
+    """Return what to tell where the file system refuses work in a folder that a setting names."""
+    return OpsError(
+        f"could not work in {folder}",
+        detail=f"The file system says: {error.strerror or error}.",
+        hint="Check the folder's rights and space, or name another one.",
+    )
+
+
+@contextlib.contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Within the block what the file system refuses becomes an OpsError that names the folder."""
+    try:
+        yield
+    except (TimeoutError, ConnectionError):  # no file's: a lock that is held, a server that is gone
+        raise
+    except OSError as error:
+        raise unusable(folder, error) from error

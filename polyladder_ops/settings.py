@@ -333,8 +333,14 @@ def _checked(
 
 
 def _own_defaults(site: str, state_dir: str) -> Layer:
-    """Return the defaults that depend on the machine and on the site."""
-    state = state_dir or str(user_state_path("polyladder-ops", appauthor=False))
+    """Return the defaults that depend on the machine and on the site. Raise SettingsError if there is no home folder."""
+    try:
+        state = state_dir or str(user_state_path("polyladder-ops", appauthor=False))
+    except RuntimeError:  # a container's nameless user
+        raise SettingsError(
+            "POLYLADDER_STATE_DIR is not set, and no home folder is known",
+            hint="Set POLYLADDER_STATE_DIR to a folder of your own.",
+        ) from None
     own = {
         "BACKUP_DIR": str(Path(state, SANDBOX, "backups")),
         "POLYLADDER_CHECKS": str(_SANDBOX_CHECKS),

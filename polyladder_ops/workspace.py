@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from polyladder_ops.errors import OpsError, Refused
+from polyladder_ops.errors import Refused, unusable
 from polyladder_ops.interrupts import held
 from polyladder_ops.portable import by_whom, is_alive, is_ours, make_private_directory
 from polyladder_ops.undoing import at_work, standing
@@ -55,7 +55,7 @@ def folder_lock(
             hint="Wait for it or end it where it runs; a run that died lets go by itself.",
         ) from None
     except OSError as error:
-        raise _unusable(parent, error) from error
+        raise unusable(parent, error) from error
     try:
         with _signed(parent, doing):
             yield
@@ -97,14 +97,6 @@ def _holder(parent: Path) -> str:
     return f"It is {by}, process {pid}, since {since}: {doing}. "
 
 
-def _unusable(parent: Path, error: OSError) -> OpsError:
-    return OpsError(
-        f"could not work in {parent}",
-        detail=f"The file system says: {error.strerror or error}.",
-        hint="Check the folder's rights and space, or name another one.",
-    )
-
-
 @contextlib.contextmanager
 def workspace(parent: Path) -> Iterator[Path]:
     """Within the block a folder in `parent` that only we can enter; it is gone afterwards, whatever happened.
@@ -115,7 +107,7 @@ def workspace(parent: Path) -> Iterator[Path]:
     try:
         make_private_directory(parent)
     except OSError as error:
-        raise _unusable(parent, error) from error
+        raise unusable(parent, error) from error
     with folder_lock(parent, doing="making a run's folder"):
         _sweep(parent)
         path = parent / f"{_PREFIX}{secrets.token_hex(6)}"
@@ -124,7 +116,7 @@ def workspace(parent: Path) -> Iterator[Path]:
             alive = FileLock(path / _ALIVE)
             alive.acquire()
         except OSError as error:
-            raise _unusable(parent, error) from error
+            raise unusable(parent, error) from error
 
     def clear() -> None:
         _unpublish(parent, path)

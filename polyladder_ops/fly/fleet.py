@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from filelock import FileLock, Timeout
 
 from polyladder_ops import portable
-from polyladder_ops.errors import Interrupted, OpsError, Refused
+from polyladder_ops.errors import Interrupted, OpsError, Refused, working_in
 from polyladder_ops.fly import machines, shape
 from polyladder_ops.fly.failures import FlyError
 
@@ -67,10 +67,12 @@ class Fleet:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Within the block no other run on this machine changes the app. Raise Refused if one does."""
-        portable.make_private_directory(self.folder)
+        with working_in(self.folder):
+            portable.make_private_directory(self.folder)
         lock = FileLock(self.folder / f"{self.app}.lock", timeout=0)
         try:
-            lock.acquire()
+            with working_in(self.folder):
+                lock.acquire()
         except Timeout:
             raise Refused(
                 f"another run changes the machines of {self.app}",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from polyladder_ops import portable
-from polyladder_ops.errors import OpsError, SettingsError
+from polyladder_ops.errors import OpsError, SettingsError, working_in
 from polyladder_ops.fly import failures
 
 if TYPE_CHECKING:
@@ -138,7 +138,8 @@ class Flyctl:
         """Return the child's: nothing of FLY_* but ours; without a token the folder where the person's own login is."""
         if not self.token:
             return portable.clean_environment(_QUIET, keep=[_FOLDER])
-        portable.make_private_directory(self.config_dir)
+        with working_in(self.config_dir):
+            portable.make_private_directory(self.config_dir)
         ours = {"FLY_API_TOKEN": self.token, _FOLDER: str(self.config_dir)}
         return portable.clean_environment({**_QUIET, **ours})
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import portable
-from polyladder_ops.errors import OpsError
+from polyladder_ops.errors import OpsError, unusable, working_in
 from polyladder_ops.fly.machines import Machine, managed
 
 if TYPE_CHECKING:
@@ -160,18 +160,26 @@ def from_config(app: str, config: Mapping[str, Any], machines: tuple[Machine, ..
 
 
 def waits(path: Path) -> bool:
-    """Whether a shape waits to come back."""
-    return path.exists() or path.is_symlink()
+    """Whether a shape waits to come back. Raise OpsError if that can't be looked at."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise unusable(path.parent, error) from error
+    return True
 
 
 def save(path: Path, shape: Shape, *, over: bool = False) -> None:
-    """Write the shape, durably, whole or not at all. Raise FileExistsError if one waits already, unless `over` is meant."""
-    portable.make_private_directory(path.parent)
+    """Write the shape, durably, whole or not at all. Raise FileExistsError if one waits already, unless `over` is meant.
+
+    Raise OpsError if it can't be written: then nothing of it is there.
+    """
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    fresh.unlink(missing_ok=True)
-    portable.write_private(fresh, json.dumps(asdict(shape), indent=2) + "\n")
-    with fresh.open("rb+") as file:
-        os.fsync(file.fileno())
+    with working_in(path.parent):
+        portable.make_private_directory(path.parent)
+        fresh.unlink(missing_ok=True)
+        portable.write_private(fresh, json.dumps(asdict(shape), indent=2) + "\n")
     try:
         if over:
             fresh.replace(path)

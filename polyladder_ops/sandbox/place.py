@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from polyladder_ops import portable
-from polyladder_ops.errors import OpsError, Refused
+from polyladder_ops.errors import OpsError, Refused, working_in
 
 __all__ = [
     "ACCOUNT",
@@ -142,11 +142,12 @@ def read(folder: Path) -> State:
 
 
 def write(folder: Path, state: State) -> None:
-    """Remember the state in the folder, at once or not at all."""
+    """Remember the state in the folder, at once or not at all. Raise OpsError if it can't be written."""
     fresh = folder / f"{STATE}.new"
-    fresh.unlink(missing_ok=True)
-    portable.write_private(fresh, json.dumps(asdict(state), indent=2) + "\n")
-    fresh.replace(folder / STATE)
+    with working_in(folder):
+        fresh.unlink(missing_ok=True)
+        portable.write_private(fresh, json.dumps(asdict(state), indent=2) + "\n")
+        fresh.replace(folder / STATE)
 
 
 def delete(folder: Path) -> None:

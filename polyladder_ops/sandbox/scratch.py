@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from polyladder_ops import portable
-from polyladder_ops.errors import OpsError
+from polyladder_ops.errors import OpsError, working_in
 from polyladder_ops.sandbox import place
 from polyladder_ops.sandbox.server import Server
 from polyladder_ops.workspace import Swept, foreign
@@ -36,10 +36,16 @@ _PATIENCE_S = 10.0  # for the guardian to see that nothing is left
 
 @contextlib.contextmanager
 def reserved(parent: Path) -> Iterator[Path]:
-    """Within the block the name of a folder for a scratch server, locked and guarded: it is gone if we die."""
-    portable.make_private_directory(parent)
+    """Within the block the name of a folder for a scratch server, locked and guarded: it is gone if we die.
+
+    Raise OpsError if we may not write in `parent`.
+    """
+    with working_in(parent):
+        portable.make_private_directory(parent)
     folder = parent.absolute() / secrets.token_hex(6)
-    with _guarded(folder), in_use(folder):
+    with _guarded(folder), contextlib.ExitStack() as kept:
+        with working_in(parent):
+            kept.enter_context(in_use(folder))
         yield folder
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import portable
-from polyladder_ops.errors import OpsError
+from polyladder_ops.errors import OpsError, working_in
 from polyladder_ops.postgres import clients
 from polyladder_ops.sandbox import place
 from polyladder_ops.undoing import at_work
@@ -98,30 +98,31 @@ def create(
     if local is None:
         programs()
     folder = folder.absolute()
-    if place.claim(folder):
-        Server(folder).remove()
-        place.claim(folder)
-    account = portable.system_account(place.ACCOUNT)
-    name = f"polyladder-ops-{secrets.token_hex(6)}"
-    home = place.home_for(folder, name, account)
-    place.write(
-        folder,
-        place.State(
-            name,
-            str(home),
-            place.free_port(port),
-            os.getpid(),
-            programs=str(local.folder) if local else "",
-        ),
-    )
-    server = Server(folder)
-    try:
-        server._make(account, {**_SETTINGS, **(settings or {})}, local.major if local else _WHEEL)
-    except BaseException as error:
-        with at_work(f"removing the half-made server in {folder}", error):
-            server.remove()
-        raise
-    return server
+    with working_in(folder):
+        if place.claim(folder):
+            Server(folder).remove()
+            place.claim(folder)
+        account = portable.system_account(place.ACCOUNT)
+        name = f"polyladder-ops-{secrets.token_hex(6)}"
+        home = place.home_for(folder, name, account)
+        place.write(
+            folder,
+            place.State(
+                name,
+                str(home),
+                place.free_port(port),
+                os.getpid(),
+                programs=str(local.folder) if local else "",
+            ),
+        )
+        server = Server(folder)
+        try:
+            server._make(account, {**_SETTINGS, **(settings or {})}, local.major if local else _WHEEL)
+        except BaseException as error:
+            with at_work(f"removing the half-made server in {folder}", error):
+                server.remove()
+            raise
+        return server
 
 
 def open_server(folder: Path) -> Server:
@@ -326,7 +327,8 @@ class Server:
         if sockets := self._state.sockets:
             if re.fullmatch(r"pl-\w+", Path(sockets).name):
                 place.delete(Path(sockets))
-            self._remember(sockets="")
+            with contextlib.suppress(OpsError):  # a full disk must not keep the server that fills it
+                self._remember(sockets="")
 
     def _log_size(self) -> int:
         return self.log.stat().st_size if self.log.exists() else 0

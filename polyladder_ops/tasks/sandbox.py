@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from invoke.collection import Collection
 
 from polyladder_ops import output
-from polyladder_ops.errors import Mismatch, OpsError, Refused, UsageError
+from polyladder_ops.errors import Mismatch, OpsError, Refused, UsageError, working_in
 from polyladder_ops.tasks.backup import JSON
 from polyladder_ops.tasks.boundary import cleaning_in_sight, confirm, open_settings, refuse_dry, task
 
@@ -41,7 +41,8 @@ def up(c: Context, scale: str = "1") -> None:
     settings = open_settings(c, site="sandbox")
     started = bring_up(settings, _number(scale))
     output.line(f"the sandbox runs on {started.target('polyladder')}; use it with POLYLADDER_SITE=sandbox")
-    output.line(f"its app answers at {practice.bring_up(settings, started)}/health")
+    with working_in(settings.state_dir):
+        output.line(f"its app answers at {practice.bring_up(settings, started)}/health")
     output.note(
         f"site rehearsal has settings as production has: link {practice.rehearsal_of(settings)} to .env.rehearsal"
     )
@@ -234,7 +235,8 @@ def bring_up(settings: Settings, scale: float) -> Server:
         _say(f"filling it at scale {scale:g} …")
         seed.fill(opened.target(seed.DATABASE), scale=scale)
     assert settings.app_dir is not None
-    checkout.make(settings.app_dir, opened.target(seed.DATABASE))
+    with working_in(settings.state_dir):
+        checkout.make(settings.app_dir, opened.target(seed.DATABASE))
     return opened
 
 

@@ -113,7 +113,9 @@ def timestamp(seconds: float | None = None) -> str:
 
 def exists(folder: Path) -> bool:
     """Whether there is a world in the folder."""
-    return (folder / STATE).is_file()
+    with contextlib.suppress(OSError):  # a name that is too long
+        return (folder / STATE).is_file()
+    return False
 
 
 def create(folder: Path, data: dict[str, Any]) -> None:
