@@ -196,9 +196,11 @@ def _ask(
     target: Target, backup: Backup, options: Options, kept: Backup | None, say: Callable[[str], None]
 ) -> list[str]:
     """Return the failed checks that are accepted. Raise Mismatch if others failed."""
-    failed = [a for a in checks.run(target, options.checks) if not a.ok]
+    asked = checks.run(target, options.checks)
+    failed = [a for a in asked if not a.ok]
+    passed = [a.check.name for a in asked if a.ok]
     wrong = {f"check:{a.check.name}": a.said for a in failed}
-    if options.checks and (unkept := verification.keep_checks(backup, [a.check.name for a in failed])):
+    if unkept := verification.keep_checks(backup, [a.check.name for a in failed], passed):
         say(f"WARNING: {unkept}")
     if others := [f"{item}: {said}" for item, said in wrong.items() if item not in options.accept]:
         raise Mismatch(

@@ -221,9 +221,17 @@ def _depth(level: str) -> int:
 
 
 def checks_failed(records: Iterable[Record]) -> tuple[str, ...]:
-    """Return the names of the checks that failed when a restored copy was last asked; none if they passed, or none were asked."""
-    asked = [record for record in records if record.kind == "checks"]
-    return asked[-1].details if asked and asked[-1].verdict == "failed" else ()
+    """Return the names of the checks that failed on restored copies, each until it passed; none if none did.
+
+    Each record names all that stood when it was written, so the last one counts, and one behind it that can't be read.
+    """
+    names: tuple[str, ...] = ()
+    for record in records:
+        if record.kind == "checks" and record.verdict == "failed":
+            names = (*names, *record.details) if record.damaged else record.details
+        elif record.kind == "checks":
+            names = ()
+    return names
 
 
 def is_pinned(records: Iterable[Record]) -> bool:

@@ -240,8 +240,10 @@ class _Run:
     def _ask(self, connection: Connection) -> None:
         from polyladder_ops import checks, verification
 
-        wrong = [a for a in checks.run(connection, self.options.checks) if not a.ok]
-        if unkept := verification.keep_checks(self.plan.backup, [a.check.name for a in wrong]):
+        asked = checks.run(connection, self.options.checks)
+        wrong = [a for a in asked if not a.ok]
+        passed = [a.check.name for a in asked if a.ok]
+        if unkept := verification.keep_checks(self.plan.backup, [a.check.name for a in wrong], passed):
             self.say(f"WARNING: {unkept}")
         self.accepted += [
             f"check:{a.check.name}: {a.said}" for a in wrong if f"check:{a.check.name}" in self.options.accept

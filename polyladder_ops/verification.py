@@ -314,18 +314,20 @@ def _manifest_of(backup: Backup) -> Path:
     return backup.path.with_name(f"{backup.path.name}.json")
 
 
-def keep_checks(backup: Backup, failed: Sequence[str]) -> str:
-    """Keep beside the backup which of your checks failed on a copy of it, by name; that all passed, if some had failed.
+def keep_checks(backup: Backup, failed: Sequence[str], passed: Sequence[str] = ()) -> str:
+    """Keep beside the backup which of your checks failed on a copy of it, by name, and which of those that had pass now.
 
-    Return what kept it from being recorded, empty if nothing did; a file without a manifest has no records.
+    One that had failed and was not asked again stands: other questions say nothing of it. Return what kept it from being recorded, empty if nothing did; a file without a manifest has no records.
     """
     if not backup.path.with_name(f"{backup.path.name}.json").exists():
         return ""
     try:
         with folder_lock(backup.path.parent, doing="recording checks"):
             seen = records.load_all(catalog.records_of(backup.path), backup.manifest.sha256)
-            if failed or records.checks_failed(seen):
-                records.append(backup.path, _checks(backup, seen, failed))
+            known = records.checks_failed(record for record in seen if not record.damaged)
+            stand = tuple(dict.fromkeys([*(n for n in known if n not in passed), *failed]))
+            if failed or stand != records.checks_failed(seen):
+                records.append(backup.path, _checks(backup, seen, stand))
     except (OSError, OpsError) as error:
         why = getattr(error, "message", None) or str(error)
         return f"what your checks said of {backup.id} could not be recorded beside it: {why}"

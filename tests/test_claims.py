@@ -169,6 +169,42 @@ def test_checks_that_fail_are_kept_beside_the_backup_and_shown_until_they_pass(
     assert "FAILED" not in shop.ask("backup.list").out
 
 
+def test_a_check_that_failed_stands_by_its_name_until_it_passes_itself(
+    shop: Project, filled: Target, tmp_path: Path
+) -> None:
+    taken = take(filled, tmp_path)
+
+    def stand() -> object:
+        return json.loads(shop.ask("backup.list", "--json").out)[0]["checks_failed"]
+
+    assert verification.keep_checks(taken, ["users", "decks"], ["one is one"]) == ""
+    assert verification.keep_checks(taken, [], ["one is one"]) == ""
+    assert verification.keep_checks(taken, []) == ""
+    assert stand() == ["users", "decks"]
+    assert verification.keep_checks(taken, ["cards"], ["decks"]) == ""
+    assert stand() == ["users", "cards"]
+    assert verification.keep_checks(taken, [], ["users", "cards"]) == ""
+    assert stand() == []
+
+
+def test_a_record_of_checks_that_has_rotted_takes_no_earlier_failure_away(
+    shop: Project, filled: Target, tmp_path: Path
+) -> None:
+    taken = take(filled, tmp_path)
+    assert verification.keep_checks(taken, ["users"]) == ""
+    assert verification.keep_checks(taken, ["decks"], []) == ""
+    newest = max(taken.path.parent.glob("*.checks-*.json"))
+    newest.write_text("{")
+
+    def stand() -> list[str]:
+        found: list[str] = json.loads(shop.ask("backup.list", "--json").out)[0]["checks_failed"]
+        return found
+
+    assert (stand()[0], len(stand())) == ("users", 2)
+    assert verification.keep_checks(taken, [], ["decks"]) == ""
+    assert stand() == ["users"]
+
+
 def test_checks_of_which_a_record_has_rotted_have_failed(
     shop: Project, filled: Target, tmp_path: Path
 ) -> None:
