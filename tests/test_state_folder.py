@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -125,3 +126,19 @@ def test_without_a_home_the_state_folder_has_to_be_named(
     with pytest.raises(SettingsError) as caught:
         settings.load({}, environ={}, root=tmp_path, config=None)
     assert "POLYLADDER_STATE_DIR" in str(caught.value)
+
+
+def test_a_half_made_sandbox_whose_makers_number_is_somebody_elses_can_be_removed(tmp_path: Path) -> None:
+    shop = project(tmp_path / "project")
+    folder = shop.state / "sandbox" / "server"
+    (folder / "server" / "data").mkdir(parents=True)
+    places.write(folder, places.State("polyladder-ops-0123456789ab", str(folder / "server"), 1, os.getppid()))
+    for task in ("sandbox.up", "sandbox.drill"):
+        done = shop.ask(task)
+        assert (done.code, "invoke sandbox.down" in done.err) == (1, True), done.err
+    asked = shop.ask("sandbox.down")
+    assert (asked.code, folder.exists()) == (4, True), asked
+    gone = shop.ask("sandbox.down", "--force")
+    assert (gone.code, gone.out) == (0, "the half-made sandbox is gone\n"), gone
+    assert not folder.exists()
+    assert shop.ask("sandbox.down", "--force").out == "there is no sandbox\n"

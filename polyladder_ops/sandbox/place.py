@@ -72,7 +72,11 @@ def claim(folder: Path) -> bool:
             f"there is a server in {folder} already", hint="Run `invoke sandbox.down` to remove it."
         )
     if left.maker != os.getpid() and portable.is_alive(left.maker):
-        raise OpsError(f"a server is being made in {folder}", detail=f"Process {left.maker} is at it.")
+        raise OpsError(
+            f"a server is being made in {folder}",
+            detail=f"Process {left.maker} is at it, or has got the number of one that was killed.",
+            hint="Wait for it; if it is another program, `invoke sandbox.down` removes what is half made.",
+        )
     return True
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.sandbox.installations import Installation
 
-__all__ = ["Server", "create", "exists", "open_server", "programs"]
+__all__ = ["Server", "create", "exists", "is_half_made", "open_server", "programs"]
 
 SUPERUSER = "postgres"
 _PASSWORD = "password"  # noqa: S105 - the name of the file
@@ -78,6 +78,13 @@ def exists(folder: Path) -> bool:
     """Whether a server of ours was made completely in this folder; it may be stopped."""
     with contextlib.suppress(OpsError):
         return bool(place.read(folder).system_identifier)
+    return False
+
+
+def is_half_made(folder: Path) -> bool:
+    """Whether the folder remembers a server that was never made to its end: its maker is at it, or was killed."""
+    with contextlib.suppress(OpsError):
+        return not place.read(folder).system_identifier
     return False
 
 

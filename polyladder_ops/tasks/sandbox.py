@@ -61,6 +61,11 @@ def down(c: Context, force: bool = False) -> None:
     from polyladder_ops.sandbox import practice, server
 
     settings = open_settings(c, site="sandbox")
+    if server.is_half_made(settings.sandbox_server):
+        confirm("This deletes a sandbox that was never made to its end.", "sandbox", force=force)
+        server.Server(settings.sandbox_server).remove()
+        output.line("the half-made sandbox is gone")
+        return
     if not server.exists(settings.sandbox_server):
         output.line("there is no sandbox")
         return
