@@ -48,11 +48,14 @@ __all__ = [
     "prepare",
     "question",
     "told",
+    "unsaid",
 ]
 
 _STREAMS = ("stdin", "stdout", "stderr")
 _COMMAND = re.compile(r"`invoke (?!sandbox|dev\b|-)([^`\n]+)`")
+_MOST_UNSAID = 2000
 _lost: list[OSError] = []
+_unsaid: list[str] = []  # what stdout did not take
 _sites: list[str] = []  # the last one is meant
 
 
@@ -76,6 +79,7 @@ def prepare() -> None:
     or socket that is opened, and whoever writes an error to 2 would write it into a backup.
     """
     _lost.clear()
+    _unsaid.clear()
     for number, name in enumerate(_STREAMS):
         if getattr(sys, name) is None:
             _lead_to_nowhere(number, only_if_closed=True)
@@ -168,6 +172,11 @@ def lost() -> OSError | None:
     return _lost[0] if _lost else None
 
 
+def unsaid() -> str:
+    """Return the results that stdout did not take, or their beginning; empty if it took all that we printed."""
+    return "\n".join(_unsaid)[:_MOST_UNSAID]
+
+
 def clean(text: str) -> str:
     """Return the text without secrets, and with all that could steer a terminal written out but its line breaks."""
     return "\n".join(map(plain, redact(text).split("\n")))
@@ -217,6 +226,8 @@ def _write(name: str, text: str, *, end: str = "\n") -> None:
         stream.flush()
 
     _guarded(name, writing)
+    if name == "stdout" and _lost:
+        _unsaid.append(text)
 
 
 def _guarded(name: str, act: Callable[[TextIO], object]) -> None:

@@ -166,7 +166,7 @@ def as_json(shown: Plan, result: Result) -> dict[str, Any]:
         "roles_made": list(result.roles),
         "not_given": list(result.not_given),
         "undo_sql": list(result.undo),
-        "proved": not result.accepted,
+        "proved": shown.backup.manifest.knows_objects and not result.accepted,
     }
 
 

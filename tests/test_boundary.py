@@ -39,6 +39,7 @@ TASKS = '''
 import sys, time
 from pathlib import Path
 from invoke.collection import Collection
+from polyladder_ops import output
 from polyladder_ops.tasks.boundary import confirm, open_settings, task
 
 @task
@@ -77,7 +78,13 @@ def where(c, site="", backup_dir=""):
     """Show where backups are."""
     print(open_settings(c, site=site, backup_dir=backup_dir).backup_dir)
 
-ns = Collection(sleep, talk, names, bug, wipe, where)
+@task
+def drop(c):
+    """Do something that can't be done again, and tell it."""
+    output.line("polyladder is what it was")
+    output.document({"database": "polyladder"})
+
+ns = Collection(sleep, talk, names, bug, wipe, where, drop)
 '''
 
 
@@ -241,6 +248,23 @@ def test_output_that_can_not_be_written_is_an_error_and_not_a_success(project: P
         _, err = process.communicate(timeout=30)
     assert process.returncode == 1
     assert err == "error: could not write the output\ndetail: No space left on device.\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_what_was_done_is_told_on_stderr_where_stdout_takes_no_result(project: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = start(project, "drop", stdout=full)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert err.splitlines() == [
+        "note: the work was done; stdout did not take its result, which is:",
+        "polyladder is what it was",
+        "{",
+        ' "database": "polyladder"',
+        "}",
+        "error: could not write the output",
+        "detail: No space left on device.",
+    ]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])

@@ -161,6 +161,7 @@ def test_of_an_old_file_no_more_is_claimed_than_the_file_says() -> None:
     text = restore_report.done(old, Result(SWITCHED))
     assert "proved to hold what the file says (1 table, 3 rows)" in text
     assert "equal" not in text
+    assert restore_report.as_json(old, Result(SWITCHED))["proved"] is False
 
 
 def test_what_was_let_through_is_never_called_proved() -> None:

@@ -354,6 +354,8 @@ def test_without_the_key_a_look_at_the_bytes_proves_nothing_and_says_what_it_saw
     assert (row["verified"], row["verification"]["verdict"]) == (False, "not proved")
     assert place.ask("verify", "--backup=latest").code == 0
     assert place.ask("verify", "--backup=latest", BACKUP_AGE_IDENTITY_FILE="").code == 3
+    deeper = place.ask("verify", "--backup=latest", "--level=restore", BACKUP_AGE_IDENTITY_FILE="")
+    assert (deeper.code, "NOT PROVED" in deeper.out) == (3, True), deeper
     (row,) = json.loads(place.ask("backup.list", "--json").out)
     assert row["verified"] is True
 

@@ -272,3 +272,9 @@ def test_a_watch_that_found_nothing_leaves_no_session_behind(filled: Target) -> 
 
 def test_no_thread_is_left_of_a_wait_that_is_over() -> None:
     wait_for(lambda: "asking" not in {thread.name for thread in threading.enumerate()}, within_s=ENDS_S)
+
+
+@pytest.mark.parametrize("text", ["Network is unreachable", "No route to host"])
+def test_a_network_that_is_down_leads_to_the_network_and_not_back_to_doctor(text: str) -> None:
+    hint = session.hint_for(psycopg.OperationalError(f"connection failed: {text}"))
+    assert hint == "Look at this machine's network, the tunnel or the VPN, then try again."

@@ -292,6 +292,8 @@ def hint_for(error: psycopg.Error) -> str:
         " server speaks TLS; else an entry is missing there.",
         "SSL": "Compare sslmode in the URL with what the server offers.",
         "Connection refused": "Start the server, or the tunnel to it; check host and port.",
+        "Network is unreachable": "Look at this machine's network, the tunnel or the VPN, then try again.",
+        "No route to host": "Look at this machine's network, the tunnel or the VPN, then try again.",
         "could not translate host name": "Check the host; in a URL an @ in the password is written %40.",
         "failed to resolve host": "Check the host; in a URL an @ in the password is written %40.",
         "not currently accepting connections": "If it was set aside, `invoke restore.status` shows how to look into it; if a restore"

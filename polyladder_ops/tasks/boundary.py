@@ -195,6 +195,8 @@ def as_exit(error: OpsError) -> Told:
 def _refuse_lost() -> None:
     """Raise the end of a task whose result did not get out."""
     if error := output.lost():
+        if error.errno not in _READER_GONE and (text := output.unsaid()):
+            output.notes(f"note: the work was done; stdout did not take its result, which is:\n{text}")
         raise _unwritten(error)
 
 

@@ -45,6 +45,6 @@ def fault(c: Context, name: str = "", times: str = "", off: bool = False) -> Non
     rows = [
         (each, each in on, on.get(each), said)
         for each, said in FAULTS.items()
-        if not name or each in (name, *on)
+        if name in ("", "all") or each in (name, *on)
     ]
     output.lines(terminal.table(rows, ("fault", "on", "times", "what happens")))

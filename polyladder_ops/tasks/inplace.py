@@ -110,7 +110,7 @@ def _tell(target: Any, chosen: Backup, result: Overwritten, *, as_json: bool) ->
                 "kept": result.kept.id if result.kept else None,
                 "accepted": list(result.accepted),
                 "seconds": round(result.seconds, 3),
-                "proved": not result.accepted,
+                "proved": chosen.manifest.knows_objects and not result.accepted,
             }
         )
         return

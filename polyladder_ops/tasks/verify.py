@@ -90,15 +90,15 @@ def _looked_at(
     from polyladder_ops import terminal, verification
 
     is_shut = chosen.manifest.encrypted and place.settings.backup_age_identity_file is None
-    keys = [] if is_shut and level == "stored" else place.keys(encrypted=chosen.manifest.encrypted)
+    keys = [] if is_shut else place.keys(encrypted=chosen.manifest.encrypted)
     try:
         with (
             terminal.Progress(f"verifying {chosen.id}", total=chosen.manifest.plain_bytes) as bar,
             cleaning_in_sight(finish=_NEXT, before=bar.__exit__),
         ):
+            if is_shut:
+                return verification.verify_without_key(chosen), None
             if level == "stored":
-                if is_shut:
-                    return verification.verify_without_key(chosen), None
                 return verification.verify_stored(chosen, keys, progress=bar.advance), None
             with place.scratch(chosen.manifest.source.server_major) as scratch:
                 return verification.verify_by_restore(

@@ -207,6 +207,7 @@ def test_faults_are_listed_and_switched(call: Call, cloud: Cloud) -> None:
     assert "english" in call("sandbox.fault", "--name=english", "--off").stdout
     assert cloud.faults() == {}
     assert call("fly.status").returncode == 0
+    assert "english" in call("sandbox.fault", "--name=all", "--off").stdout
 
 
 def test_a_console_beside_the_stopped_app_is_told(call: Call, cloud: Cloud) -> None:
