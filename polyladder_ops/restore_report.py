@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import besides, clocks, history, records, report
+from polyladder_ops.postgres import printable
 from polyladder_ops.terminal import age, duration, many, plain, size, table
 
 if TYPE_CHECKING:
@@ -148,6 +149,12 @@ def done(shown: Plan, result: Result, unused: Sequence[str] = (), *, is_live: bo
             f"what it was is kept as {plain(switched.aside)}: `invoke restore.undo{which}` brings it back,"
             f" `invoke restore.discard{which}` drops it"
         )
+    elif not is_live:
+        asks = f"invoke restore.check --database={shlex.quote(switched.live)}"
+        drops = f"DROP DATABASE {printable.identifier(switched.live)};"
+        lines.append(
+            f"your checks ask it by `{asks}`; no task drops it: in psql in another database, {plain(drops)}"
+        )
     return "\n".join(lines)
 
 
@@ -177,6 +184,10 @@ def undoing(shown: Undoing, now: datetime) -> str:
         f"{plain(aside.name)}, set aside {age(aside.mark.at, now)} for {plain(aside.mark.backup)}, becomes {plain(str(shown.live))}",
         f"migration: {plain(shown.migration_head or 'none noted')} → {plain(aside.mark.migration_head or 'none noted')}",
     ]
+    if not shown.is_there:
+        return "\n".join(
+            [lines[0], f"there is no {plain(shown.live.database)} any more: nothing is set aside for it"]
+        )
     changes, unsure = shown.since.changes, plain(shown.since.unsure)
     if changes:
         lines.append(f"written since, and set aside with the database ({len(changes)}):")

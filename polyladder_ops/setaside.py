@@ -123,7 +123,9 @@ def locked(target: Target, name: str, doing: str, say: Say, *, look_only: bool =
     """
     server = locks.maintenance(target)
     with closing(session.connect(server)) as connection:
-        live = pick(_asides(connection), name, target.database).mark.live
+        asides = _asides(connection)
+        _expect_ours(connection, asides, name, target.database)
+        live = pick(asides, name, target.database).mark.live
     with locks.exclusive(server, live, doing=doing, say=say, ends=not look_only) as connection:
         for sentence in () if look_only else leftovers.settle(connection, server, live):
             say(sentence)
@@ -170,6 +172,7 @@ class Undoing:
     aside: Marked
     migration_head: str | None
     since: Since
+    is_there: bool = True  # the live one, unless somebody dropped it
 
 
 def undo(
@@ -201,10 +204,13 @@ def undo(
                 hint="Go back to the app's older release first, then add --accept=migrations; or stay.",
             )
         _expect_no_prepared(connection, live.database)
-        confirm(Undoing(live, aside, head, _since(live, aside, site)))
+        if switch.oid_of(connection, live.database) is None:
+            confirm(Undoing(live, aside, head, since.Since(), is_there=False))
+        else:
+            confirm(Undoing(live, aside, head, _since(live, aside, site)))
         with settled(connection, chosen.server, live.database, aside.oid):
             switched = _bring_back(chosen, head)
-        with after_switch(live.database, switched):
+        with after_switch(live.database, switched, now=f"what {aside.name} was"):
             _look_again(connection, live, aside.oid)
             done, left = standbys.follow(connection, chosen.server, switched.aside)
             for sentence in (*done, *left):
@@ -268,6 +274,22 @@ def pick(found: Sequence[Marked], name: str, live: str) -> Marked:
     )
 
 
+def _expect_ours(connection: Connection, found: Sequence[Marked], name: str, live: str) -> None:
+    """Return unless only another role says that it set aside what is meant. Raise Refused then: it is there, and not ours."""
+
+    def is_meant(one: Marked) -> bool:
+        return one.mark.kind == "aside" and (one.name == name if name else one.mark.live == live)
+
+    if any(map(is_meant, found)):
+        return
+    for one in filter(is_meant, marks.of_others(connection)):
+        raise Refused(
+            f"{one.name} was set aside by the role {one.role}",
+            detail="That is what this role has noted of it, and any role can note that: nothing was done to it.",
+            hint=f"Do it as {one.role}: set DATABASE_URL so.",
+        )
+
+
 def _unused(aside: Marked) -> Marked:
     """Return it if it is as we left it. Raise Refused if not."""
     if not aside.use:
@@ -277,8 +299,18 @@ def _unused(aside: Marked) -> Marked:
     raise Refused(
         f"{aside.name} has been taken into use",
         detail=f"It was set aside from {aside.mark.live}, and {said}.",
-        hint="If nobody needs it so, close it (`ALTER DATABASE … ALLOW_CONNECTIONS false`), end its sessions and give it the name"
-        f" {was} again, in psql in another database; then try again.",
+        hint=f"If nobody needs it so, close it in psql in another database: {'; '.join(_closing(aside))}; then try again.",
+    )
+
+
+def _closing(aside: Marked) -> tuple[str, ...]:
+    """Return what makes a database again that is as we left it."""
+    name, was = printable.identifier(aside.name), printable.identifier(aside.mark.name)
+    renames = (f"give it the name {aside.mark.name} again: ALTER DATABASE {name} RENAME TO {was}",)
+    return (
+        f"ALTER DATABASE {name} ALLOW_CONNECTIONS false",
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {printable.literal(aside.name)}",
+        *(renames if aside.name != aside.mark.name else ()),
     )
 
 

@@ -139,8 +139,8 @@ def _lock_again(connection: Connection, server: Target, live: str) -> Iterator[C
 
 
 @contextmanager
-def after_switch(live: str, switched: Switched) -> Iterator[None]:
-    """Within the block whatever goes wrong, a Ctrl-C too, says that the switch is done."""
+def after_switch(live: str, switched: Switched, *, now: str = "the restored database") -> Iterator[None]:
+    """Within the block whatever goes wrong, a Ctrl-C too, says that the switch is done; `now` is what is live."""
     aside = f" What it was before is {switched.aside}." if switched.aside else ""
     try:
         with session.translated(f"{live} was switched, but the last look at it failed"):
@@ -150,7 +150,7 @@ def after_switch(live: str, switched: Switched) -> Iterator[None]:
         raise
     except KeyboardInterrupt as error:
         raise Interrupted(
-            f"interrupted after the switch: {live} is the restored database",
+            f"interrupted after the switch: {live} is {now}",
             detail=f"Its last look was not made.{aside}",
             hint=_BACK if switched.aside else _LOOK,
         ) from error

@@ -11,15 +11,16 @@ import pytest
 
 from polyladder_ops import setaside
 from polyladder_ops.errors import Mismatch
-from polyladder_ops.postgres import marks, session, standbys, switch
+from polyladder_ops.postgres import databases, marks, session, standbys, switch
 from tests import node
-from tests.conftest import numbers
+from tests.conftest import numbers, run
 from tests.test_setaside import taken  # noqa: F401 - a fixture
 from tests.test_tasks_restore import shop  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from polyladder_ops.sandbox.server import Server
     from tests.test_tasks import Ended
     from tests.test_tasks_restore import Shop
 
@@ -147,3 +148,65 @@ def test_what_a_dead_discard_left_open_is_named_with_its_abort_which_closes_it(
     done = shop.ask(*named(status, "restore.abort"))
     assert (done.code, done.out) == (0, f"closed {aside} again\n")
     assert shop.ask("restore.status").code == 0
+
+
+def test_what_was_set_aside_is_not_replaced_and_stays_the_way_back(beside: str, shop: Shop) -> None:  # noqa: F811
+    aside = replaced(shop, beside)
+    for words in ([], ["-R"]):
+        refused = shop.ask(*words, "restore", "--latest", f"--into={aside}", "--replace", "--force")
+        assert refused.code == 4, refused
+        assert f"{aside} is what a restore set aside from {beside}" in refused.err
+    assert shop.asides(aside) == []
+    assert shop.ask("restore.undo", f"--into={beside}", "--force").code == 0
+
+
+def test_where_the_live_one_is_gone_nothing_is_said_of_setting_it_aside(beside: str, shop: Shop) -> None:  # noqa: F811
+    aside = replaced(shop, beside)
+    databases.drop(shop.live.with_database("postgres"), beside)
+    shown = shop.ask("-R", "restore.undo", f"--into={beside}")
+    assert shown.code == 0, shown
+    assert f"there is no {beside} any more: nothing is set aside for it" in shown.err
+    assert "can't be told" not in shown.err
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after_the_switch(patch)
+        stopped = shop.ask("restore.undo", f"--into={beside}", "--force")
+    assert f"interrupted after the switch: {beside} is what {aside} was" in stopped.err
+    assert "restore.undo" not in stopped.err
+
+
+def test_one_that_was_only_opened_is_closed_by_the_lines_of_the_refusal(beside: str, shop: Shop) -> None:  # noqa: F811
+    aside = replaced(shop, beside)
+    shop.tell(f'ALTER DATABASE "{aside}" ALLOW_CONNECTIONS true', "postgres")
+    refused = shop.ask("restore.undo", f"--into={beside}", "--force")
+    assert (refused.code, "give it the name" in refused.err) == (4, False)
+    for line in re.findall(r"(?:ALTER DATABASE|SELECT) [^;]+", refused.err):
+        shop.tell(line, "postgres")
+    assert shop.ask("restore.undo", f"--into={beside}", "--force").code == 0
+
+
+def test_what_another_role_set_aside_is_not_called_gone(
+    beside: str,
+    shop: Shop,  # noqa: F811
+    server: Server,
+) -> None:
+    aside, other = replaced(shop, beside), f"other_{next(numbers)}"
+    run(server.target(), "CREATE ROLE %I LOGIN CREATEDB PASSWORD 'x'", other)
+    with closing(session.connect(server.target())) as connection:
+        (found,) = [m for m in marks.find(connection) if m.name == aside]
+        connection.execute(marks.take_off(found, aside))
+        connection.execute(marks.put(aside, found.mark, other))
+    for words in (["restore.undo"], ["restore.undo", f"--database={aside}"], ["restore.discard"]):
+        refused = shop.ask(*words, f"--into={beside}", "--force")
+        assert refused.code == 4, refused
+        assert f"{aside} was set aside by the role {other}" in refused.err
+    databases.drop(server.target(), aside)
+    run(server.target(), "DROP ROLE %I", other)
+
+
+def test_a_database_beside_is_told_with_its_checks_and_what_drops_it(shop: Shop) -> None:  # noqa: F811
+    name = f"look_{next(numbers)}"
+    done = shop.ask("restore", "--latest", f"--into={name}", "--force")
+    assert f"`invoke restore.check --database={name}`" in done.out
+    (drops,) = re.findall(r"DROP DATABASE .*;", done.out)
+    shop.tell(drops, "postgres")
+    assert name not in shop.names()

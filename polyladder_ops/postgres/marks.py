@@ -39,6 +39,7 @@ __all__ = [
     "name_aside",
     "newest_first",
     "of",
+    "of_others",
     "own_setting",
     "parse",
     "put",
@@ -183,7 +184,7 @@ _MARKED = f"""
 SELECT {_DATABASE}, r.rolname::text, s.xmin::text, pg_catalog.substr(c.item, pg_catalog.length(%s) + 1)
 FROM pg_catalog.pg_db_role_setting s
 JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
-JOIN pg_catalog.pg_roles r ON r.oid = s.setrole AND (r.rolsuper OR r.rolname = current_user)
+JOIN pg_catalog.pg_roles r ON r.oid = s.setrole AND (r.rolsuper OR r.rolname = current_user) = %s
 CROSS JOIN pg_catalog.unnest(s.setconfig) c (item)
 WHERE pg_catalog.starts_with(c.item, %s)
 ORDER BY d.datname, r.rolname = current_user DESC, r.rolname
@@ -218,8 +219,14 @@ def of(connection: Connection, oid: int) -> Marked | None:
     return next((marked for marked in each if marked.oid == oid), None)
 
 
-def _found(connection: Connection) -> tuple[Marked, ...]:
-    rows = connection.execute(_MARKED.encode(), [f"{_SETTING}=", f"{_SETTING}={_VALUE}"]).fetchall()
+def of_others(connection: Connection) -> tuple[Marked, ...]:
+    """Return the databases of which only another role says that it set them aside, as any role may. Raise OpsError if that fails."""
+    with translated("could not look for set-aside databases"):
+        return _found(connection, believed=False)
+
+
+def _found(connection: Connection, *, believed: bool = True) -> tuple[Marked, ...]:
+    rows = connection.execute(_MARKED.encode(), [f"{_SETTING}=", believed, f"{_SETTING}={_VALUE}"]).fetchall()
     found: dict[int, Marked] = {}
     for marked in _marked(rows, _VALUE):
         found.setdefault(marked.oid, marked)

@@ -55,8 +55,12 @@ class Plan:
 
 
 def look(connection: Connection, server: Target, target: Target, backup: Backup, options: Options) -> Plan:
-    """Return the plan: the facts of now, and what follows from them. Raise OpsError if the server fails."""
+    """Return the plan: the facts of now, and what follows from them.
+
+    Raise OpsError if the server fails, Refused if the database to replace is itself one that was set aside.
+    """
     found_server = facts.read_server(connection, server, target.database)
+    _refuse_set_aside(connection, found_server.live_oid)
     live = facts.read_live(target) if found_server.live_oid is not None else None
     found = preflight.obstacles(found_server, live, backup.manifest, create_roles=options.create_roles)
     through = [o for o in found if o.acceptable and o.item in options.accept]
@@ -68,6 +72,19 @@ def look(connection: Connection, server: Target, target: Target, backup: Backup,
         obstacles=tuple(o for o in found if o not in through),
         accepted=tuple(map(str, through)),
         unknowns=preflight.unknowns(found_server, live),
+    )
+
+
+def _refuse_set_aside(connection: Connection, oid: int | None) -> None:
+    """Return unless the database is as a restore set it aside: another mark over its own would lose the way back."""
+    with session.translated("could not look for set-aside databases"):
+        found = marks.of(connection, oid) if oid is not None else None
+    if found is None or found.is_claim or found.use or found.name == found.mark.live:
+        return
+    raise Refused(
+        f"{found.name} is what a restore set aside from {found.mark.live}",
+        detail="To replace it would lose the way back.",
+        hint="Choose another name; `invoke restore.status` shows what is set aside.",
     )
 
 

@@ -93,9 +93,8 @@ def undo(
         output.notes(restore_report.undoing(shown, datetime.now(UTC)))
         if is_dry(c):
             raise _DryRun
-        confirm(
-            f"This sets {live.database} aside and brings {shown.aside.name} back.", live.database, force=force
-        )
+        sets = f"sets {live.database} aside and " if shown.is_there else ""
+        confirm(f"This {sets}brings {shown.aside.name} back.", live.database, force=force)
 
     try:
         with _stoppable(site, "it says whether anything is left.", into):
@@ -129,7 +128,8 @@ def undo(
         )
         output.line(f"{plain(switched.live)} is what it was; {kept}")
     if accepted:
-        raise Mismatch(f"{switched.live} is back, with what was accepted", detail=" ".join(accepted))
+        said = f"As it was before that: {' '.join(accepted)}"
+        raise Mismatch(f"{switched.live} is back, with what was accepted", detail=said)
 
 
 def _whose(place: Site, into: str) -> Target:
