@@ -149,13 +149,14 @@ def done(shown: Plan, result: Result, unused: Sequence[str] = (), *, is_live: bo
             f"what it was is kept as {plain(switched.aside)}: `invoke restore.undo{which}` brings it back,"
             f" `invoke restore.discard{which}` drops it"
         )
-    elif not is_live:
-        asks = f"invoke restore.check --database={shlex.quote(switched.live)}"
-        drops = f"DROP DATABASE {printable.identifier(switched.live)};"
-        lines.append(
-            f"your checks ask it by `{asks}`; no task drops it: in psql in another database, {plain(drops)}"
-        )
     return "\n".join(lines)
+
+
+def beside(name: str) -> str:
+    """Return what can be done with a database that was made beside the live one."""
+    asks = f"invoke restore.check --database={shlex.quote(name)}"
+    drops = f"DROP DATABASE {printable.identifier(name)};"
+    return f"your checks ask it by `{asks}`; no task drops it: in psql in another database, {plain(drops)}"
 
 
 def as_json(shown: Plan, result: Result) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def test_what_another_role_set_aside_is_not_called_gone(
 def test_a_database_beside_is_told_with_its_checks_and_what_drops_it(shop: Shop) -> None:  # noqa: F811
     name = f"look_{next(numbers)}"
     done = shop.ask("restore", "--latest", f"--into={name}", "--force")
-    assert f"`invoke restore.check --database={name}`" in done.out
-    (drops,) = re.findall(r"DROP DATABASE .*;", done.out)
+    assert f"`invoke restore.check --database={name}`" in done.err
+    (drops,) = re.findall(r"DROP DATABASE .*;", done.err)
     shop.tell(drops, "postgres")
     assert name not in shop.names()

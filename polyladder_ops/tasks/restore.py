@@ -324,6 +324,8 @@ def _tell(plan: Plan, result: Result, options: Options, *, as_json: bool, is_liv
         print_json({**restore_report.as_json(plan, result), "accept_unused": unused})
     else:
         output.lines(restore_report.done(plan, result, unused, is_live=is_live))
+    if not is_live and not result.switched.aside:
+        output.note(restore_report.beside(result.switched.live))
     if result.failed:
         raise Mismatch(
             f"{result.switched.live} is there to look at, but {len(result.failed)} of your checks failed on it",
