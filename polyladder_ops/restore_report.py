@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import besides, clocks, history, records, report
-from polyladder_ops.postgres import printable
 from polyladder_ops.terminal import age, duration, many, plain, size, table
 
 if TYPE_CHECKING:
@@ -154,6 +153,8 @@ def done(shown: Plan, result: Result, unused: Sequence[str] = (), *, is_live: bo
 
 def beside(name: str) -> str:
     """Return what can be done with a database that was made beside the live one."""
+    from polyladder_ops.postgres import printable  # late: looking at files needs no client library
+
     asks = f"invoke restore.check --database={shlex.quote(name)}"
     drops = f"DROP DATABASE {printable.identifier(name)};"
     return f"your checks ask it by `{asks}`; no task drops it: in psql in another database, {plain(drops)}"
