@@ -98,14 +98,31 @@ class Fleet:
     def remember(self, found: tuple[Machine, ...]) -> Shape:
         """Return the shape that must come back, on disk from now on: the one that waits, what the machines tell, or how they are.
 
-        What waits is never written over: after a crash the machines are not as they were.
+        What waits is never written over: after a crash the machines are not as they were. A group that it lacks is added.
         """
+        self.forget_what_is_over(found)
         kept = shape.load(self.path)
         if kept is not None:
-            return kept
+            more = shape.with_others(kept, shape.of(self.app, found))
+            if more != kept:
+                shape.save(self.path, more, over=True)
+            return more
         made = shape.from_marks(self.app, found) or shape.of(self.app, found)
         shape.save(self.path, made)
         return made
+
+    def forget_what_is_over(self, found: tuple[Machine, ...]) -> None:
+        """Forget a shape on disk that was brought back from another machine: a later run would take it for what was."""
+        with contextlib.suppress(OpsError):  # one that can't be read is not over
+            kept = shape.load(self.path)
+            if kept is not None and shape.is_over(kept, found):
+                self.say(f"all of the shape that waited here is there ({kept}); it is forgotten")
+                shape.forget(self.path)
+
+    def missing(self, found: tuple[Machine, ...]) -> tuple[str, ...]:
+        """Return the groups of the app's own settings at Fly that have no machine."""
+        told = shape.from_config(self.app, self.flyctl.json(dict, "config", "show", app=self.app), found)
+        return tuple(sorted(set(told.counts) - {each.group for each in machines.managed(found)}))
 
     def remembered(self, found: tuple[Machine, ...]) -> Remembered | None:
         """Return the shape that waits on disk, else in the machines' metadata; None if there is none."""

@@ -30,11 +30,14 @@ __all__ = [
     "forget",
     "from_config",
     "from_marks",
+    "grown",
+    "is_over",
     "load",
     "mark_of",
     "of",
     "save",
     "waits",
+    "with_others",
     "without",
 ]
 
@@ -142,18 +145,27 @@ def from_config(app: str, config: Mapping[str, Any], machines: tuple[Machine, ..
     """Return what the deployed fly.toml says of groups and autostart, over the machines that are there; one a group at least."""
     processes = config.get("processes")
     groups = sorted(processes) if isinstance(processes, Mapping) and processes else ["app"]
-    service = config.get("http_service")
-    served = service.get("processes") or groups if isinstance(service, Mapping) else []
-    wakes = service.get("auto_start_machines", True) is not False if isinstance(service, Mapping) else None
+    served = _served(config, groups)
     there = [
-        replace(part, autostart=wakes if part.group in served else None, ran=True)
+        replace(part, autostart=served.get(part.group, part.autostart), ran=True)
         for part in of(app, machines).parts
     ]
     region = str(config.get("primary_region", ""))
     missing = [group for group in groups if group not in {part.group for part in there}]
-    made = [Part("", group, region, "", 0, wakes if group in served else None, ran=True) for group in missing]
+    made = [Part("", group, region, "", 0, served.get(group), ran=True) for group in missing]
     parts = (*there, *made)
     return Shape(app, "", dict(Counter(part.group for part in parts)), parts, "fly config show")
+
+
+def _served(config: Mapping[str, Any], groups: list[str]) -> dict[str, bool]:
+    """Return whether a request wakes a group, of those that answer requests: [http_service] and [[services]] say it."""
+    found: dict[str, bool] = {}
+    services = config.get("services")
+    for each in (config.get("http_service"), *(services if isinstance(services, list) else ())):
+        if isinstance(each, Mapping):
+            for group in each.get("processes") or groups:
+                found[group] = found.get(group, False) or each.get("auto_start_machines", True) is not False
+    return found
 
 
 # --- on disk ---
@@ -195,16 +207,28 @@ def load(path: Path) -> Shape | None:
     if not waits(path):
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        parts = tuple(Part(**part) for part in found["parts"])
-        counts = {str(group): int(count) for group, count in found["counts"].items()}
-        return Shape(str(found["app"]), str(found["at"]), counts, parts, str(path))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return _read(path)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise OpsError(
             f"the shape of the app's machines in {path} can't be read",
             detail=f"{type(error).__name__}. It says what must come back after fly.stop or fly.scale.",
             hint="Look into the file; move it away if the machines are as they should be.",
         ) from error
+
+
+def _read(path: Path) -> Shape:
+    if not path.is_file():
+        raise ValueError("no file")  # a pipe would be waited for
+    found = json.loads(path.read_text(encoding="utf-8"))
+    parts, counts = tuple(Part(**part) for part in found["parts"]), dict(found["counts"])
+    texts = [text for part in parts for text in (part.id, part.group, part.region, part.size, part.image)]
+    flags = [flag for part in parts for flag in (part.ran, part.autostart is True)]
+    numbers = [*counts.values(), *(part.memory_mb for part in parts)]
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(flag, bool) for flag in flags):
+        raise TypeError("another kind of value")
+    if any(not isinstance(number, int) or number < 0 for number in numbers) or found["app"] != path.stem:
+        raise ValueError("a wrong number, or another app")
+    return Shape(found["app"], str(found["at"]), counts, parts, str(path))
 
 
 def forget(path: Path) -> None:
@@ -215,6 +239,20 @@ def forget(path: Path) -> None:
 
 
 # --- looking whether it came back ---
+
+
+def grown(shape: Shape, machines: tuple[Machine, ...]) -> Shape:
+    """Return the shape with as many machines as there are, where there are more: somebody made them since."""
+    have = Counter(each.group for each in managed(machines))
+    return replace(shape, counts={group: max(count, have[group]) for group, count in shape.counts.items()})
+
+
+def is_over(shape: Shape, machines: tuple[Machine, ...]) -> bool:
+    """Whether all of it is there, unmarked, and runs: somebody brought it back from elsewhere."""
+    ours = managed(machines)
+    new = [each for each in ours if each.group in shape.counts and not shape.part(each)]
+    is_up = all(each.state == "started" or each.autostart for each in new)
+    return is_up and not any(each.mark for each in ours) and not differences(grown(shape, machines), machines)
 
 
 def differences(shape: Shape, machines: tuple[Machine, ...], groups: Iterable[str] = ()) -> tuple[str, ...]:
@@ -262,6 +300,13 @@ def _of_machine(shape: Shape, machine: Machine) -> Iterable[str]:
 
 def _sizes(parts: Iterable[Part | Machine]) -> list[str]:
     return [f"{each.size} {each.memory_mb} MB" if each.memory_mb else "" for each in parts]
+
+
+def with_others(shape: Shape, now: Shape) -> Shape:
+    """Return the shape with the groups that it lacks, as they are now."""
+    counts = {group: count for group, count in now.counts.items() if group not in shape.counts}
+    parts = tuple(part for part in now.parts if part.group in counts)
+    return replace(shape, counts={**shape.counts, **counts}, parts=(*shape.parts, *parts))
 
 
 def without(shape: Shape, group: str) -> Shape:

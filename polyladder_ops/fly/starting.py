@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from polyladder_ops.errors import Mismatch, OpsError
 from polyladder_ops.fly import machines, shape
 from polyladder_ops.fly.failures import FlyError
+from polyladder_ops.fly.fleet import Remembered
 from polyladder_ops.fly.machines import MARK
 from polyladder_ops.undoing import standing
 
 if TYPE_CHECKING:
-    from polyladder_ops.fly.fleet import Fleet, Remembered
+    from polyladder_ops.fly.fleet import Fleet
     from polyladder_ops.fly.machines import Machine
     from polyladder_ops.fly.shape import Shape
 
@@ -39,6 +40,7 @@ def start(fleet: Fleet) -> Started:
     """
     with fleet.alone():
         found = fleet.look()
+        fleet.forget_what_is_over(found)
         known, unknown = _known(fleet, found)
         failed, early = _give_autostart_back(fleet, machines.managed(found), known)
         given = "Autostart was not given back everywhere" if failed else "Autostart was given back"
@@ -51,7 +53,7 @@ def start(fleet: Fleet) -> Started:
             failed += _scale_up(fleet, machines.managed(found), wanted)
             found, unstarted = _bring_up(fleet, wanted)
             failed += unstarted
-            if not failed and not shape.differences(wanted, found):
+            if not failed and not shape.differences(shape.grown(wanted, found), found):
                 found, failed = _unmark(fleet, found, wanted, known)
         return _judged(fleet, found, wanted, known, failed)
 
@@ -62,7 +64,12 @@ def _known(fleet: Fleet, found: tuple[Machine, ...]) -> tuple[Remembered | None,
     try:
         known = fleet.remembered(found)
         is_lost = known is None and (not ours or any(each.autostart is False for each in ours))
-        return (fleet.from_config(found) if is_lost else known), None
+        if not is_lost:
+            return known, None
+        told = fleet.from_config(found)
+        # Autostart that the app's own settings have off is no trace of a stop.
+        is_so = ours and all(_autostart(each, told.shape) == each.autostart for each in ours)
+        return (Remembered(shape.of(fleet.app, found)) if is_so else told), None
     except OpsError as error:
         return None, error
 
@@ -225,7 +232,7 @@ def _judged(
     fleet: Fleet, found: tuple[Machine, ...], wanted: Shape, known: Remembered | None, failed: tuple[str, ...]
 ) -> Started:
     """Return the end if it is the shape, which is forgotten then. Raise Mismatch with all that is not."""
-    problems = (*failed, *shape.differences(wanted, found))
+    problems = (*failed, *shape.differences(shape.grown(wanted, found), found))
     if not machines.managed(found):
         problems = (*problems, "the app has no machine")
     if problems:
@@ -251,8 +258,17 @@ def _told(found: tuple[Machine, ...], wanted: Shape) -> tuple[str, ...]:
         if before and now - before
         else []
     )
+    more = [
+        f"Group {group} has {count} machines now; it had {wanted.counts[group]}."
+        for group, count in sorted(shape.grown(wanted, found).counts.items())
+        if count > wanted.counts[group]
+    ]
     asleep = sorted(
         {each.group for each in machines.managed(found)}
         - {each.group for each in found if each.state == "started"}
     )
-    return (*said, *(f"Group {group} has no started machine, and had none before." for group in asleep))
+    return (
+        *said,
+        *more,
+        *(f"Group {group} has no started machine, and had none before." for group in asleep),
+    )

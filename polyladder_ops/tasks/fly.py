@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from invoke.collection import Collection
 
 from polyladder_ops import output
-from polyladder_ops.errors import Mismatch, UsageError
+from polyladder_ops.errors import Mismatch, OpsError, UsageError
 from polyladder_ops.tasks.backup import JSON, SITE, open_site, print_json
 from polyladder_ops.tasks.boundary import confirm, is_dry, task
 
@@ -124,6 +124,7 @@ def start(c: Context, site: str = "") -> None:
     done = starting.start(fleet)
     for sentence in done.said:
         output.note(f"note: {sentence}")
+    _warn_of_missing(fleet, done.machines)
     started = sum(each.state == "started" for each in done.machines)
     output.line(
         f"{fleet.app} is up: {_counted(done.machines)}, {started} started; `invoke health` tells whether it is well"
@@ -173,6 +174,19 @@ def scale(c: Context, count: str = "", group: str = "", force: bool = False, sit
         output.note("note: what the group was before is not known; size and region are the release's")
     if wanted == 0:
         _refuse_others(fleet, done.others)
+
+
+def _warn_of_missing(fleet: Fleet, found: tuple[Machine, ...]) -> None:
+    """Say which group has no machine: where its shape is lost everywhere, nothing else tells that it had one."""
+    try:
+        missing = fleet.missing(found)
+    except OpsError as error:
+        output.note(f"note: whether a group has no machine is not known: {error.message}")
+        return
+    for group in missing:
+        output.note(
+            f"note: group {group} of fly.toml has no machine; {fleet.hint('fly.scale')} with --count=1 --group={group} makes one"
+        )
 
 
 def _refuse_others(fleet: Fleet, others: Sequence[Machine]) -> None:
