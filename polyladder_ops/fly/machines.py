@@ -13,6 +13,7 @@ __all__ = ["MARK", "Machine", "managed", "others", "read"]
 MARK = "polyladder_shape"
 """The key in a machine's metadata under which it keeps its part of the shape."""
 _SPECIAL = ("fly_app_release_command", "fly_app_console", "fly_app_test_machine_command")
+_MOVING = ("stopping", "replacing", "updating", "restarting", "starting", "suspending", "migrating")
 _OVER = ("destroyed", "destroying")
 
 
@@ -48,6 +49,11 @@ class Machine:
     def check(self) -> str:
         """The first check that does not pass, with its status; empty if all do."""
         return next((f"{name} {status}" for name, status in self.checks if status != "passing"), "")
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether its state is one that passes by itself."""
+        return self.state in _MOVING
 
     @property
     def is_down(self) -> bool:

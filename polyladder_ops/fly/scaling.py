@@ -51,6 +51,8 @@ def scale(fleet: Fleet, group: str, count: int) -> Scaled:
             with fleet.telling(f"Perhaps some of it is done{kept}."):
                 fleet.trying(fleet.deadline(), lambda: fleet.flyctl.run(*words, app=fleet.app))
                 found = _wait(fleet, group, count, have)
+        elif any(each.is_moving for each in have):  # called up by somebody a moment ago: it will run
+            found = _wait(fleet, group, count, have)
         is_known = bool(have) or group in before.counts
         return replace(_judged(fleet, found, group, count, before), is_compared=is_known or not count)
 
@@ -75,13 +77,15 @@ def _of(found: tuple[Machine, ...], group: str) -> tuple[Machine, ...]:
 
 
 def _wait(fleet: Fleet, group: str, count: int, before: tuple[Machine, ...]) -> tuple[Machine, ...]:
-    """Return the machines when the group has its count, and what is new of it runs; flyctl waits for neither (contract 1.12)."""
+    """Return the machines when the group has its count, is at rest, and what is new of it runs; flyctl waits for none of it (1.12)."""
     until, old = fleet.deadline(), {each.id for each in before}
     while True:
         time.sleep(fleet.pace.settle_s)
         found = fleet.trying(until, fleet.look)
         have = _of(found, group)
-        if len(have) == count and all(each.state == "started" for each in have if each.id not in old):
+        new = (each for each in have if each.id not in old)
+        is_at_rest = not any(each.is_moving for each in have)
+        if len(have) == count and is_at_rest and all(each.state == "started" for each in new):
             return found
         if time.monotonic() > until:
             states = ", ".join(f"{each.id} is {each.state}" for each in have) or "there is none"

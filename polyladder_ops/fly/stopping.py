@@ -77,7 +77,7 @@ def _bring_down(fleet: Fleet, ours: tuple[Machine, ...], kept: Shape) -> Stopped
         ours = machines.managed(found)
         refuse_unreachable(ours, "")
         moving = any(each.state not in ("stopped", "started") for each in ours)
-        up = tuple(each for each in ours if not each.is_down and each.state not in _MOVING)
+        up = tuple(each for each in ours if not each.is_down and not each.is_moving)
         agreed = agreed + 1 if not up and not moving else 0
         unmarked = _unmarked(ours, kept)
         if agreed == 1 and (up := tuple(each for each in unmarked if each.id not in again)):
@@ -92,9 +92,6 @@ def _unmarked(ours: tuple[Machine, ...], kept: Shape) -> tuple[Machine, ...]:
     """Return what ran, or was to be woken, and does not keep it: an update can say that it was done and do nothing."""
     parts = ((each, kept.part(each)) for each in ours if not each.mark)
     return tuple(each for each, part in parts if part and (part.ran or part.autostart))
-
-
-_MOVING = ("stopping", "replacing", "updating", "restarting", "starting", "suspending", "migrating")
 
 
 def _press(fleet: Fleet, machine: Machine, kept: Shape, until: float) -> None:

@@ -483,7 +483,18 @@ def test_a_console_is_told_though_all_of_the_app_is_scaled_away(cloud: Cloud, fl
     assert [each.id for each in scale(fleet, "app", 0).others] == [console]
 
 
+def test_what_is_on_its_way_up_is_waited_for(cloud: Cloud, fleet: Fleet) -> None:
+    """`ran before and is starting` was the end of a scale to what is there, a moment after a request woke it."""
+    until(lambda: states(cloud) == ["started"])
+    with world.changing(cloud.folder) as here:
+        (machine,) = here.machines(APP)
+        here.becomes(machine, "starting", after_s=3, then="started")
+    done = scale(fleet, "app", 1)
+    assert [each.state for each in done.machines] == ["started"]
+
+
 def test_what_is_scaled_already_is_left_alone(cloud: Cloud, fleet: Fleet) -> None:
+    until(lambda: states(cloud) == ["started"])
     scale(fleet, "app", 1)
     assert calls(cloud) == ["machine list"]
     assert not shape.waits(fleet.path)
