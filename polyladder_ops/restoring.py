@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from polyladder_ops import seal
 from polyladder_ops.errors import OpsError
@@ -20,7 +20,6 @@ from polyladder_ops.loading import Loaded, circumstances, money, replay
 from polyladder_ops.postgres import (
     capacity,
     databases,
-    heartbeat,
     inventory,
     proof_roles,
     properties,
@@ -60,10 +59,10 @@ __all__ = [
     "properties_differ",
     "prove",
     "temporary_database",
-    "temporary_roles",
 ]
 
 Progress = Callable[[int], None] | None
+MissingRoles = Literal["left", "made", "superusers"]
 
 
 @dataclass(frozen=True)
@@ -168,39 +167,44 @@ def as_source(
 
 
 @contextlib.contextmanager
-def temporary_database(server: Target, manifest: Manifest, *, purpose: str) -> Iterator[Target]:
+def temporary_database(
+    server: Target, manifest: Manifest, *, purpose: str, roles: MissingRoles = "left"
+) -> Iterator[Target]:
     """Within the block a new empty database with the source's encoding and locale; dropped afterwards, whatever happened.
 
-    Which of them it did not get is `lacking`'s to tell. What killed runs left of this kind is dropped first.
+    Which of them it did not get is `lacking`'s to tell. What killed runs left of this kind is dropped first. The source's
+    `roles` that are missing are left so, made without login (the last proof that needs them drops them), or made as on a
+    server of our own that is thrown away: superusers as superusers, since some objects need such an owner.
     """
     databases.drop_abandoned(server)
     name = databases.temporary_name(purpose)
     drop = partial(databases.drop, server, name)
-    with databases.locked(server, name) as connection, undone(f"the database {name}", drop):
+    with (
+        databases.locked(server, name) as connection,
+        contextlib.nullcontext() if roles == "left" else _with_roles(server, connection, manifest, roles),
+        undone(f"the database {name}", drop),
+    ):
         make_database_by(connection, server, name, manifest)
         yield server.with_database(name)
 
 
 @contextlib.contextmanager
-def temporary_roles(server: Target, manifest: Manifest, *, trusted: bool) -> Iterator[tuple[str, ...]]:
-    """Within the block every role of the source exists, the missing ones made without login; the last proof drops those.
-
-    On a `trusted` server (our own, thrown away) missing superusers are made superusers: some objects need such an owner.
-    """
+def _with_roles(
+    server: Target, connection: Connection, manifest: Manifest, roles: MissingRoles
+) -> Iterator[None]:
+    """Within the block every role of the source exists; the session that holds the database's lock shares them meanwhile."""
     made: tuple[str, ...] = ()
 
     def drop() -> None:
-        with closing(session.connect(server, timeout_s=5)) as connection:
-            proof_roles.drop(connection, made)
+        with closing(session.connect(server, timeout_s=5)) as another:
+            with contextlib.suppress(OpsError):  # a session that is lost has let go of them
+                proof_roles.leave(connection)
+            proof_roles.drop(another, made)
 
-    with (
-        undone("a role made for the proof", drop),
-        closing(session.connect(server)) as connection,
-        heartbeat.kept(connection),
-    ):
+    with undone("a role made for the proof", drop):
         proof_roles.share(connection)
-        made = proof_roles.make(connection, manifest.roles, superusers=trusted)
-        yield made
+        made = proof_roles.make(connection, manifest.roles, superusers=roles == "superusers")
+        yield
 
 
 def analyze(target: Target, *, jobs: int | None = None, views: bool | None = None) -> None:

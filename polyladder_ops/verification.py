@@ -234,10 +234,9 @@ def _restored(
     lacking: list[str] = []
     manifest = backup.manifest
     try:
-        with (
-            restoring.temporary_roles(server, manifest, trusted=trusted),
-            restoring.temporary_database(server, manifest, purpose="verify") as target,
-        ):
+        with restoring.temporary_database(
+            server, manifest, purpose="verify", roles="superusers" if trusted else "made"
+        ) as target:
             lacking += [
                 *restoring.limits(manifest),
                 *restoring.lacking(server, target.database, manifest),

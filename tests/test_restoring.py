@@ -443,8 +443,7 @@ def test_a_backup_that_changes_after_it_was_verified_is_not_taken_for_restored(
     backup.path.write_bytes(other.path.read_bytes())
     with (
         pytest.raises(OpsError, match="changed since it was taken"),
-        restoring.temporary_roles(scratch.target, backup.manifest, trusted=False),
-        restoring.temporary_database(scratch.target, backup.manifest, purpose="test") as target,
+        restoring.temporary_database(scratch.target, backup.manifest, purpose="test", roles="made") as target,
     ):
         loading.load(target, backup, [])
 
@@ -461,8 +460,7 @@ def test_read_only_is_never_carried_over(taken: Backup, server: Server) -> None:
     wanted = replace(taken.manifest.properties, settings=settings)
     manifest = taken.manifest.model_copy(update={"properties": wanted})
     with (
-        restoring.temporary_roles(server.target(), manifest, trusted=False),
-        restoring.temporary_database(server.target(), manifest, purpose="test") as target,
+        restoring.temporary_database(server.target(), manifest, purpose="test", roles="made") as target,
     ):
         assert restoring.lacking(server.target(), target.database, manifest) == ()
         with closing(session.connect(server.target())) as connection:
@@ -475,8 +473,7 @@ def test_read_only_is_never_carried_over(taken: Backup, server: Server) -> None:
 
 def test_what_a_database_can_get_is_looked_at_and_it_stays_ours_alone(taken: Backup, server: Server) -> None:
     with (
-        restoring.temporary_roles(server.target(), taken.manifest, trusted=False),
-        restoring.temporary_database(server.target(), taken.manifest, purpose="test") as target,
+        restoring.temporary_database(server.target(), taken.manifest, purpose="test", roles="made") as target,
         closing(session.connect(server.target())) as connection,
     ):
         before = properties.read(connection, target.database)

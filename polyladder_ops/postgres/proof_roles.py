@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.properties import Role
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["drop", "make", "share"]
+__all__ = ["drop", "leave", "make", "share"]
 
 _FOR_A_PROOF = "made by polyladder-ops for a proof; it is dropped again"
 _ONE_BY_ONE_S = 5  # that another proof's roles are waited for
@@ -31,6 +31,14 @@ def share(connection: Connection) -> None:
     """Have proofs beside us leave the roles to us that they made for us both, as long as this connection lasts."""
     with translated("could not share the roles of a proof"):
         _locked(connection, "pg_advisory_lock_shared", _IN_USE, _ONE_BY_ONE_S)
+
+
+def leave(connection: Connection) -> None:
+    """Need them no more."""
+    with translated("could not let go of the roles of a proof"):
+        connection.execute(
+            "SELECT pg_catalog.pg_advisory_unlock_shared(pg_catalog.hashtextextended(%s, 0))", [_IN_USE]
+        )
 
 
 def make(connection: Connection, wanted: Iterable[Role], *, superusers: bool) -> tuple[str, ...]:

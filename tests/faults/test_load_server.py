@@ -85,10 +85,9 @@ def test_connections_that_others_have_taken_are_done_without(
     backup = taken(sample, tmp_path)
     others = [session.connect(little.target()) for _ in range(6)]
     try:
-        with (
-            restoring.temporary_roles(little.target(), backup.manifest, trusted=True),
-            restoring.temporary_database(little.target(), backup.manifest, purpose="test") as target,
-        ):
+        with restoring.temporary_database(
+            little.target(), backup.manifest, purpose="test", roles="superusers"
+        ) as target:
             loading.load(target, backup, [], jobs=6)
             found = restoring.prove(little.target(), target.database, backup, [])
     finally:
