@@ -69,7 +69,8 @@ def first_line(name: str) -> str:
 
 def exit_codes_table() -> str:
     meanings: dict[int, list[str]] = {0: ["Done, and the stated end was looked at."]}
-    kinds: list[type[errors.OpsError]] = [getattr(errors, name) for name in errors.__all__]
+    public = [getattr(errors, name) for name in errors.__all__]
+    kinds: list[type[errors.OpsError]] = [one for one in public if isinstance(one, type)]
     for kind in sorted(kinds, key=lambda kind: kind.exit_code):
         text, _, code = (kind.__doc__ or "").partition("; exit code ")
         assert code == f"{kind.exit_code}.", f"{kind.__name__} says another exit code than it has"
