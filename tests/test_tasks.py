@@ -408,14 +408,17 @@ def test_a_key_that_does_not_fit_exits_1_and_records_nothing(sample: Target, tmp
     )
     where = project(tmp_path / "project", BACKUP_DIR=str(tmp_path / "backups"))
     without = where.run("verify", "--backup=latest", "--level=restore")
-    assert (without.code, "no private key is named" in without.err) == (2, True)
+    assert (without.code, "no private key is named" in without.out + without.err) == (3, True)
+    before = last_verdict(where)
+    assert before is not None
+    assert (before["level"], before["verdict"]) == ("stored", "not proved")
     key = tmp_path / "identity.txt"
     key.write_text(str(pyrage.x25519.Identity.generate()))
     found = where.run("verify", "--backup=latest", BACKUP_AGE_IDENTITY_FILE=str(key))
     assert (found.code, found.out) == (1, "")
     assert "none of our keys opens the backup" in found.err
     assert "AGE-SECRET-KEY" not in found.err
-    assert last_verdict(where) is None
+    assert last_verdict(where) == before
 
 
 def test_an_older_server_of_ones_own_proves_nothing_and_exits_3(
