@@ -7,19 +7,17 @@ are gone at once, and a server is only asked.
 from __future__ import annotations
 
 import io
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from polyladder_ops import catalog, checks, encryption, kept, replacement, setaside
+from polyladder_ops import catalog, checks, clocks, encryption, kept, replacement, setaside
+from polyladder_ops.clocks import Present
 from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.fly import shape
 from polyladder_ops.fly.answers import Answer as FlyAnswer
 from polyladder_ops.fly.answers import ask_each
+from polyladder_ops.folders import is_there, space, try_folder
 from polyladder_ops.kept import Check, Stops
 from polyladder_ops.postgres import login_triggers, poolers
 from polyladder_ops.postgres.clients import Client, choose, find_clients
@@ -31,6 +29,7 @@ from polyladder_ops.terminal import age, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from polyladder_ops.preflight import Obstacle
     from polyladder_ops.settings import Settings
@@ -39,8 +38,6 @@ __all__ = ["Answer", "Check", "examine", "stopping"]
 
 T = TypeVar("T")
 _LOCAL = ("", "localhost", "127.0.0.1", "::1")
-# A dump as gzip is a fifth to a half of its database with indexes; an eighth is less than was ever seen.
-_LEAST = 8
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,14 @@ class Answer:
     is_local: bool
     is_relayed: bool = False
     login_triggers: tuple[str, ...] = ()
+    ahead_by: timedelta = timedelta(0)
+    """Its clock, of ours."""
+
+    @property
+    def present(self) -> Present:
+        """The instant, by its clock and by ours."""
+        now = clocks.ours()
+        return Present(now, now + self.ahead_by)
 
 
 def stopping(checks: Sequence[Check]) -> tuple[Check, ...]:
@@ -73,14 +78,15 @@ def examine(settings: Settings) -> list[Check]:
         judge_clients(clients, known),
         try_folder("BACKUP_DIR", settings.backup_dir, "backup"),
         try_folder("POLYLADDER_STATE_DIR", settings.state_dir, "restore"),
-        *(_space(settings, known.size_bytes) if known else ()),
+        *(space(settings.backup_dir, settings.state_dir, known.size_bytes) if known else ()),
         try_recipients(settings),
         try_identity(settings),
         try_checks(settings),
         _attempt("proof by restore", "", lambda: _proof(settings, known)),
         *_restores(target, is_known=known is not None),
-        *_backups(settings),
-        *(_restore_now(target, settings) if isinstance(target, Target) and known else ()),
+        *(kept.judge_clocks(known.present) if known else ()),
+        *_backups(settings, known.present if known else Present(clocks.ours())),
+        *(_restore_now(target, settings, known.present) if isinstance(target, Target) and known else ()),
         *look_at_fly(settings),
     ]
 
@@ -124,16 +130,17 @@ def judge_restores(found: setaside.Status, now: datetime) -> list[Check]:
     return [Check("restores", True, f"{said.rstrip('.')}."), *asides]
 
 
-def _backups(settings: Settings) -> Sequence[Check]:
+def _backups(settings: Settings, present: Present) -> Sequence[Check]:
+    known = Site(settings).known
     found = _attempt(
-        "backups", "restore", lambda: kept.look(settings.backup_dir, settings.site, Site(settings).known)
+        "backups", "restore", lambda: kept.look(settings.backup_dir, settings.site, known, present)
     )
     return [found] if isinstance(found, Check) else found
 
 
-def _restore_now(target: Target, settings: Settings) -> list[Check]:
+def _restore_now(target: Target, settings: Settings, present: Present) -> list[Check]:
     """Return whether the newest backup could replace the database now; none if there is no backup."""
-    latest = catalog.scan(settings.backup_dir, settings.site).latest
+    latest = catalog.scan(settings.backup_dir, settings.site).newest(present.until)
     if latest is None:
         return []
     known = _attempt("restore", "", lambda: Site(settings).known(latest))
@@ -169,7 +176,7 @@ def look_at_fly(settings: Settings) -> list[Check]:
             "Not asked: FLY_API_TOKEN and POLYLADDER_FLYCTL are unset, and nobody ran `fly auth login` here."
         )
         return [*waiting, Check("Fly", None, said)]
-    if settings.is_sandbox and not _is_there(settings.sandbox_cloud):
+    if settings.is_sandbox and not is_there(settings.sandbox_cloud):
         return [*waiting, Check("Fly", None, "The sandbox has none; `invoke sandbox.up` brings it.")]
     found = _attempt("Fly", "", lambda: ask_each(Site(settings).flyctl(), settings.app, settings.db_app))
     return [*waiting, found if isinstance(found, Check) else judge_fly(found)]
@@ -211,14 +218,15 @@ def _unknown_names(settings: Settings) -> Iterator[Check]:
 
 def _ask(target: Target) -> Answer:
     with connect(target) as connection, translated(f"could not ask {target}"):
+        asked_at = clocks.ours()
         row = connection.execute(
-            "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
+            "SELECT pg_catalog.pg_database_size(pg_catalog.current_database()), pg_catalog.clock_timestamp()"
         ).fetchone()
         assert row is not None
         is_local = target.host in _LOCAL or target.host.startswith("/")
         tls, relayed = bool(connection.pgconn.ssl_in_use), is_relayed(connection)
         fired = login_triggers.that_run(connection)
-        return Answer(identify(connection), int(row[0]), tls, is_local, relayed, fired)
+        return Answer(identify(connection), int(row[0]), tls, is_local, relayed, fired, row[1] - asked_at)
 
 
 def _judge(answer: Answer | None) -> Iterator[Check]:
@@ -281,60 +289,6 @@ def judge_clients(clients: Sequence[Client], answer: Answer | None) -> Check:
     tls = "speaks TLS" if chosen.speaks_tls else "without TLS"
     newer = "" if chosen.major == answer.identity.major else f"; the server is {answer.identity.major}"
     return Check("pg_dump", True, f"{chosen.version} at {chosen.program}, {tls}{newer}.")
-
-
-def _space(settings: Settings, database_size: int) -> Sequence[Check]:
-    try:
-        free = _free(settings.backup_dir), _free(settings.state_dir)
-    except OSError:  # as the checks of the folders say
-        return ()
-    return list(judge_space(*free, database_size))
-
-
-def judge_space(for_backups: int, for_proof: int, database_size: int) -> Iterator[Check]:
-    """Yield whether what is free will do for a backup, and for a restored copy beside the server's own files."""
-    detail = f"{size(for_backups)} free, the database has {size(database_size)}."
-    hint = "Free some, or name another folder in BACKUP_DIR."
-    if for_backups < database_size // _LEAST:
-        yield Check("space for a backup", False, detail, hint, "backup")
-    else:
-        yield Check("space for a backup", for_backups >= database_size, detail, hint)
-    detail = f"{size(for_proof)} free, a restored copy and its log take about {size(2 * database_size)}."
-    hint = "Free some, or name another folder in POLYLADDER_STATE_DIR, or another server in POLYLADDER_SCRATCH_URL."
-    yield Check("space for a proof", for_proof >= 2 * database_size, detail, hint)
-
-
-def try_folder(variable: str, folder: Path, blocks: Stops) -> Check:
-    """Return whether the folder, or the nearest one above it that exists, takes files and second names for them."""
-    nearest = _nearest(folder)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=nearest) as made:
-            first = Path(made, "first")
-            first.touch()
-            os.link(first, Path(made, "second"))
-    except OSError as error:
-        hint = f"Name a folder in {variable} that you can write to, on a disk that knows hard links."
-        return Check(variable, False, f"{nearest}: {error.strerror}.", hint, blocks)
-    return Check(variable, True, f"{folder} is writable." if nearest == folder else f"{folder} can be made.")
-
-
-def _nearest(path: Path) -> Path:
-    return next((place for place in (path, *path.parents) if _is_there(place)), path)
-
-
-def _is_there(path: Path) -> bool:
-    """Whether something has the name, a link that leads nowhere too; what can't be looked at is tried, which says why."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _free(path: Path) -> int:
-    return shutil.disk_usage(_nearest(path)).free
 
 
 def try_recipients(settings: Settings) -> Check:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polyladder_ops import backups, catalog, choosing, clocks
+from polyladder_ops.doctor import examine
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import session
 from polyladder_ops.site import Site
 from tests.conftest import run
 from tests.factories import NIGHT, put, record
-from tests.test_doctor import settings
+from tests.test_doctor import by_name, settings
 from tests.test_prune import url
 from tests.test_standing_failure import named
 from tests.test_tasks import Project, project
@@ -138,6 +139,37 @@ def test_the_servers_clock_is_asked_and_one_that_can_not_be_asked_is_none(
     assert abs(there - datetime.now(UTC)) < timedelta(minutes=5)
     assert Site(settings(tmp_path, DATABASE_URL=NOWHERE)).clock() is None
     assert Site(settings(tmp_path)).clock() is None
+
+
+def test_the_doctor_goes_by_the_servers_clock_and_says_that_this_machines_is_behind(
+    tmp_path: Path, sample: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = put(tmp_path, taken_at=NOW - timedelta(hours=3))
+    monkeypatch.setattr(clocks, "ours", lambda: NOW - 10 * DAY)
+    checks = by_name(examine(settings(tmp_path, BACKUP_DIR=str(tmp_path), DATABASE_URL=url(sample))))
+    assert f"is {made.id}, 3 h ago; nobody has verified it" in checks["backups"].detail
+    assert (checks["clocks"].ok, checks["clocks"].blocks, checks["restore"].ok) == (False, "", False)
+    assert re.search(
+        rf"It is {NOW:%Y-%m-%d} .* by the server's clock, and {NOW - 10 * DAY:%Y-%m-%d} .* by this machine's",
+        checks["clocks"].detail,
+    )
+
+
+@pytest.mark.parametrize("whose", ["the server's", "this machine's"])
+def test_where_all_are_of_the_future_the_doctor_says_by_whose_clock_and_not_that_there_is_none(
+    whose: str, tmp_path: Path, sample: Target
+) -> None:
+    made = put(tmp_path, taken_at=NOW + DAY)
+    live = url(sample) if whose == "the server's" else NOWHERE
+    checks = by_name(examine(settings(tmp_path, BACKUP_DIR=str(tmp_path), DATABASE_URL=live)))
+    found = checks["backups"]
+    assert (found.ok, found.blocks) == (False, "restore")
+    assert "There is none" not in found.detail
+    assert f"{made.id}, dated {made.taken_at:%Y-%m-%d %H:%M:%S}Z, and it is {NOW:%Y-%m-%d}" in found.detail
+    assert f"by {whose} clock" in found.detail
+    assert f"If {whose} clock is behind, set it" in found.hint
+    assert f"`invoke restore --backup={made.id}`" in found.hint
+    assert "other backups" not in checks
 
 
 # Pruning -------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import pyrage
 import pytest
 
-from polyladder_ops import doctor
+from polyladder_ops import doctor, folders
 from polyladder_ops.doctor import Answer, Check, examine, stopping
 from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.postgres import databases, locks, marks, switch
@@ -389,16 +389,16 @@ def test_the_pg_dump_that_a_backup_would_use_is_named_or_its_lack() -> None:
 def test_space_is_held_against_the_size_of_the_database(
     for_backups: int, for_proof: int, verdicts: list[tuple[bool, str]]
 ) -> None:
-    checks = list(doctor.judge_space(for_backups, for_proof, GIB))
+    checks = list(folders.judge_space(for_backups, for_proof, GIB))
     assert [(check.ok, "" if check.ok else check.blocks) for check in checks] == verdicts
 
 
 def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
-    assert doctor.try_folder("BACKUP_DIR", tmp_path, "backup").ok
-    assert doctor.try_folder("BACKUP_DIR", tmp_path / "a" / "b", "backup").detail.endswith("can be made.")
+    assert folders.try_folder("BACKUP_DIR", tmp_path, "backup").ok
+    assert folders.try_folder("BACKUP_DIR", tmp_path / "a" / "b", "backup").detail.endswith("can be made.")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
-    assert stopping([doctor.try_folder("BACKUP_DIR", tmp_path / "file", "backup")])
+    assert stopping([folders.try_folder("BACKUP_DIR", tmp_path / "file", "backup")])
 
 
 def test_a_disk_without_hard_links_stops_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,7 +406,7 @@ def test_a_disk_without_hard_links_stops_a_backup(tmp_path: Path, monkeypatch: p
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)  # such a disk (exFAT, some network shares) can't be made here
-    check = doctor.try_folder("BACKUP_DIR", tmp_path, "backup")
+    check = folders.try_folder("BACKUP_DIR", tmp_path, "backup")
     assert stopping([check]) == (check,)
     assert "hard links" in check.hint
 

@@ -105,7 +105,7 @@ def test_a_library_is_imported_in_one_place_only(library: str, place: str, reaso
 LAYERS = [
     ("tasks",),
     ("doctor", "sandbox.drill"),
-    ("kept",),
+    ("kept", "folders"),
     ("recovery", "runbooks"),
     ("report", "restore_report"),
     (

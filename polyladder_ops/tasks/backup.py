@@ -116,10 +116,10 @@ def take(
 
 def _try_folders(place: Any) -> None:
     """Raise OpsError, for a dry run, if a folder that a backup needs takes no files; nothing is left in it."""
-    from polyladder_ops import doctor
+    from polyladder_ops import folders
 
     for variable, folder in (("BACKUP_DIR", place.folder), ("POLYLADDER_STATE_DIR", place.private)):
-        tried = doctor.try_folder(variable, folder, "backup")
+        tried = folders.try_folder(variable, folder, "backup")
         if not tried.ok:
             raise OpsError("no backup could be written here", detail=tried.detail, hint=tried.hint)
 

@@ -1,0 +1,75 @@
+"""Whether folders take what a backup and a proof put into them, as checks of the doctor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from polyladder_ops.kept import Check, Stops
+from polyladder_ops.terminal import size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["is_there", "judge_space", "space", "try_folder"]
+
+# A dump as gzip is a fifth to a half of its database with indexes; an eighth is less than was ever seen.
+_LEAST = 8
+
+
+def space(for_backups: Path, for_proofs: Path, database_size: int) -> Sequence[Check]:
+    """Return whether the two folders have room for a database of this size; nothing if one can't be looked at."""
+    try:
+        free = _free(for_backups), _free(for_proofs)
+    except OSError:  # as the checks of the folders say
+        return ()
+    return list(judge_space(*free, database_size))
+
+
+def judge_space(for_backups: int, for_proof: int, database_size: int) -> Iterator[Check]:
+    """Yield whether what is free will do for a backup, and for a restored copy beside the server's own files."""
+    detail = f"{size(for_backups)} free, the database has {size(database_size)}."
+    hint = "Free some, or name another folder in BACKUP_DIR."
+    if for_backups < database_size // _LEAST:
+        yield Check("space for a backup", False, detail, hint, "backup")
+    else:
+        yield Check("space for a backup", for_backups >= database_size, detail, hint)
+    detail = f"{size(for_proof)} free, a restored copy and its log take about {size(2 * database_size)}."
+    hint = "Free some, or name another folder in POLYLADDER_STATE_DIR, or another server in POLYLADDER_SCRATCH_URL."
+    yield Check("space for a proof", for_proof >= 2 * database_size, detail, hint)
+
+
+def try_folder(variable: str, folder: Path, blocks: Stops) -> Check:
+    """Return whether the folder, or the nearest one above it that exists, takes files and second names for them."""
+    nearest = _nearest(folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=nearest) as made:
+            first = Path(made, "first")
+            first.touch()
+            os.link(first, Path(made, "second"))
+    except OSError as error:
+        hint = f"Name a folder in {variable} that you can write to, on a disk that knows hard links."
+        return Check(variable, False, f"{nearest}: {error.strerror}.", hint, blocks)
+    return Check(variable, True, f"{folder} is writable." if nearest == folder else f"{folder} can be made.")
+
+
+def _nearest(path: Path) -> Path:
+    return next((place for place in (path, *path.parents) if is_there(place)), path)
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has the name, a link that leads nowhere too; what can't be looked at is tried, which says why."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _free(path: Path) -> int:
+    return shutil.disk_usage(_nearest(path)).free
