@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.fly import machines
+from polyladder_ops.fly import machines, releases
 from polyladder_ops.fly.failures import FlyError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ CALLS = (
     _Call(("machine", "list", "--json"), False, list, _is_read),
     _Call(("machine", "list", "--json"), True, list, _is_read),
     _Call(("scale", "show", "--json"), False, list, _rows("Process", "Count", "Regions")),
-    _Call(("releases", "--json"), False, list, _rows("Version", "Status")),
+    _Call(releases.CALL, False, list, _rows("Version", "Status", "ImageRef")),
     _Call(("secrets", "list", "--json"), False, list, _rows("name", "digest")),
     _Call(("checks", "list", "--json"), False, dict, lambda found: all(isinstance(rows, list) for rows in found.values())),
     _Call(("config", "show"), False, dict, lambda found: "app" in found),

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from polyladder_ops import portable
 from polyladder_ops.errors import Interrupted, OpsError, Refused, working_in
-from polyladder_ops.fly import machines, shape
+from polyladder_ops.fly import machines, releases, shape
 from polyladder_ops.fly.failures import FlyError
 
 if TYPE_CHECKING:
@@ -113,9 +113,12 @@ class Fleet:
 
     def forget_what_is_over(self, found: tuple[Machine, ...]) -> None:
         """Forget a shape on disk that was brought back from another machine: a later run would take it for what was."""
-        with contextlib.suppress(OpsError):  # one that can't be read is not over
+        with contextlib.suppress(
+            OpsError
+        ):  # one that can't be read is not over, nor one of a release that failed
             kept = shape.load(self.path)
             if kept is not None and shape.is_over(kept, found):
+                releases.look_at_images(self, shape.of_new_image(kept, found))
                 self.say(f"all of the shape that waited here is there ({kept}); it is forgotten")
                 shape.forget(self.path)
 

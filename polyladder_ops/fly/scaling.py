@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import Mismatch, OpsError, UsageError
-from polyladder_ops.fly import machines, shape
+from polyladder_ops.fly import machines, releases, shape
 from polyladder_ops.fly.starting import scale_words
 
 if TYPE_CHECKING:
@@ -35,11 +35,13 @@ class Scaled:
 def scale(fleet: Fleet, group: str, count: int) -> Scaled:
     """Return when the group (the app's only one if none is named) has so many machines, the new ones started.
 
-    Raise Mismatch if they are not as before (size, region, autostart), OpsError if the count is not reached.
+    Raise Refused if new ones would be of a release that did not succeed, Mismatch if they are not as before (size, region,
+    autostart) or not all of the last release that did, OpsError if the count is not reached.
     """
     with fleet.alone():
         found = fleet.look()
         group, have = members(fleet, found, group)
+        image = releases.promised(fleet) if count > len(have) else ""
         known = fleet.remembered(found)
         if count < len(have):
             fleet.remember(found)
@@ -53,6 +55,8 @@ def scale(fleet: Fleet, group: str, count: int) -> Scaled:
                 found = _wait(fleet, group, count, have)
         elif any(each.is_moving for each in have):  # called up by somebody a moment ago: it will run
             found = _wait(fleet, group, count, have)
+        if image:
+            releases.look_at_images(fleet, _of(found, group), image)
         is_known = bool(have) or group in before.counts
         return replace(_judged(fleet, found, group, count, before), is_compared=is_known or not count)
 

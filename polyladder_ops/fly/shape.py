@@ -35,6 +35,7 @@ __all__ = [
     "load",
     "mark_of",
     "of",
+    "of_new_image",
     "save",
     "waits",
     "with_others",
@@ -253,6 +254,12 @@ def is_over(shape: Shape, machines: tuple[Machine, ...]) -> bool:
     new = [each for each in ours if each.group in shape.counts and not shape.part(each)]
     is_up = all(each.state == "started" or each.autostart for each in new)
     return is_up and not any(each.mark for each in ours) and not differences(grown(shape, machines), machines)
+
+
+def of_new_image(shape: Shape, machines: tuple[Machine, ...]) -> tuple[Machine, ...]:
+    """Return the machines that the shape does not have and whose image nothing of it had."""
+    before = {part.image for part in shape.parts}
+    return tuple(each for each in managed(machines) if not shape.part(each) and each.image not in before)
 
 
 def differences(shape: Shape, machines: tuple[Machine, ...], groups: Iterable[str] = ()) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import Mismatch, OpsError
-from polyladder_ops.fly import machines, shape
+from polyladder_ops.fly import machines, releases, shape
 from polyladder_ops.fly.failures import FlyError
 from polyladder_ops.fly.fleet import Remembered
 from polyladder_ops.fly.machines import MARK
@@ -52,7 +52,7 @@ def start(fleet: Fleet) -> Started:
             wanted = known.shape if known else shape.of(fleet.app, found)
             failed += _scale_up(fleet, machines.managed(found), wanted)
             found, unstarted = _bring_up(fleet, wanted)
-            failed += unstarted
+            failed += (*unstarted, *_of_another_image(fleet, found, wanted))
             if not failed and not shape.differences(shape.grown(wanted, found), found):
                 found, failed = _unmark(fleet, found, wanted, known)
         return _judged(fleet, found, wanted, known, failed)
@@ -163,10 +163,18 @@ def _autostart(machine: Machine, kept: Shape | None) -> bool | None:
 
 def _scale_up(fleet: Fleet, ours: tuple[Machine, ...], wanted: Shape) -> tuple[str, ...]:
     """Make the machines that are missing, where they were; return what failed."""
+    short = [
+        (group, count)
+        for group, count in sorted(wanted.counts.items())
+        if sum(each.group == group for each in ours) < count
+    ]
+    try:
+        if short:
+            releases.promised(fleet)
+    except OpsError as error:
+        return (f"{error.in_a_line} {error.hint}",)
     failed: list[str] = []
-    for group, count in sorted(wanted.counts.items()):
-        if sum(each.group == group for each in ours) >= count:
-            continue
+    for group, count in short:
         fleet.say(f"scaling {group} to {count} …")
         words = scale_words(group, count, wanted.regions(group))
         try:
@@ -174,6 +182,17 @@ def _scale_up(fleet: Fleet, ours: tuple[Machine, ...], wanted: Shape) -> tuple[s
         except FlyError as error:
             failed.append(f"{group}: {error.message}. {error.detail}")
     return tuple(failed)
+
+
+def _of_another_image(fleet: Fleet, found: tuple[Machine, ...], wanted: Shape) -> tuple[str, ...]:
+    """Return what is wrong with the image of the machines that were made since; nothing if there are none."""
+    try:
+        releases.look_at_images(
+            fleet, (each for each in machines.managed(found) if wanted.part(each) is None)
+        )
+    except OpsError as error:
+        return (f"{error.in_a_line} {error.hint}",)
+    return ()
 
 
 def scale_words(group: str, count: int, regions: tuple[str, ...]) -> tuple[str, ...]:

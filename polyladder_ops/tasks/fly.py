@@ -150,7 +150,7 @@ def scale(c: Context, count: str = "", group: str = "", force: bool = False, sit
         invoke fly.scale --count=1
         invoke fly.scale --count=2 --group=worker
     """
-    from polyladder_ops.fly import scaling
+    from polyladder_ops.fly import releases, scaling
     from polyladder_ops.terminal import many
 
     wanted = _count(count)
@@ -160,6 +160,8 @@ def scale(c: Context, count: str = "", group: str = "", force: bool = False, sit
     if is_dry(c) or not force:
         group, have = scaling.members(fleet, fleet.look(), group)
         if is_dry(c):
+            if wanted > len(have):
+                releases.promised(fleet)
             output.line(
                 f"would give group {group} of {fleet.app} {many(wanted, 'machine')}; it has {len(have)}"
             )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polyladder_ops.errors import Mismatch, OpsError, Refused, UsageError
-from polyladder_ops.fly import machines, shape
+from polyladder_ops.fly import machines, releases, shape
 from polyladder_ops.fly.failures import FlyError
 from polyladder_ops.fly.fleet import Fleet, Pace
 from polyladder_ops.fly.scaling import scale
@@ -530,7 +530,65 @@ def test_a_group_that_is_not_there_is_told(fleet: Fleet) -> None:
     assert "no such process group" in caught.value.detail
 
 
-def test_from_a_failed_release_the_other_image_is_told(cloud: Cloud, fleet: Fleet) -> None:
+def test_from_a_failed_release_no_machine_is_made(cloud: Cloud, fleet: Fleet) -> None:
+    """`fly scale count` takes the newest release's image though it failed; a scale of ours was green on it."""
+    before = shown(cloud)
+    cloud.switch("failed-release")
+    with pytest.raises(Refused) as caught:
+        scale(fleet, "app", 2)
+    assert "v2 (registry.fly.io/polyladder:deployment-01JFAILED), is failed" in caught.value.detail
+    assert f"--image {before[0]['config']['image']} --ha=false" in caught.value.hint
+    assert [each["id"] for each in shown(cloud)] == [before[0]["id"]]
+    scale(fleet, "app", 0)
+    with pytest.raises(Mismatch, match="is not as it was") as red:
+        start(fleet)
+    assert "No machine was made" in red.value.detail
+    assert shown(cloud) == []
+
+
+def test_a_group_of_two_images_is_not_green(cloud: Cloud, fleet: Fleet) -> None:
+    """Half of a deploy that failed: one machine keeps its image, the release after it is undone by another one."""
+    with world.changing(cloud.folder) as here:
+        good = here.apps[APP]["releases"][0]["ImageRef"]
+        (machine,) = here.machines(APP)
+        machine["shown"]["image_ref"]["tag"] = "deployment-01JFAILED"
+        platform.release(here, here.apps[APP], status="failed", image="registry.fly.io/polyladder:x")
+        platform.release(here, here.apps[APP], image=good)
+    with pytest.raises(Mismatch, match="does not run the last release that succeeded") as caught:
+        scale(fleet, "app", 2)
+    assert (
+        f"{only_of(cloud, 'deployment-01JFAILED')} runs polyladder:deployment-01JFAILED"
+        in caught.value.detail
+    )
+
+
+def test_what_was_made_of_a_release_that_failed_meanwhile_is_not_green(cloud: Cloud, fleet: Fleet) -> None:
+    """Between the look and the act a deploy fails: what it made is looked at, by a second start too."""
     scale(fleet, "app", 0)
     cloud.switch("failed-release")
-    assert "The image is polyladder:deployment-01JFAILED now" in start(fleet).said[0]
+    put(cloud)
+    for _ in range(2):
+        with pytest.raises(Mismatch) as caught:
+            start(fleet)
+        assert "does not run the last release that succeeded" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("registry.fly.io/polyladder:deployment-01J", "polyladder:deployment-01J", True),
+        ("registry.fly.io/polyladder:deployment-01J@sha256:ab", "polyladder:deployment-01J", True),
+        ("docker-hub-mirror.fly.io/library/nginx", "library/nginx:latest", True),
+        ("registry.fly.io/polyladder@sha256:ab", "polyladder:", True),
+        ("registry.fly.io/polyladder:deployment-01J", "polyladder:deployment-02J", False),
+        ("", "", False),
+    ],
+)
+def test_an_image_has_one_name_on_both_sides(one: str, other: str, same: bool) -> None:
+    assert releases.same_image(one, other) is same
+
+
+def only_of(cloud: Cloud, tag: str) -> str:
+    """Return the id of the one machine with this image."""
+    (found,) = (each["id"] for each in shown(cloud) if each["image_ref"]["tag"] == tag)
+    return str(found)

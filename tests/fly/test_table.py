@@ -53,6 +53,7 @@ CHECKLIST = {
     "14 scale from zero, no release, a failed one": [
         "fly/test_stand_in::test_1_12_from_zero_the_size_comes_from_the_release",
         "fly/test_stand_in::test_1_12_a_release_is_needed_and_a_failed_one_counts",
+        "fly/test_fleet::test_from_a_failed_release_no_machine_is_made",
     ],
     "17 PolyLadder's own shape": [
         "fly/test_stand_in::test_1_21_config_checks_and_volumes",
@@ -110,7 +111,9 @@ BAD_INPUT = {
     ],
     "scale without a release, from a failed one": [
         "fly/test_fleet::test_scale_without_a_release_is_told",
-        "fly/test_fleet::test_from_a_failed_release_the_other_image_is_told",
+        "fly/test_fleet::test_from_a_failed_release_no_machine_is_made",
+        "fly/test_fleet::test_a_group_of_two_images_is_not_green",
+        "fly/test_fleet::test_what_was_made_of_a_release_that_failed_meanwhile_is_not_green",
     ],
     "SIGKILL of flyctl alone": [
         "fly/test_fleet::test_after_kill_9_of_flyctl_alone_the_cause_is_told_and_a_rerun_finishes",

@@ -177,6 +177,15 @@ def test_a_dry_run_meets_what_the_real_one_would(call: Call, cloud: Cloud) -> No
     cloud.switch("all", off=True)
 
 
+def test_a_dry_scale_from_a_failed_release_is_refused_as_the_real_one(call: Call, cloud: Cloud) -> None:
+    cloud.switch("failed-release")
+    told = [call(*words, "fly.scale", "--count=2") for words in (("-R",), ())]
+    assert [done.returncode for done in told] == [4, 4]
+    assert told[0].stderr == told[1].stderr
+    with world.changing(cloud.folder) as here:
+        del here.apps["polyladder"]["releases"][0]
+
+
 def test_what_has_its_count_already_is_not_asked_for(call: Call, cloud: Cloud) -> None:
     before = len(cloud.calls())
     done = call("fly.scale", "--count=1")
