@@ -102,7 +102,7 @@ def lines(text: str) -> None:
 
 
 def document(value: Any) -> None:
-    """Print one JSON document on stdout; control characters stay in it, escaped."""
+    """Print one JSON document on stdout; control characters stay in it, escaped, and its keys, which are ours, as they are."""
     value = _hints_followed(value)
     text = _as_json(value)
     if redact(text) != text:  # text by text, since a mask could swallow a quote of the document
@@ -212,7 +212,7 @@ def _each_text(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {_each_text(key, change): _each_text(item, change) for key, item in value.items()}
+        return {key: _each_text(item, change) for key, item in value.items()}
     return [_each_text(item, change) for item in value] if isinstance(value, list | tuple) else value
 
 

@@ -3,6 +3,10 @@
 GitHub's masking knows exact strings only, and libpq quotes parts of a URL in its errors; so every form in which a
 secret can turn up is hidden: as it is, percent-encoded and -decoded, and as JSON, Python, SQL and a passfile write it.
 What has the shape of a secret (a URL's password, an age key, a token) is hidden even if nobody told us about it.
+
+A password may be a word that stands in what we print for reasons of its own. Stars in the midst of a longer name, of a
+command of ours or where everybody knows which name must stand would hide nothing, and tell it. So one that is a plain word is
+hidden where it stands by itself only, and one that is its own user's, database's or host's name only where a password stands.
 """
 
 from __future__ import annotations
@@ -13,14 +17,17 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
-__all__ = ["MASK", "hide", "hide_url", "redact"]
+__all__ = ["MASK", "hide", "hide_password", "hide_url", "redact"]
 
 MASK = "********"
 _SHORTEST = 4  # hiding "a" everywhere would tell more than it hides
 _LONG_WORD = 12  # of a secret of several words; a shorter one may be a word of the language
-_hidden: set[str] = set()
+_WORD = re.compile(rf"[A-Za-z_]{{{_SHORTEST},{_LONG_WORD - 1}}}")
+_BEGIN = r"(?:(?<!\w)(?<!\w[.-])(?<!--)(?<!`invoke )|(?<=%[0-9A-Fa-f]{2})|(?<=\\[abfnrtv]))"
+_END = r"(?!\w|[.-]\w)"
+_hidden: dict[str, re.Pattern[str]] = {}
 
 _QUOTED = r"'(?:[^'\\]|\\.|'')*'"
 # A text can be a megabyte without a blank, so none of them may begin at each letter of a word, or look on without a bound.
@@ -71,7 +78,18 @@ def hide(secret: str | None) -> None:
         *(word for word in re.split(r"[\s,]+", secret or "") if len(word) >= _LONG_WORD),
     }:
         if len(one) >= _SHORTEST:
-            _hidden.update(form for form in _forms(one) if len(form) >= _SHORTEST)
+            _hidden.update((form, _pattern(form)) for form in _forms(one) if len(form) >= _SHORTEST)
+
+
+def _pattern(form: str) -> re.Pattern[str]:
+    found = re.escape(form)
+    return re.compile(f"{_BEGIN}{found}{_END}" if _WORD.fullmatch(form) else found)
+
+
+def hide_password(password: str | None, names: Container[str | None]) -> None:
+    """Remember the password of a login, unless it is one of the names beside it, which are printed as what they are."""
+    if password not in names:
+        hide(password)
 
 
 def hide_url(url: str | None) -> None:
@@ -81,15 +99,17 @@ def hide_url(url: str | None) -> None:
     reading is hidden. Keyword strings and ``?password=`` count too.
     """
     hide(url)
+    names = _names(url or "")
     for password in _passwords(url or ""):
-        hide(password)
-        hide(unquote(password))
+        hide_password(password, names)
+        hide_password(unquote(password), names)
 
 
 def redact(text: str) -> str:
     """Return the text with every remembered secret, and what has the shape of one, replaced by stars."""
     for secret in sorted(_hidden, key=len, reverse=True):
-        text = text.replace(secret, MASK)
+        if secret in text:
+            text = _hidden[secret].sub(MASK, text)
     if "://" in text and "@" in text:
         text = re.sub(r"\S+", _without_password, text)
     for shape, masked in _SHAPES:
@@ -117,6 +137,17 @@ def _forms(secret: str) -> set[str]:
     passfile = secret.replace("\\", "\\\\")
     other = {sql, passfile, passfile.replace(":", "\\:"), passfile.replace("'", "\\'"), quote_plus(secret)}
     return {secret, unquote(secret), unquote_plus(secret)} | encoded | lower_case | written | other
+
+
+def _names(url: str) -> set[str]:
+    """Return the user, the database and the host that a connection string names, as far as that can be read without doubt."""
+    found = re.fullmatch(
+        r"\w+://([^:/?#@]+):[^:/?#@]*@([^:/?#@,]+)(?::\d+)?(?:/([^/?#@]*))?(?:\?[^@]*)?", url
+    )
+    if found:
+        return {unquote(name) for name in found.groups() if name}
+    words = [] if "://" in url else re.findall(r"\b(?:user|dbname|host)\s*=\s*'?([^\s']+)", url)
+    return set(words)
 
 
 def _passwords(url: str) -> Iterator[str]:

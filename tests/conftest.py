@@ -35,7 +35,7 @@ numbers = itertools.count(1)
 @pytest.fixture(autouse=True)
 def no_secret_of_another_test() -> Iterator[None]:
     """What one test told the redactor must not star out words in the output of the next."""
-    before = set(redaction._hidden)
+    before = dict(redaction._hidden)
     yield
     redaction._hidden.clear()
     redaction._hidden.update(before)

@@ -72,6 +72,16 @@ def test_a_document_keeps_every_character_escaped(capsys: pytest.CaptureFixture[
     assert text.replace("\n", "").isprintable()
 
 
+@pytest.mark.parametrize("secret", ["name", "database", "a longer name: of words"])
+def test_a_secret_that_is_a_key_of_a_document_leaves_the_key(
+    secret: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hide(secret)
+    output.document({secret: "x", "rows": [{secret: secret, f"{secret}_at": 1}]})
+    told = json.loads(capsys.readouterr().out)
+    assert told == {secret: "x", "rows": [{secret: "********", f"{secret}_at": 1}]}
+
+
 def test_no_secret_comes_out_and_a_document_stays_one(capsys: pytest.CaptureFixture[str]) -> None:
     hide("canary-of-the-door")
     value = {"a": 'postgres://app:"canary-of-the-door"@host/db', "b": ["SCRAM-SHA-256$4096:x\\", ("c",)]}

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polyladder_ops.postgres.conninfo import parse
 from polyladder_ops.redaction import MASK, hide, hide_url, redact
 
 PASSWORD = "pä55/w:o r'd\"#\\?@%41"
@@ -102,6 +103,58 @@ def test_short_and_empty_secrets_would_hide_everything_and_are_passed_over() -> 
         hide(secret)
         hide_url(secret)
     assert redact("a bc abc") == "a bc abc"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "renames the table rename_log",
+        "public.name and name.title",
+        "filename: polyladder_20260105_020000.sql.gz",
+        "Run `invoke name --name=x`, `invoke name.undo` or `invoke restore --name-of=x`.",
+    ],
+)
+def test_a_password_that_is_a_plain_word_stays_within_longer_names_and_our_commands(text: str) -> None:
+    hide("name")
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'could not translate host name: "{}"',
+        "it is {}.",
+        "{}-",
+        "--x={}",
+        "'%20{}'",
+        "b'a\\n{}'",
+        "(x,{}",
+        "`invoke x --database={}`",
+    ],
+)
+def test_a_password_that_is_a_plain_word_is_masked_where_it_stands_by_itself(text: str) -> None:
+    hide("users")
+    assert redact(text.format("users")) == text.format(MASK)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://lerner:lerner@host/shop",
+        "postgres://app:lerner@host:5432/lerner?sslmode=require",
+        "postgres://app:lerner@lerner/db",
+        "host=h user=lerner password=lerner dbname=db",
+    ],
+)
+def test_a_password_that_is_a_name_beside_it_is_masked_only_where_a_password_stands(url: str) -> None:
+    """Stars where everybody knows which name must stand would tell the password."""
+    hide_url(url)
+    parse(url)
+    assert redact('the role "lerner" on lerner') == 'the role "lerner" on lerner'
+    for text in (url, "postgres://other:lerner@host/x", "PGPASSWORD=lerner", "password='lerner'"):
+        assert MASK in redact(text)
+        assert ":lerner@" not in redact(text)
+        assert not redact(text).lower().startswith("pgpassword=lerner")
 
 
 def test_the_longer_of_two_secrets_is_masked_whole() -> None:

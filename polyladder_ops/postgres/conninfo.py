@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from psycopg import OperationalError, pq
 
 from polyladder_ops.errors import SettingsError
-from polyladder_ops.redaction import hide
+from polyladder_ops.redaction import hide_password
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -66,8 +66,9 @@ class Target:
     def of(cls, **parameters: str | int) -> Target:
         """Return the target with these libpq parameters (`host`, `port`, `user`, `password`, `dbname`, …)."""
         texts = {name: str(value) for name, value in parameters.items()}
+        names = {texts[name] for name in ("user", "dbname", "host") if name in texts}
         for secret in _SECRETS:
-            hide(texts.get(secret))
+            hide_password(texts.get(secret), names)
         return cls(MappingProxyType({"port": "5432", "passfile": _NO_PASSFILE, **texts}))
 
     @property
