@@ -114,7 +114,7 @@ def _restores(target: Target | Check, *, is_known: bool) -> list[Check]:
 
 def judge_restores(found: setaside.Status, now: datetime) -> list[Check]:
     """Return a check that fails on what a dead run left, and a note on each set-aside database: it takes space."""
-    left = "; ".join(f"{one.database}: {one.detail}" for one in found.leftovers)
+    left = "; ".join(f"{one.name}: {one.detail}" for one in found.leftovers)
     said = found.holder or "Nothing is left over."
     asides = [
         Check(

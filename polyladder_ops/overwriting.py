@@ -122,7 +122,7 @@ def look(
         server, target.database, doing="look at it", say=said.append, ends=False
     ) as connection:
         left = [
-            f"a run that died left {one.database}: {one.detail}"
+            f"a run that died left {one.name}: {one.detail}"
             for one in leftovers.find(connection, target.database)
         ]
         lent = _expect_possible(target, manifest, accept, site=site, before=before)

@@ -25,6 +25,7 @@ from polyladder_ops.postgres import (
     locks,
     marks,
     reader,
+    roles,
     session,
     since,
     standbys,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from polyladder_ops.catalog import Backup
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.proof.differences import Difference
-    from polyladder_ops.postgres.properties import NotApplied
+    from polyladder_ops.postgres.properties import NotApplied, Role
     from polyladder_ops.postgres.session import Connection
     from polyladder_ops.postgres.switch import Switched
 
@@ -124,7 +125,7 @@ class _Run:
             with session.translated(f"the server failed, so {self.name} was left as it was"):
                 self._held()
                 undo = self._announce()
-                switched, oid = self._switch(ready)
+                switched, oid = self._switch(ready, made)
         self._look_again(switched, oid)
         not_given = tuple(map(str, self.not_given))
         for sentence in not_given:
@@ -145,9 +146,14 @@ class _Run:
             self.say(f"the lock of {self.name} was lost, and taken again: the copy is as it was")
         return self.connection
 
+    @property
+    def _wanted(self) -> tuple[Role, ...]:
+        return self.plan.backup.manifest.roles if self.options.create_roles else ()
+
     def _roles(self) -> AbstractContextManager[tuple[str, ...]]:
-        wanted = self.plan.backup.manifest.roles if self.options.create_roles else ()
-        return new_roles.made(self.connection, self.server, wanted, say=self.say, is_live=self._is_live)
+        return new_roles.made(
+            self.connection, self.server, self._wanted, self.name, say=self.say, is_live=self._is_live
+        )
 
     def _is_live(self, connection: Connection) -> bool:
         return self.copy is not None and switch.oid_of(connection, self.name) == self.copy
@@ -272,7 +278,7 @@ class _Run:
             self.say(f"  {line}")
         return lines
 
-    def _switch(self, ready: str) -> tuple[Switched, int | None]:
+    def _switch(self, ready: str, made: Sequence[str]) -> tuple[Switched, int | None]:
         connection, oid = self.connection, self.copy
         source = restoring.as_source(
             ready,
@@ -283,6 +289,7 @@ class _Run:
                 verdict="the copy can't be given what the source is, so it did not replace anything",
             ),
             self.not_given,
+            also=lambda connection: roles.finish(connection, self._wanted, made),
         )
         with self._phase("switch"), settled(connection, self.server, self.name, oid):
             if self.plan.server.live_oid is None:

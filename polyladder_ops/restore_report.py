@@ -222,7 +222,7 @@ def status(found: Status, now: datetime) -> str:
     lines += [f"IN USE {_used(marked)}" for marked in found.used]
     lines += [f"NOTED {_claimed(marked)}" for marked in found.claimed]
     lines += [f"a run is at work: {plain(found.holder)}"] if found.holder else []
-    lines += [f"LEFTOVER {plain(one.database)}: {one.detail}" for one in found.leftovers]
+    lines += [f"LEFTOVER {plain(one.name)}: {plain(one.detail)}" for one in found.leftovers]
     return "\n".join(lines) or "nothing is set aside, no run is at work, nothing is left over"
 
 
@@ -269,7 +269,12 @@ def status_as_json(found: Status) -> dict[str, Any]:
         "in_use": [{"name": m.name, "was": m.mark.live, "since": m.use} for m in found.used],
         "noted": [{"name": m.name, "was": m.mark.live, "owner": m.owner} for m in found.claimed],
         "leftovers": [
-            {"database": one.database, "detail": one.detail, "is_used": one.is_used}
+            {
+                "database": one.database or None,
+                "role": one.role or None,
+                "detail": one.detail,
+                "is_used": one.is_used,
+            }
             for one in found.leftovers
         ],
         "holder": found.holder or None,

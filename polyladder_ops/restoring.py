@@ -149,15 +149,18 @@ def as_source(
     manifest: Manifest,
     judge: Callable[[list[Difference]], None],
     not_given: list[NotApplied],
+    *,
+    also: Callable[[Connection], None],
 ) -> Ready:
     """Return a database that is to be live, with the source's properties, given and looked at in the switch itself.
 
-    `judge` hears in what it differs then, and raises what takes the switch back; `not_given` is what could not be given.
+    `also` is done there before anybody waits; `judge` hears in what it differs then, and raises what takes the switch back; `not_given` is what could not be given.
     """
     wanted = manifest.properties
 
     def first(connection: Connection, name: str) -> None:
         not_given[:] = properties.give(connection, name, wanted)  # a switch may be tried again
+        also(connection)
 
     def last(connection: Connection, live: str) -> None:
         not_given.extend(properties.hand_over(connection, live, wanted))

@@ -154,11 +154,11 @@ def abort(target: Target, *, say: Say = lambda _sentence: None) -> tuple[str, ..
         done = leftovers.settle(connection, server, target.database)
         found = leftovers.find(connection, target.database)
         for one in (one for one in found if one.is_used):
-            say(f"{one.database}: {one.detail}")
+            say(f"{one.name}: {one.detail}")
         if left := [one for one in found if not one.is_used]:
             raise OpsError(
                 f"{len(left)} leftovers are still there",
-                detail="; ".join((*done, *(f"{one.database}: {one.detail}" for one in left))),
+                detail="; ".join((*done, *(f"{one.name}: {one.detail}" for one in left))),
                 hint=f"They are of another database's restore or of another role. {to_settle(left, target.database)}",
             )
     return done

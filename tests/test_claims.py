@@ -14,6 +14,7 @@ from tests.conftest import run
 from tests.factories import put, record
 from tests.test_prune import url
 from tests.test_tasks import Project, project
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -269,6 +270,52 @@ def test_roles_that_were_made_go_again_when_the_restore_does_not_happen(
         run(filled, "REASSIGN OWNED BY %I TO CURRENT_USER", owner)
         run(filled, "DROP ROLE %I", owner)
     assert (ended.code, count) == ((0, (1,)) if is_done else (3, (0,))), ended
+
+
+def test_roles_of_a_killed_restore_are_named_and_go_before_the_next_one_makes_them_again(
+    shop: Project, filled: Target, tmp_path: Path
+) -> None:
+    name, owner = filled.database, f"owner_{filled.database}"
+    for statement in (
+        "CREATE ROLE %I LOGIN",
+        "COMMENT ON ROLE %I IS 'owns'",
+        "ALTER TABLE public.deck OWNER TO %I",
+    ):
+        run(filled, statement, owner)
+    take(filled, tmp_path)
+    run(filled, "REASSIGN OWNED BY %I TO CURRENT_USER", owner)
+    run(filled, "DROP ROLE %I", owner)
+
+    def asked(question: str, *values: str) -> list[tuple[object, ...]]:
+        with session.connect(filled.with_database("postgres")) as connection:
+            return connection.execute(question.encode(), values or None).fetchall()
+
+    looks = "SELECT rolcanlogin, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = %s"
+    words = ["restore", "--latest", "--force", "--create-roles"]
+    process = shop.start(*words)
+    until(lambda: asked(looks, owner) or process.poll() is not None, "the role is made")
+    process.kill()
+    process.communicate()
+    mine = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'polyladder-ops%' AND pid <> pg_backend_pid()"
+    until(lambda: not asked(mine), "the server has let go of the killed run")
+    ((can_log_in, _),) = asked(looks, owner)
+    assert not can_log_in
+    told = shop.ask("restore.status")
+    assert (told.code, f"LEFTOVER the role {owner}: made for a restore that died\n" in told.out) == (
+        3,
+        True,
+    ), told
+    assert f"the role {owner}: made for a restore that died" in shop.ask("doctor").out
+    assert f"would settle the role {owner}" in shop.ask("-R", "restore.abort").out
+    again = shop.ask(*words)
+    assert (again.code, f"dropped the role {owner}" in again.err) == (0, True), again
+    assert f"made the roles {owner}, without passwords" in again.err
+    assert asked(looks, owner) == [(True, "owns")]
+    assert shop.ask("restore.status").code == 0
+    for (aside,) in asked("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", f"{name}_aside_"):
+        databases.drop(filled.with_database("postgres"), str(aside))
+    run(filled, "REASSIGN OWNED BY %I TO CURRENT_USER", owner)
+    run(filled, "DROP ROLE %I", owner)
 
 
 # What speaks against a backup ----------------------------------------------------------------------------------------

@@ -271,7 +271,7 @@ def test_the_status_shows_what_stands_aside_who_works_and_what_is_left_over() ->
         "by": "anna@laptop",
     }
     assert document["leftovers"] == [
-        {"database": "polyladder", "detail": "closed by a switch", "is_used": False}
+        {"database": "polyladder", "role": None, "detail": "closed by a switch", "is_used": False}
     ]
     assert document["holder"] == "It is restore anna@laptop"
 

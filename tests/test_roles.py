@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import properties, roles, session
+from polyladder_ops.postgres import leftovers, locks, properties, role_marks, roles, session
 from polyladder_ops.postgres.properties import Membership
 from tests.conftest import numbers, run
 from tests.factories import role
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.leftovers import Leftover
     from polyladder_ops.postgres.properties import Role
     from polyladder_ops.sandbox.server import Server
 
@@ -27,9 +28,11 @@ def there(target: Target) -> dict[str, Role]:
         return {one.name: one for one in properties.roles(connection)}
 
 
-def make(target: Target, *wanted: Role) -> tuple[tuple[str, ...], list[str]]:
+def make(target: Target, *wanted: Role, live: str = "shop") -> tuple[tuple[str, ...], list[str]]:
+    """Make them, and finish them as a switch does."""
     with closing(session.connect(target)) as connection:
-        made, lacking = roles.create_missing(connection, wanted)
+        made, lacking = roles.create_missing(connection, wanted, live)
+        roles.finish(connection, wanted, made)
     return made, [str(one) for one in lacking]
 
 
@@ -182,3 +185,121 @@ def test_a_role_of_another_major_gets_its_memberships(
     assert {(m.role, m.admin) for m in there(server.target())[f"{prefix}app"].memberships} == {
         (m.role, m.admin) for m in wanted[0].memberships
     }
+
+
+# Of a restore that died ------------------------------------------------------------------------------------------------
+
+
+def half_made(target: Target, *wanted: Role) -> str:
+    """Make roles as a restore does that dies before its switch; return the database that it was for."""
+    live = f"shop_{next(numbers)}"
+    with closing(session.connect(target)) as connection:
+        roles.create_missing(connection, wanted, live)
+    return live
+
+
+def left(target: Target, live: str) -> list[Leftover]:
+    with closing(session.connect(target)) as connection:
+        return [one for one in leftovers.find(connection, live) if one.role]
+
+
+def settled(server: Server, live: str) -> tuple[str, ...]:
+    with locks.exclusive(server.target(), live, doing="abort") as connection:
+        return leftovers.settle(connection, server.target(), live)
+
+
+def test_those_of_a_restore_that_died_can_not_log_in_are_named_and_go(server: Server, prefix: str) -> None:
+    live = half_made(server.target(), *family(prefix))
+    names = sorted(one.name for one in family(prefix))
+    assert not any(there(server.target())[name].login for name in names)
+    found = left(server.target(), "any")
+    assert [(one.name, one.live, one.is_used) for one in found] == [
+        (f"the role {name}", live, False) for name in names
+    ]
+    assert settled(server, "any") == ()
+    assert settled(server, live) == tuple(f"dropped the role {name}" for name in names)
+    assert not there(server.target()).keys() & set(names)
+
+
+def test_those_of_a_restore_that_lives_are_no_leftover_and_stay(server: Server, prefix: str) -> None:
+    live = half_made(server.target(), *family(prefix))
+    with locks.exclusive(server.target(), live, doing="restore"):
+        assert left(server.target(), live) == []
+        assert settled(server, "any") == ()
+    assert len(settled(server, live)) == 4
+
+
+USES = {
+    "a login": "ALTER ROLE %I LOGIN",
+    "a limit": "ALTER ROLE %I CONNECTION LIMIT 3",
+    "a setting": "ALTER ROLE %I SET work_mem = '8MB'",
+    "a setting in a database": "ALTER ROLE %I IN DATABASE postgres SET work_mem = '8MB'",
+    "a member": "GRANT %I TO pg_monitor",
+    "a group": "GRANT pg_monitor TO %I",
+    "a password": "ALTER ROLE %I PASSWORD 'x'",
+    "a grant": "GRANT CREATE ON DATABASE postgres TO %I",
+    "a table": "CREATE TABLE public.theirs AS SELECT 1 AS a; ALTER TABLE public.theirs OWNER TO %I",
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_one_that_somebody_has_taken_into_use_since_stays_with_its_own_comment(
+    use: str, server: Server, prefix: str
+) -> None:
+    wanted = role(f"{prefix}app", comment="the app's own", memberships=())
+    live = half_made(server.target(), wanted)
+    for statement in USES[use].split("; "):
+        run(server.target(), statement, *([wanted.name] if "%I" in statement else []))
+    (found,) = left(server.target(), live)
+    assert "somebody has taken it into use, so it stays" in found.detail
+    (said,) = settled(server, live)
+    assert said.startswith(f"left the role {wanted.name}, made without LOGIN, to who has taken it into use (")
+    assert there(server.target())[wanted.name].comment == "the app's own"
+    assert (left(server.target(), live), settled(server, live)) == ([], ())
+    run(server.target(), "ALTER ROLE %I IN DATABASE postgres RESET ALL", wanted.name)
+    run(server.target(), "DROP OWNED BY %I", wanted.name)
+
+
+def test_the_groups_of_one_in_use_stay_with_it(server: Server, prefix: str) -> None:
+    live = half_made(server.target(), *family(prefix))
+    run(server.target(), "ALTER ROLE %I LOGIN", f"{prefix}app")
+    settled(server, live)
+    kept = {name for name in there(server.target()) if name.startswith(prefix)}
+    assert kept == {f"{prefix}app", f"{prefix}readers", f"{prefix}writers"}
+
+
+def test_who_is_no_superuser_finds_and_drops_those_that_it_made(
+    server: Server, prefix: str, creator: Callable[[str], Target]
+) -> None:
+    ours = creator("CREATEROLE CREATEDB")
+    live = half_made(ours, *(one for one in family(prefix) if not one.superuser))
+    with closing(session.connect(creator("CREATEROLE"))) as other:
+        assert (len(role_marks.find(other)), role_marks.drop_unused(other, live)) == (3, ())
+    with closing(session.connect(ours)) as connection:
+        assert len(role_marks.drop_unused(connection, live)) == 3
+    assert left(server.target(), live) == []
+
+
+def test_a_restore_that_needs_what_a_dead_one_made_takes_it_over(server: Server, prefix: str) -> None:
+    wanted = family(prefix)
+    half_made(server.target(), *wanted)
+    assert make(server.target(), *wanted, live="another") == ((), [])
+    assert [there(server.target())[one.name] for one in wanted] == list(wanted)
+    assert left(server.target(), "any") == []
+
+
+def test_a_mark_that_a_backup_holds_as_a_comment_is_none(server: Server, prefix: str) -> None:
+    plain = role(f"{prefix}plain", memberships=())
+    live = half_made(server.target(), plain)
+    seen = there(server.target())[plain.name]
+    assert role_marks.is_mark(seen.comment)
+    settled(server, live)
+    make(server.target(), seen)
+    assert there(server.target())[plain.name].comment == ""
+
+
+def test_an_older_server_knows_them_too(older_server: Target, prefix: str) -> None:
+    live = half_made(older_server, role(f"{prefix}plain", memberships=()))
+    with closing(session.connect(older_server)) as connection:
+        assert [(one.live, one.use) for one in role_marks.find(connection)] == [(live, "")]
+        assert role_marks.drop_unused(connection, live) == (f"dropped the role {prefix}plain",)

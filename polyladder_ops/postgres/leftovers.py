@@ -1,7 +1,7 @@
 """What a run that died left in the cluster, found by asking the server, and put right.
 
 A copy that was being made has a sealed name whose lock nobody holds (`databases.py`). A set-aside database is closed; if its
-mark says that we have opened it, it was being dumped. One that somebody has renamed, opened or entered since is in use, and
+mark says that we have opened it, it was being dumped. A role that was made for one bears a mark (`role_marks.py`). One that somebody has renamed, opened or entered since is in use, and
 left alone. A live database is never closed by us; older versions noted on it when they did (`marks.py`).
 """
 
@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from polyladder_ops.postgres import databases, locks, marks, switch
+from polyladder_ops.postgres import databases, locks, marks, role_marks, switch
 
 if TYPE_CHECKING:
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.marks import Marked
+    from polyladder_ops.postgres.role_marks import Made
     from polyladder_ops.postgres.session import Connection
 
 __all__ = ["Leftover", "fences", "find", "settle"]
@@ -22,12 +23,18 @@ __all__ = ["Leftover", "fences", "find", "settle"]
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing that a dead run left: the database, and what has to be done with it; `live` is whose place it is about."""
+    """One thing that a dead run left: the database or role, and how it is; `live` is whose place it is about."""
 
     database: str
     detail: str
     is_used: bool = False  # by somebody since: it is left alone
     live: str = field(default="", compare=False)
+    role: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called where people read it."""
+        return self.database or f"the role {self.role}"
 
 
 def find(connection: Connection, live: str) -> tuple[Leftover, ...]:
@@ -40,8 +47,9 @@ def find(connection: Connection, live: str) -> tuple[Leftover, ...]:
         for marked in (*marks.find(connection), *fences(connection, live))
         if (why := _why(marked)) and not locks.holder(connection, marked.mark.live)
     ]
+    copies = databases.abandoned(connection)
     return (
-        *(Leftover(name, "a half-made copy") for name in databases.abandoned(connection)),
+        *(Leftover(name, "a half-made copy") for name in copies),
         *(
             Leftover(
                 name,
@@ -51,7 +59,17 @@ def find(connection: Connection, live: str) -> tuple[Leftover, ...]:
             for name, why in databases.used(connection).items()
         ),
         *(Leftover(marked.name, why, live=marked.mark.live) for marked, why in wrong),
+        *(
+            _role(made)
+            for made in role_marks.find(connection, copies)
+            if not locks.holder(connection, made.live)
+        ),
     )
+
+
+def _role(made: Made) -> Leftover:
+    use = f"; somebody has taken it into use, so it stays ({made.use})" if made.use else ""
+    return Leftover("", f"made for a restore that died{use}", live=made.live, role=made.name)
 
 
 def fences(connection: Connection, live: str) -> tuple[Marked, ...]:
@@ -77,7 +95,7 @@ def _why(marked: Marked) -> str:
 
 
 def settle(connection: Connection, server: Target, live: str) -> tuple[str, ...]:
-    """Open `live` again if a dead run closed it, close what it had set aside, drop what is half made or half dropped.
+    """Open `live` again if a dead run closed it, close what it had set aside, drop what is half made or half dropped, and roles of it.
 
     Return what was done, in sentences. `connection` holds the lock of `live`, so that whoever noted something about it is
     dead. Raise OpsError if the server refuses.
@@ -97,4 +115,4 @@ def settle(connection: Connection, server: Target, live: str) -> tuple[str, ...]
             switch.close_again(connection, marked)
             done.append(f"closed {marked.name} again")
     done += [f"dropped the half-made copy {name}" for name in databases.drop_abandoned(server)]
-    return tuple(done)
+    return (*done, *role_marks.drop_unused(connection, live))

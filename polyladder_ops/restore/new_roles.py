@@ -1,4 +1,7 @@
-"""The roles that a restore makes because the server has not got them: they go again if it does not happen."""
+"""The roles that a restore makes because the server has not got them: they go again if it does not happen.
+
+Until the switch they bear a mark (`postgres/role_marks.py`), so that those of a run that was killed are known.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +27,16 @@ def made(
     connection: Connection,
     server: Target,
     wanted: Sequence[Role],
+    live: str,
     *,
     say: Callable[[str], None],
     is_live: Callable[[Connection], bool],
 ) -> Iterator[tuple[str, ...]]:
-    """Within the block the missing roles are there; its value are their names.
+    """Within the block the missing roles are there, for the database `live`; its value are their names.
 
-    If the block fails they are dropped again, unless `is_live` says that the copy has become the database: then they own it.
+    Who switches calls `roles.finish` in that very transaction. If the block fails they are dropped again, unless `is_live` says that the copy has become the database: then they own it.
     """
-    names, lacking = roles.create_missing(connection, wanted)
+    names, lacking = roles.create_missing(connection, wanted, live)
     if names:
         say(f"made the roles {', '.join(names)}, without passwords")
     for not_applied in lacking:

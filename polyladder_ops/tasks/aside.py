@@ -159,7 +159,7 @@ def abort(c: Context, into: str = "", site: str = "") -> None:
         found = setaside.status(target).leftovers
         for one in found:
             would = "leave" if one.is_used or one.live not in ("", target.database) else "settle"
-            output.line(f"would {would} {one.database}: {one.detail}")
+            output.line(f"would {would} {one.name}: {one.detail}")
         if not found:
             output.line("nothing is left over")
         return
