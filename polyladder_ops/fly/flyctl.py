@@ -120,6 +120,10 @@ class Flyctl:
             )
         return found
 
+    def started(self, *words: str, app: str, **pipes: Any) -> subprocess.Popen[bytes]:
+        """Return a command that goes on until it is ended (`portable.end`), in the same environment as every other."""
+        return portable.start([self.program, *words, "-a", app], env=self._environment(), **pipes)
+
     def version(self) -> tuple[int, ...]:
         """Return the version, asking nobody. Raise OpsError if it is older than `OLDEST` or can't be told."""
         told = self.json(dict, "version", "--json").get("Version")

@@ -22,6 +22,8 @@ class Machine:
     """One machine: size in MB; `autostart` is None where it has no services, so that nothing wakes it.
 
     `is_known` is False where Fly gave no config, because it can't reach the host. `checks` are pairs of name and status.
+    `address` is the one inside Fly's network, which changes when Fly moves the machine; `started_at` is the newest start's
+    time in ms, 0 where Fly has forgotten it.
     """
 
     id: str
@@ -39,6 +41,8 @@ class Machine:
     is_database: bool = False
     mark: str = ""
     checks: tuple[tuple[str, str], ...] = ()
+    address: str = ""
+    started_at: int = 0
 
     @property
     def size(self) -> str:
@@ -117,6 +121,8 @@ def _machine(found: object, *, is_web: bool) -> Machine:
         is_database=_is_database(found, config, image, is_web=is_web),
         mark=str(metadata.get(MARK, "")),
         checks=_checks(found.get("checks")),
+        address=str(found.get("private_ip") or ""),
+        started_at=_started_at(found.get("events")),
     )
 
 
@@ -154,6 +160,11 @@ def _answers_http(found: object) -> bool:
 def _checks(found: object) -> tuple[tuple[str, str], ...]:
     rows = [_mapping(each) for each in found] if isinstance(found, list) else []
     return tuple((str(each.get("name", "?")), str(each.get("status", "?"))) for each in rows)
+
+
+def _started_at(found: object) -> int:
+    starts = (_mapping(each) for each in _list(found))
+    return max((_number(each.get("timestamp")) for each in starts if each.get("type") == "start"), default=0)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 
-# The items of the contract's checklist 7 as far as we use Fly by now; the rest (SSH, tunnels, MPG, attach) comes with its user.
+# The items of the contract's checklist 7 as far as we use Fly by now; the rest (SSH, MPG, attach) comes with its user.
 CHECKLIST = {
     "1 names, errors on stderr, exit codes, interrupts": [
         "fly/test_stand_in::test_0_1_both_names_are_there_and_errors_go_to_stderr_with_exit_1",
@@ -31,6 +31,12 @@ CHECKLIST = {
         "fly/test_stand_in::test_1_12_the_plan_stands_on_stdout_and_needs_a_yes",
         "fly/test_stand_in::test_1_12_a_created_machine_is_another_one",
         "fly/test_stand_in::test_1_12_from_zero_the_size_comes_from_the_release",
+    ],
+    "5 proxy: ready before anybody answers, ends well by a signal, counts what it carries": [
+        "fly/test_stand_in_proxy::test_1_17_the_ready_line_names_port_and_remote_and_quiet_keeps_it",
+        "fly/test_stand_in_proxy::test_1_17_a_dead_address_and_a_wrong_port_are_taken_and_closed_without_a_word",
+        "fly/test_stand_in_proxy::test_1_17_a_signal_ends_it_well",
+        "fly/test_stand_in_proxy::test_1_17_watch_stdin_ends_with_stdin",
     ],
     "9 JSON, English, missing config": [
         "fly/test_stand_in::test_0_4_json_has_four_spaces_and_noise_stands_on_stdout",

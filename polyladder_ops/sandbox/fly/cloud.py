@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import portable
 from polyladder_ops.errors import OpsError, UsageError
-from polyladder_ops.sandbox.fly import machines, platform, world
+from polyladder_ops.sandbox.fly import machines, platform, tunnels, world
 from polyladder_ops.sandbox.fly.faults import FAULTS
 
 if TYPE_CHECKING:
@@ -77,11 +77,12 @@ class Cloud:
         groups: Sequence[str] = ("app",),
         moment_s: float = 0.3,
         lease_s: float = 120.0,
+        behind: Mapping[int, tuple[str, int]] | None = None,
     ) -> None:
         """Make the two apps of contract 9.1: one autostop machine of 512 MB, and a database machine of 256 MB with 1 GB.
 
         `program` is what a machine of the app runs, with `--port N` added; without it a machine is only written down.
-        Groups other than `app` have no services.
+        Groups other than `app` have no services. `behind` says by port what answers on the database machine's address.
         """
         portable.make_private_directory(self.folder)
         served = {group: {"services": [dict(_SERVICE)]} if group == "app" else {} for group in groups}
@@ -103,6 +104,7 @@ class Cloud:
             guest = {**_SMALL, "memory_mb": 256}
             made = platform.make(here, db_app, group="app", region="iad", guest=guest)
             made["shown"]["checks"] = [{"name": "role", "status": "passing", "output": "primary"}]
+            made["behind"] = {str(port): list(address) for port, address in (behind or {}).items()}
 
     def _write_programs(self) -> None:
         folder = self.program.parent
@@ -191,6 +193,10 @@ class Cloud:
     def faults(self) -> dict[str, int | None]:
         """Return the faults that are on, with how often they still come, None for always."""
         return dict(world.seen(self.folder).data["faults"])
+
+    def carried(self) -> list[dict[str, Any]]:
+        """Return what each connection through a tunnel has carried, once it was over: app, port, bytes up and down."""
+        return tunnels.read_carried(self.folder)
 
     def calls(self) -> list[list[str]]:
         """Return the words of each call so far."""

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from polyladder_ops.sandbox.fly import acting, looking, scaling, vault
+from polyladder_ops.sandbox.fly import acting, looking, scaling, tunnels, vault
 from polyladder_ops.sandbox.fly.arguments import FlyError, parse
 from polyladder_ops.sandbox.fly.session import Session
 from polyladder_ops.sandbox.fly.world import World, changing, log_call
@@ -41,6 +41,7 @@ _LOOKING: dict[tuple[str, ...], Callable[[Session, World], str]] = {
 }
 _ACTING: dict[tuple[str, ...], Callable[[Session, Path], Iterator[str]]] = {
     **acting.COMMANDS,
+    **tunnels.COMMANDS,
     ("scale", "count"): scaling.count,
 }
 _API_DOWN = 'Post "https://api.fly.io/graphql": dial tcp: lookup api.fly.io: no such host'
