@@ -7,9 +7,11 @@ Then it ends the program that it was told of, with all that this one has started
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,12 +28,13 @@ _PATIENCE_S = 10.0  # for it to see that there is nothing to do
 
 
 @contextlib.contextmanager
-def lifeline() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
+def lifeline(*, grace_s: float = 0.0) -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
     """Within the block the program that it is told of ends with us; after the block that is over, so it must be ended by then.
 
-    The program must have been started by `portable.start`, which gives it a group.
+    The program must have been started by `portable.start`, which gives it a group. It is asked to end, and killed after
+    `grace_s` seconds.
     """
-    argv = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(__file__).parents[1])]
+    argv = [sys.executable, "-I", "-S", "-c", _PROGRAM, str(Path(__file__).parents[1]), str(grace_s)]
     nowhere = subprocess.DEVNULL
     process = portable.start(
         argv,
@@ -60,11 +63,22 @@ def lifeline() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
 
 
 def main() -> None:
-    """Wait until stdin ends; unless its last word is that all is done, kill the group whose number it holds."""
+    """Wait until stdin ends; unless its last word is that all is done, end the group whose number it holds."""
     # What is meant for us (a Ctrl-C, a terminal that closes) must find it at its post.
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)
     told = sys.stdin.buffer.read().split()
     if told and told[-1] != _DONE:
+        _ask(int(told[-1]), float(sys.argv[2]))
         portable.kill_group(int(told[-1]))
+
+
+def _ask(pid: int, grace_s: float) -> None:
+    """Ask a program to end, and wait for that, so many seconds at most."""
+    until = time.monotonic() + grace_s
+    with contextlib.suppress(OSError):
+        if grace_s:
+            os.kill(pid, signal.SIGTERM)
+    while time.monotonic() < until and portable.is_alive(pid):
+        time.sleep(0.05)

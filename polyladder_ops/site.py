@@ -116,18 +116,21 @@ class Site:
         """
         from polyladder_ops.fly.flyctl import Flyctl, find
 
-        config = self.settings.shapes / "config"
+        config, deadline_s = (
+            self.settings.shapes / "config",
+            min(Flyctl.deadline_s, _each_s(Flyctl.deadline_s)),
+        )
         if self.settings.is_sandbox:
             cloud = self._cloud()
-            return Flyctl(str(cloud.program), cloud.token, config)
-        return Flyctl(find(self.settings.flyctl), self.settings.fly_api_token, config)
+            return Flyctl(str(cloud.program), cloud.token, config, deadline_s)
+        return Flyctl(find(self.settings.flyctl), self.settings.fly_api_token, config, deadline_s)
 
     def fleet(self, flags: str = "", say: Callable[[str], None] = lambda _sentence: None) -> Fleet:
         """Return the app's machines; `flags` are what the commands in its hints need, `say` hears what it does.
 
         Raise SettingsError if POLYLADDER_APP is the database's app, which is never touched.
         """
-        from polyladder_ops.fly.fleet import Fleet
+        from polyladder_ops.fly.fleet import Fleet, Pace
 
         if self.settings.app == self.settings.db_app:
             raise SettingsError(
@@ -135,7 +138,8 @@ class Site:
                 detail="The database's app is never stopped or scaled.",
                 hint="Name the web app in POLYLADDER_APP.",
             )
-        return Fleet(self.flyctl(), self.settings.app, self.settings.shapes, flags, say)
+        pace = Pace(limit_s=_each_s(Pace.limit_s))
+        return Fleet(self.flyctl(), self.settings.app, self.settings.shapes, flags, say, pace)
 
     def health_url(self) -> str:
         """Return where the app says how it is: POLYLADDER_HEALTH_URL, the sandbox's edge, else /health at Fly's host name.
@@ -242,3 +246,10 @@ class Site:
 
 def _installed(major: int) -> Installation:
     return installations.choose(installations.find(portable.system_account(place.ACCOUNT)), major)
+
+
+def _each_s(usual_s: float) -> float:
+    """Return how many seconds a wait for Fly may take: what -T allows, else what is usual."""
+    from polyladder_ops.postgres import silence
+
+    return silence.limits().each_s or usual_s

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, cast
 from polyladder_ops import portable
 from polyladder_ops.errors import OpsError, SettingsError, working_in
 from polyladder_ops.fly import failures
+from polyladder_ops.lifeline import lifeline
+from polyladder_ops.undoing import at_work
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -35,6 +37,7 @@ _FOLDER = "FLY_CONFIG_DIR"
 _MOST = 64 << 20
 _DRAIN_S = 2.0
 _ENDING_S = 8.0  # flyctl needs up to 5 s to give a lease back (contract 1.5)
+_HURRY_S = 2.0  # what it gets if somebody waits for the end
 
 
 def is_set_up(named: Path | None, token: str | None) -> bool:
@@ -88,10 +91,10 @@ class Flyctl:
     def run(self, *words: str, app: str = "") -> str:
         """Return what the command printed on stdout. Raise FlyError, explained, if it fails or does not end in time."""
         argv = [self.program, *words, *(("-a", app) if app else ())]
-        code, out, err = self._run(argv)
         told = " ".join(
             words[:2] if words[0] in ("machine", "scale", "secrets", "checks", "config") else words[:1]
         )
+        code, out, err = self._run(argv, told)
         if code is None:
             raise failures.FlyError(
                 f"`fly {told}` did not end within {self.deadline_s:g} s",
@@ -147,27 +150,35 @@ class Flyctl:
         ours = {"FLY_API_TOKEN": self.token, _FOLDER: str(self.config_dir)}
         return portable.clean_environment({**_QUIET, **ours})
 
-    def _run(self, argv: list[str]) -> tuple[int | None, str, str]:
+    def _run(self, argv: list[str], told: str) -> tuple[int | None, str, str]:
         """Return exit code (None: it did not end), stdout and stderr. Whoever holds a pipe beyond its end is not waited for."""
-        process = portable.start(
-            argv,
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        out, err = (_Reader(cast("BufferedReader", pipe)) for pipe in (process.stdout, process.stderr))
-        code: int | None = None
-        try:
-            code = process.wait(self.deadline_s)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            portable.end(process, grace_s=_ENDING_S)
+        with lifeline(grace_s=_ENDING_S) as ends_with_us:
+            process = portable.start(
+                argv,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            ends_with_us(process)
+            assert process.stdout is not None
+            assert process.stderr is not None
+            out, err = (_Reader(cast("BufferedReader", pipe)) for pipe in (process.stdout, process.stderr))
+            code = self._ended(process, told)
         until = time.monotonic() + _DRAIN_S
         return code, out.text(until), err.text(until)
+
+    def _ended(self, process: subprocess.Popen[bytes], told: str) -> int | None:
+        """Return the exit code when the program has ended; None if it did not in time, and was made to."""
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(self.deadline_s)
+            portable.end(process, grace_s=min(_ENDING_S, self.deadline_s))
+        except BaseException as error:
+            with at_work(f"ending `fly {told}`, which has {_HURRY_S:g} s to give its lease back", error):
+                portable.end(process, grace_s=_HURRY_S)
+            raise
+        return None
 
 
 class _Reader:
