@@ -36,8 +36,8 @@ def here(sealed: bytes, keys: Sequence[Any]) -> bytes:
 def by_a_process(path: Path, keys: Sequence[Any], *, hashed: bool) -> Generator[bytes, None, tuple[int, str]]:
     """Yield what is inside a file; return the file's size and, if `hashed`, its sha256.
 
-    Raise Altered, at the end or before, if the file is not whole; OSError if it can't be read, OpsError if no key fits
-    or if the process does not end as it should: nothing that was yielded may be believed then.
+    Raise Altered, at the end or before, if the file is not whole; OSError if it can't be read, NoKey if no key fits, OpsError
+    if the process does not end as it should: nothing that was yielded may be believed then.
     """
     argv = [sys.executable, "-I", "-c", _PROGRAM, str(Path(__file__).parents[1])]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -69,6 +69,8 @@ def _verdict(returncode: int, said: bytes) -> tuple[int, str]:
         raise Altered(error[0], detail=error[1])
     if error := verdict.get("unread"):
         raise OSError(*error)
+    if error := verdict.get("shut"):
+        raise encryption.NoKey(error[0], detail=error[1], hint=error[2])
     if error := verdict.get("failed"):
         raise OpsError(error[0], detail=error[1], hint=error[2])
     if "sha256" not in verdict:

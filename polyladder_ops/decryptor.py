@@ -72,6 +72,8 @@ def _decrypted(source: _Source, keys: list[encryption.PrivateKey]) -> dict[str, 
             encryption.decrypt(reader, writer, keys)
     except encryption.Altered as error:
         return _unread(source.failure) if source.failure else {"altered": (error.message, error.detail)}
+    except encryption.NoKey as error:
+        return {"shut": (error.message, error.detail, error.hint)}
     except OpsError as error:
         return {"failed": (error.message, error.detail, error.hint)}
     return {"size_bytes": source.size_bytes, "sha256": source.sha256()}

@@ -84,8 +84,8 @@ def verify_stored(backup: Backup, keys: Sequence[Any], *, progress: Progress = N
     return _recorded(backup, "stored", "failed" if reasons else "passed", reasons, began)
 
 
-def verify_without_key(backup: Backup) -> Verdict:
-    """Look at what can be looked at of an encrypted backup where no private key is: the file's size and sha256.
+def verify_without_key(backup: Backup, why: str = "no private key is named") -> Verdict:
+    """Look at what can be looked at of an encrypted backup where no private key for it is: the file's size and sha256.
 
     Never `passed`: what is inside, nobody has seen. Raise OpsError if the file can't be read.
     """
@@ -93,13 +93,14 @@ def verify_without_key(backup: Backup) -> Verdict:
     other = (
         _other_file(backup.manifest, *storage.fingerprint(backup.path)) if backup.complete else [backup.flaw]
     )
+    shut = f"{_SHUT}, since {why}"
     return replace(
-        _recorded(backup, "stored", "failed" if other else "not proved", other or [_SHUT], began),
+        _recorded(backup, "stored", "failed" if other else "not proved", other or [shut], began),
         needs_key=not other,
     )
 
 
-_SHUT = "the file has the size and the sha256 that the manifest says; what is inside was not looked at, since no private key is named"
+_SHUT = "the file has the size and the sha256 that the manifest says; what is inside was not looked at"
 
 
 def _looked_at(backup: Backup, keys: Sequence[Any], progress: Progress) -> tuple[Backup, list[str]]:

@@ -271,7 +271,7 @@ def test_a_disk_that_fails_while_it_is_read_is_no_damage(key: Key | None) -> Non
 def test_a_wrong_key_is_an_error_and_no_verdict_on_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(stored(tmp_path, KEY))
     for keys in (OTHER.identities, []):
-        with pytest.raises(OpsError, match="none of our keys opens the backup") as caught:
+        with pytest.raises(encryption.NoKey, match="none of our keys opens the backup") as caught:
             storage.read(tmp_path / "data", lambda _: None, keys=keys, encrypted=True)
         assert not isinstance(caught.value, Damaged)
         assert "BACKUP_AGE_IDENTITY_FILE" in caught.value.hint

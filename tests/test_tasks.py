@@ -401,24 +401,29 @@ def test_a_damaged_backup_exits_3_and_is_listed_so(place_: Project, taken: Backu
     assert " FAILED " in place_.ask("backup.list").out
 
 
-def test_a_key_that_does_not_fit_exits_1_and_records_nothing(sample: Target, tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", ["stored", "restore"])
+def test_without_a_key_that_fits_nothing_is_proved_and_the_exit_code_is_3(
+    level: str, sample: Target, tmp_path: Path
+) -> None:
     options = backups.Options(recipients=(str(pyrage.x25519.Identity.generate().to_public()),))
     backups.take(
         sample, tmp_path / "backups", site="production", private=tmp_path / "private", options=options
     )
     where = project(tmp_path / "project", BACKUP_DIR=str(tmp_path / "backups"))
-    without = where.run("verify", "--backup=latest", "--level=restore")
-    assert (without.code, "no private key is named" in without.out + without.err) == (3, True)
-    before = last_verdict(where)
-    assert before is not None
-    assert (before["level"], before["verdict"]) == ("stored", "not proved")
     key = tmp_path / "identity.txt"
     key.write_text(str(pyrage.x25519.Identity.generate()))
-    found = where.run("verify", "--backup=latest", BACKUP_AGE_IDENTITY_FILE=str(key))
-    assert (found.code, found.out) == (1, "")
-    assert "none of our keys opens the backup" in found.err
-    assert "AGE-SECRET-KEY" not in found.err
-    assert last_verdict(where) == before
+    words = ("verify", "--backup=latest", f"--level={level}")
+    for variables, why in (
+        ({}, "no private key is named"),
+        ({"BACKUP_AGE_IDENTITY_FILE": str(key)}, "none of our keys opens the backup"),
+    ):
+        found = where.run(*words, **variables)
+        assert (found.code, f"was not looked at, since {why}" in found.out) == (3, True), found
+        assert "BACKUP_AGE_IDENTITY_FILE to the file with the key" in found.err
+        assert "AGE-SECRET-KEY" not in found.out + found.err
+        last = last_verdict(where)
+        assert last is not None
+        assert (last["level"], last["verdict"]) == ("stored", "not proved")
 
 
 def test_an_older_server_of_ones_own_proves_nothing_and_exits_3(

@@ -35,7 +35,7 @@ def verify(
     """Prove that a backup is whole, or that it restores.
 
     Exits 3 if the backup failed, and also if it could not be proved because the scratch server lacks something, or the private
-    key is not here: then the file's size and sha256 are looked at, and a changed one has failed. A file without a manifest is read
+    key is not here, or another one is: then the file's size and sha256 are looked at, and a changed one has failed. A file without a manifest is read
     to its end; nobody can prove it, so that exits 3 at best.
 
     Examples:
@@ -87,7 +87,7 @@ def _looked_at(
     place: Site, chosen: Backup, level: str, jobs: int | None
 ) -> tuple[Verdict, Unrecorded | None]:
     """Return what came out of looking at the backup, and what kept it from being recorded."""
-    from polyladder_ops import terminal, verification
+    from polyladder_ops import encryption, terminal, verification
 
     is_shut = chosen.manifest.encrypted and place.settings.backup_age_identity_file is None
     keys = [] if is_shut else place.keys(encrypted=chosen.manifest.encrypted)
@@ -104,6 +104,8 @@ def _looked_at(
                 return verification.verify_by_restore(
                     chosen, keys, scratch.target, trusted=scratch.trusted, jobs=jobs, progress=bar.advance
                 ), None
+    except encryption.NoKey as error:
+        return verification.verify_without_key(chosen, error.message), None
     except verification.Unrecorded as error:
         return error.verdict, error
 
@@ -116,7 +118,7 @@ _ANOTHER = "Choose another backup: `invoke backup.list`."
 def _elsewhere(result: Verdict) -> str:
     """Return where what lacked for a proof can be had: a key, a server, or what that has not got."""
     if result.needs_key:
-        return "Set BACKUP_AGE_IDENTITY_FILE to the file with the AGE-SECRET-KEY line, then verify again."
+        return "Set BACKUP_AGE_IDENTITY_FILE to the file with the key of one of its recipients, then verify again."
     from polyladder_ops.sandbox import installations
 
     if any(reason.startswith("the server's major version is") for reason in result.reasons):
