@@ -10,10 +10,7 @@ import errno
 import io
 import os
 import stat
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 __all__ = ["NotOrdinary", "TooLarge", "look", "oddity", "opened", "read"]
 
@@ -62,13 +59,16 @@ def oddity(path: Path | str) -> str:
     return ""
 
 
-def opened(path: Path | str) -> io.FileIO:
-    """Return an ordinary file, open for reading without a buffer.
+def opened(path: Path | str, *, through_links: bool = False) -> io.FileIO:
+    """Return an ordinary file, open for reading without a buffer; `through_links`: a link to one is meant, too.
 
     Raise NotOrdinary if it is none, OSError if it can't be opened.
     """
-    look(path)
-    descriptor = os.open(path, _FLAGS)
+    if through_links:
+        _ordinary(Path(path).stat(), path)
+    else:
+        look(path)
+    descriptor = os.open(path, _FLAGS & ~getattr(os, "O_NOFOLLOW", 0) if through_links else _FLAGS)
     try:
         _ordinary(os.fstat(descriptor), path)
         return io.FileIO(descriptor)
@@ -77,9 +77,9 @@ def opened(path: Path | str) -> io.FileIO:
         raise
 
 
-def read(path: Path | str, most_bytes: int) -> bytes:
+def read(path: Path | str, most_bytes: int, *, through_links: bool = False) -> bytes:
     """Return what is in an ordinary file. Raise TooLarge, without reading it, if that is more than `most_bytes`."""
-    with opened(path) as file:
+    with opened(path, through_links=through_links) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most_bytes:
             raise TooLarge(

@@ -433,7 +433,7 @@ def test_who_holds_the_lock_that_it_waits_for_is_said(app: App) -> None:
     app.tell(f"ALTER TABLE public.busy OWNER TO {app.owner}")
     app.put("1700000000003_wait", "ALTER TABLE public.busy ADD a int;")
     by_name = Target.of(**{**app.target.parameters, "application_name": "somebody"})
-    with closing(session.connect(by_name)) as holder, app.where.start("migrate") as process:
+    with closing(session.connect(by_name)) as holder, app.where.start("migrate", "--force") as process:
         holder.execute("BEGIN; LOCK TABLE public.busy")
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
@@ -517,17 +517,6 @@ def test_a_package_in_a_repository_beside_the_apps_is_found(real: App, tmp_path:
     assert found.code == 0, found
     assert real.noted == [ONE, TWO]
     assert checkout.find(tmp_path / "app", RUNNER).package == beside
-
-
-@pytest.mark.parametrize("flags", ["-d PROD_URL", "-t notes", "-s app", "--migrations-schema=app"])
-def test_a_script_that_takes_its_database_elsewhere_is_refused(flags: str, app: App) -> None:
-    """Or notes elsewhere what it did: what is looked at would be another table, or none."""
-    described = json.loads((app.package / "package.json").read_text())
-    described["scripts"]["migrate:up"] = f"node-pg-migrate up {flags}"
-    (app.package / "package.json").write_text(json.dumps(described))
-    found = app.migrate("migrate")
-    assert found.code == 1, found
-    assert "does not use DATABASE_URL" in found.err
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,16 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from polyladder_ops import portable
+from polyladder_ops.app import node_pg_migrate, reading
 from polyladder_ops.app.migration_files import File, ordered
 from polyladder_ops.errors import OpsError, SettingsError
 from polyladder_ops.redaction import redact
+
+if TYPE_CHECKING:
+    from polyladder_ops.app.node_pg_migrate import Options
 
 __all__ = ["PACKAGE", "Checkout", "find"]
 
@@ -29,25 +33,14 @@ PACKAGE = "@polyladder/db"
 _PNPM = ("--fail-if-no-match", "--filter", PACKAGE)
 _ASKING_S = 60
 _DIRECTORIES = ("migrations", "src/migrations")
-_FLAGS = {
-    "-m": "dir",
-    "--migrations-dir": "dir",
-    "-t": "table",
-    "--migrations-table": "table",
-    "-d": "url",
-    "--database-url-var": "url",
-    "-s": "schema",
-    "--schema": "schema",
-    "--migrations-schema": "schema of notes",
-}
-_EXPECTED = {"url": "DATABASE_URL", "table": "pgmigrations", "schema of notes": "public"}
 
 
 @dataclass(frozen=True)
 class Checkout:
     """The app's folder, the package with the migrations, their files in order, and what runs them from which folder.
 
-    `command` wants `up` or `down` behind its last word: as a word of its own, or as the end of a script's name.
+    `options` are what that is told. `command` wants `up` or `down` behind its last word: as a word of its own, or as the end of
+    a script's name.
     """
 
     root: Path
@@ -55,6 +48,7 @@ class Checkout:
     files: tuple[File, ...]
     command: tuple[str, ...]
     by_pnpm: bool
+    options: Options
 
     @property
     def folder(self) -> Path:
@@ -82,15 +76,16 @@ def find(root: Path, command: str | None) -> Checkout:
         )
     words = _words(command) if command else (_pnpm(root), *_PNPM)
     package = _beside(root) if command else _by_pnpm(root, words)
-    described = _read_json(package / "package.json")
+    described = reading.json_object(package / "package.json")
     scripts = described.get("scripts")
     script = str(scripts.get("migrate:up", "")) if isinstance(scripts, dict) else ""
     if command:
         _expect_program(words[0], package)
     else:
         _expect_installed(root, package, script)
-    directory = _directory(package, _options(script))
-    return Checkout(root, package, _files(directory), words, by_pnpm=not command)
+    options = node_pg_migrate.options(command or script, package, described)
+    folder = _directory(package, options.directory or node_pg_migrate.directory(script, package))
+    return Checkout(root, package, _files(folder), words, by_pnpm=not command, options=options)
 
 
 def _words(command: str) -> tuple[str, ...]:
@@ -115,7 +110,8 @@ def _expect_program(word: str, package: Path) -> None:
 
 def _pnpm(root: Path) -> str:
     """Return pnpm's path. Raise OpsError with the cure if it, or Node, is not installed."""
-    wanted = str(_read_json(root / "package.json").get("packageManager", "pnpm@8.15.0")).partition("+")[0]
+    described = reading.json_object(root / "package.json")
+    wanted = str(described.get("packageManager", "pnpm@8.15.0")).partition("+")[0]
     if shutil.which("node") is None:
         raise OpsError(
             "Node is not installed, and the app's migrations are run by it",
@@ -175,7 +171,7 @@ def environment(more: dict[str, str] | None = None) -> dict[str, str]:
 def _beside(root: Path) -> Path:
     """Return the package's folder as the workspace's file tells it, without pnpm. Raise OpsError if it is nowhere."""
     listed = root / "pnpm-workspace.yaml"
-    text = listed.read_text(encoding="utf-8", errors="replace") if listed.is_file() else ""
+    text = reading.text(listed) if os.path.lexists(listed) else ""
     patterns = re.findall(r"^\s*-\s*['\"]?([^'\"!#\s]+)['\"]?\s*$", text, re.MULTILINE)
     for pattern in (".", *patterns, "packages/*"):
         up = re.match(r"(?:\.\./)*", pattern)
@@ -183,7 +179,7 @@ def _beside(root: Path) -> Path:
         base = root.joinpath(*[".."] * above).resolve()
         below = pattern[3 * above :]
         for folder in _folders(base, below):
-            if _read_json(folder / "package.json").get("name") == PACKAGE:
+            if reading.json_object(folder / "package.json").get("name") == PACKAGE:
                 return folder
     raise OpsError(
         f"there is no package {PACKAGE} in {root}",
@@ -200,16 +196,6 @@ def _folders(base: Path, pattern: str) -> list[Path]:
     return []
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise OpsError(f"could not read {path}", detail=f"{error}.") from error
-    return found if isinstance(found, dict) else {}
-
-
 def _expect_installed(root: Path, package: Path, script: str) -> None:
     if not script:
         raise OpsError(
@@ -223,30 +209,8 @@ def _expect_installed(root: Path, package: Path, script: str) -> None:
         )
 
 
-def _options(script: str) -> dict[str, str]:
-    """Return what the script says of folder and table. Raise OpsError if it takes its database elsewhere than we say."""
-    try:
-        words = iter(shlex.split(script))
-    except ValueError:
-        words = iter(script.split())
-    found: dict[str, str] = {}
-    for word in words:
-        flag, is_joined, value = word.partition("=")
-        if flag in _FLAGS:
-            found[_FLAGS[flag]] = value if is_joined else next(words, "")
-    if "schema" in found:  # its first one is where the notes are, unless that is said
-        found.setdefault("schema of notes", found["schema"])
-    if any(found.get(what, expected) != expected for what, expected in _EXPECTED.items()):
-        raise OpsError(
-            f"the script migrate:up of {PACKAGE} does not use DATABASE_URL and public.pgmigrations",
-            detail=f"It is: {redact(script)}",
-            hint="Then where it migrates can't be told from here; set POLYLADDER_MIGRATE_COMMAND.",
-        )
-    return found
-
-
-def _directory(package: Path, options: dict[str, str]) -> Path:
-    names = [options["dir"]] if options.get("dir") else list(_DIRECTORIES)
+def _directory(package: Path, told: str) -> Path:
+    names = [told] if told else list(_DIRECTORIES)
     found = next((package / name for name in names if (package / name).is_dir()), None)
     if found is None:
         raise OpsError(

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from polyladder_ops.app import reading
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -56,8 +58,8 @@ class File:
         return self.path.suffix == ".sql"
 
     def text(self) -> str:
-        """Return what is in it; bytes that are no text are replaced, as node does."""
-        return self.path.read_bytes().decode("utf-8", "replace")
+        """Return what is in it. Raise OpsError if it can't be read."""
+        return reading.text(self.path)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from polyladder_ops.lifeline import lifeline
 from polyladder_ops.postgres import definitions_seen, locks, migration_login, session
 from polyladder_ops.postgres.grants import quoted
 from polyladder_ops.redaction import redact
-from polyladder_ops.terminal import plain
+from polyladder_ops.terminal import many, plain
 from polyladder_ops.undoing import at_work
 
 if TYPE_CHECKING:
@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 
     from polyladder_ops.app.checkout import Checkout
     from polyladder_ops.app.migration_files import File
+    from polyladder_ops.app.node_pg_migrate import Options
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.definitions_seen import Seen
     from polyladder_ops.postgres.migration_login import Login
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["Ended", "Level", "compare", "judge", "look", "run"]
+__all__ = ["Ended", "Level", "compare", "expect_to_go", "expect_told", "from_zero", "judge", "look", "run"]
 
 _KEPT_LINES = 12
 _KEPT_REASONS = 4
@@ -98,10 +99,31 @@ def compare(files: Sequence[File], noted: Sequence[str]) -> Level:
     )
 
 
-def look(target: Target) -> Seen:
-    """Return what the database has now. Raise OpsError if it can't be looked at."""
+def look(target: Target, schema: str = "public") -> Seen:
+    """Return what the database has now, and notes in this schema. Raise OpsError if it can't be looked at."""
     with closing(session.connect(target)) as connection:
-        return definitions_seen.look(connection)
+        return definitions_seen.look(connection, schema)
+
+
+def expect_told(seen: Seen, options: Options) -> None:
+    """Return if it is known which table the migrations are noted in. Raise OpsError if it can't be told: it may be another one."""
+    if seen.elsewhere and not options.is_sure:
+        here = () if seen.noted is None else (options.schema,)
+        raise OpsError(
+            "where the migrations are noted can't be told",
+            detail=f"The database has a table pgmigrations in {_listed([*here, *seen.elsewhere])}; what runs them names no schema.",
+            hint="Put --migrations-schema=NAME into POLYLADDER_MIGRATE_COMMAND, or into the script migrate:up.",
+        )
+
+
+def from_zero(seen: Seen, level: Level, options: Options) -> str:
+    """Return in a sentence that every migration would run on a database that has tables; empty if that is not so."""
+    if seen.names or not level.pending or not (seen.tables or seen.elsewhere):
+        return ""
+    table = f"{plain(options.schema)}.pgmigrations"
+    lack = f"there is no table {table}" if seen.noted is None else f"{table} has no row"
+    other = f", but one in {_listed(seen.elsewhere)}" if seen.elsewhere else ""
+    return f"It has {many(seen.tables, 'table')}, and {lack}{other}: every migration would run, from the first one on."
 
 
 def expect_to_go(level: Level, *, down: bool = False) -> None:
@@ -232,7 +254,7 @@ def run(
             with at_work("ending the migration", error):
                 program.end()
                 left = _ended_sessions(server, target, login)
-            _tell(error, target, left)
+            _tell(error, target, checkout.options.schema, left)
             raise
         migration_login.end_sessions(server, login)
     return ended, login.owner
@@ -260,11 +282,11 @@ def _ended_sessions(server: Connection, target: Target, login: Login) -> str:
     return ""
 
 
-def _tell(error: BaseException, target: Target, left: str) -> None:
+def _tell(error: BaseException, target: Target, schema: str, left: str) -> None:
     """Say of a run that was interrupted, or lost its lock, what the database notes now."""
     if not isinstance(error, KeyboardInterrupt | OpsError):
         return
-    now = f"{_noted_now(target)} {left}".strip()
+    now = f"{_noted_now(target, schema)} {left}".strip()
     if isinstance(error, KeyboardInterrupt):
         raise Interrupted(
             f"interrupted by {str(error) or 'Ctrl-C'}", detail=now, hint="Look at `invoke migrate.status`."
@@ -272,9 +294,9 @@ def _tell(error: BaseException, target: Target, left: str) -> None:
     error.detail = f"{error.detail} {now}".strip()
 
 
-def _noted_now(target: Target) -> str:
+def _noted_now(target: Target, schema: str) -> str:
     try:
-        names = look(target).names
+        names = look(target, schema).names
     except OpsError as error:
         return f"What {target.database} notes now is not known: {error.in_a_line}"
     head = plain(names[-1]) if names else "none"

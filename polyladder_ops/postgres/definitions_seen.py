@@ -60,6 +60,12 @@ WHERE NOT i.indisvalid AND c.relkind <> 'I'
   AND i.indexrelid NOT IN (SELECT p.index_relid FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid IS NOT NULL)
 """
 
+_TABLES = f"""
+SELECT count(*) FROM pg_catalog.pg_class o
+WHERE o.relkind IN ('r', 'p') AND o.relpersistence <> 't' AND o.oid >= {_FIRST_OURS} AND o.relname <> 'pgmigrations'
+  AND NOT {_MEMBER.format("pg_catalog.pg_class")}
+"""
+
 
 @dataclass(frozen=True)
 class Owned:
@@ -73,12 +79,17 @@ class Owned:
 
 @dataclass(frozen=True)
 class Seen:
-    """The migrations that are noted (None: there is no such table), who owns what, invalid indexes, a digest of all definitions."""
+    """The migrations that are noted (None: there is no such table), who owns what, invalid indexes, a digest of all definitions.
+
+    `elsewhere` are the other schemas that have a table of that name; `tables` says how many there are of other names.
+    """
 
     noted: tuple[Noted, ...] | None
     owned: frozenset[Owned]
     invalid: frozenset[str]
     digest: str
+    elsewhere: tuple[str, ...] = ()
+    tables: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -94,18 +105,24 @@ class Seen:
         return tuple(sorted(f"{o.name} ({o.owner})" for o in new))
 
 
-def look(connection: Connection) -> Seen:
-    """Return what is there now, in one snapshot. Raise OpsError if the server fails, or pgmigrations is another's table."""
+def look(connection: Connection, schema: str = "public") -> Seen:
+    """Return what is there now, in one snapshot; of the notes what the table in this schema says.
+
+    Raise OpsError if the server fails, or pgmigrations is another's table.
+    """
     with session.translated("could not look at the database's definitions"), connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         owned = connection.execute(" UNION ALL ".join(map(_of, _OWNED.items())).encode()).fetchall()
         invalid = connection.execute(_INVALID).fetchall()
         ((digest,),) = connection.execute(_print().encode()).fetchall()
+        ((tables,),) = connection.execute(_TABLES.encode()).fetchall()
         return Seen(
-            newest.migrations(connection),
+            newest.migrations(connection, schema),
             frozenset(Owned(*row) for row in owned),
             frozenset(name for (name,) in invalid),
             digest,
+            tuple(name for name in newest.noted_in(connection) if name != schema),
+            tables,
         )
 
 

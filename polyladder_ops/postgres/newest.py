@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["LIMIT_BYTES", "LIMIT_S", "Noted", "Rows", "latest", "migration", "migrations", "row"]
+__all__ = ["LIMIT_BYTES", "LIMIT_S", "Noted", "Rows", "latest", "migration", "migrations", "noted_in", "row"]
 
 LIMIT_S = 5.0
 LIMIT_BYTES = 64 << 20
@@ -34,7 +34,7 @@ SELECT n.nspname::text, pg_catalog.array_agg(a.attname::text), pg_catalog.array_
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.relname = 'pgmigrations' AND c.relkind = 'r' AND n.nspname !~ '^pg_'
-GROUP BY n.nspname ORDER BY n.nspname <> 'public', 1 LIMIT 1
+GROUP BY n.nspname ORDER BY n.nspname <> 'public', 1
 """
 _TEXTS = (19, 25, 1042, 1043)  # name, text, character, character varying
 _TIMES = (1082, 1114, 1184)  # date, timestamp, timestamptz
@@ -61,15 +61,21 @@ def migration(connection: Connection) -> str | None:
     return noted[-1].name if noted else None
 
 
-def migrations(connection: Connection) -> tuple[Noted, ...] | None:
+def noted_in(connection: Connection) -> tuple[str, ...]:
+    """Return the schemas that have a table `pgmigrations`, public first. Raise psycopg.Error if the server refuses."""
+    return tuple(schema for schema, *_ in connection.execute(_MIGRATIONS).fetchall())
+
+
+def migrations(connection: Connection, wanted: str = "") -> tuple[Noted, ...] | None:
     """Return what node-pg-migrate noted in its table `pgmigrations`, in its order, None if there is no such table.
 
-    Raise OpsError if that table is another's than node-pg-migrate's or too large, psycopg.Error if the server refuses.
+    In the schema that is wanted; else in public, or else in any. Raise OpsError if that table is another's than node-pg-migrate's
+    or too large, psycopg.Error if the server refuses.
     """
-    found = connection.execute(_MIGRATIONS).fetchone()
-    if found is None:
+    found = [row for row in connection.execute(_MIGRATIONS).fetchall() if wanted in ("", row[0])]
+    if not found:
         return None
-    schema, names, types = found
+    schema, names, types = found[0]
     there = dict(zip(names, types, strict=True))
     known = [name for name, fitting in _KNOWN.items() if there.get(name) in fitting]
     if "name" not in known or len(known) == 1:

@@ -62,7 +62,7 @@ def up(c: Context, database: str = "", force: bool = False, site: str = "", json
         invoke migrate --database=yesterday
     """
     place, checkout, target = _opened(c, site, database)
-    with followed(site, database), _alone(place, target, "migrate", dry=is_dry(c)) as server:
+    with followed(site, database), _alone(place, checkout, target, "migrate", dry=is_dry(c)) as server:
         before, level = _stands(target, checkout)
         _say_gone(level)
         shown = _show(level.pending, place, target)
@@ -70,7 +70,8 @@ def up(c: Context, database: str = "", force: bool = False, site: str = "", json
         from polyladder_ops.terminal import many
 
         migrations.expect_to_go(level)
-        question = _question(shown, target, is_live=target.database == place.target().database)
+        zero = migrations.from_zero(before, level, checkout.options)
+        question = _question(shown, target, zero, is_live=target.database == place.target().database)
         if is_dry(c):
             output.line(f"would run {many(len(level.pending), 'migration')} on {target}")
             if question:
@@ -100,10 +101,13 @@ def down(c: Context, database: str = "", force: bool = False, site: str = "", js
     from polyladder_ops.terminal import plain
 
     place, checkout, target = _opened(c, site, database)
-    with followed(site, database), _alone(place, target, "migrate.down", dry=is_dry(c)) as server:
+    with followed(site, database), _alone(place, checkout, target, "migrate.down", dry=is_dry(c)) as server:
         before, level = _stands(target, checkout)
         if not level.head:
-            raise OpsError(f"{target} notes no migration", hint="There is nothing to take back.")
+            raise OpsError(
+                f"{target} notes no migration in {plain(checkout.options.schema)}.pgmigrations",
+                hint="There is nothing to take back; `invoke migrate.status` tells what is there.",
+            )
         migrations.expect_to_go(level, down=True)
         file = next(file for file in checkout.files if file.name == level.head)
         shown = _show([file], place, target, down=True)
@@ -154,10 +158,11 @@ def status(c: Context, database: str = "", site: str = "", json: bool = False) -
     shown = _show(level.pending, place, target)
     if not level.is_level:
         with followed(site, database):
-            raise _differs(level, checkout, target, shown)
+            raise _differs(seen, level, checkout, target, shown)
 
 
-def _differs(level: Level, checkout: Checkout, target: Target, shown: _Shown) -> Mismatch:
+def _differs(seen: Seen, level: Level, checkout: Checkout, target: Target, shown: _Shown) -> Mismatch:
+    from polyladder_ops.app import migrations
     from polyladder_ops.terminal import plain
 
     what = {
@@ -173,10 +178,15 @@ def _differs(level: Level, checkout: Checkout, target: Target, shown: _Shown) ->
             f"Do not run what did the damage again: {', '.join(shown.losing)} may drop or delete what is there. After a restore"
             " check out what the app ran before the damage. If it is meant to run: `invoke migrate`."
         )
+    if zero := migrations.from_zero(seen, level, checkout.options):
+        behind = (
+            "Look whether DATABASE_URL names the app's database, and the checkout's script the schema of its notes. If every"
+            " migration is meant to run: `invoke migrate`."
+        )
     another = "Check out the release of this database, or restore another backup: `invoke restore --list`."
     return Mismatch(
         f"{target.database} and the checkout differ: {named}",
-        detail=f"The database's head is {plain(level.head) or 'none'}; the checkout is {checkout.root}.",
+        detail=f"The database's head is {plain(level.head) or 'none'}; the checkout is {checkout.root}. {zero}".strip(),
         hint=another if level.gone else behind,
     )
 
@@ -202,14 +212,14 @@ def _opened(c: Context, site: str, database: str) -> tuple[Site, Checkout, Targe
 
 
 @contextlib.contextmanager
-def _alone(place: Site, target: Target, doing: str, *, dry: bool) -> Iterator[Connection]:
+def _alone(place: Site, checkout: Checkout, target: Target, doing: str, *, dry: bool) -> Iterator[Connection]:
     """Within the block nobody else changes this database by our tasks; what killed runs left is dropped before."""
     from polyladder_ops.postgres import databases, locks, session
 
     server = locks.maintenance(target)
     _expect_beside(place, target)
     if target.database != place.target().database:
-        _expect_notes(place, target)
+        _expect_notes(place, target, checkout.options.schema)
     _expect_nobody_at_work(server, target)
     if dry:
         with closing(session.connect(server)) as connection:
@@ -279,14 +289,14 @@ def _expect_beside(place: Site, target: Target) -> None:
             )
 
 
-def _expect_notes(place: Site, target: Target) -> None:
+def _expect_notes(place: Site, target: Target, schema: str) -> None:
     """Return if a copy notes its migrations, as the live database does. Raise Refused if not: then it is a copy of something else."""
     from polyladder_ops.app import migrations
 
-    if migrations.look(target).noted is not None:
+    if migrations.look(target, schema).noted is not None:
         return
     with contextlib.suppress(OpsError):
-        if migrations.look(place.target()).noted is None:
+        if migrations.look(place.target(), schema).noted is None:
             return
     raise Refused(
         f"{target.database} has no table pgmigrations, so it is no copy of {place.target().database}",
@@ -296,8 +306,14 @@ def _expect_notes(place: Site, target: Target) -> None:
 
 def _stands(target: Target, checkout: Checkout) -> tuple[Seen, Level]:
     from polyladder_ops.app import migrations
+    from polyladder_ops.terminal import plain
 
-    seen = migrations.look(target)
+    schema = checkout.options.schema
+    seen = migrations.look(target, schema)
+    migrations.expect_told(seen, checkout.options)
+    if seen.elsewhere and seen.noted is not None:
+        others = ", ".join(f"{plain(name)}.pgmigrations" for name in seen.elsewhere)
+        _say(f"note: {others} is there, too; the checkout notes in {plain(schema)}.pgmigrations")
     return seen, migrations.compare(checkout.files, seen.names)
 
 
@@ -313,7 +329,8 @@ def _run(
     from polyladder_ops.app import migrations
 
     ended, owner = migrations.run(server, target, checkout, way, say=lambda line: _say(f"  {line}"))
-    migrations.judge(before, migrations.look(target), wanted, ended, owner, halving=shown.halving)
+    after = migrations.look(target, checkout.options.schema)
+    migrations.judge(before, after, wanted, ended, owner, halving=shown.halving)
 
 
 # Telling --------------------------------------------------------------------------------------------------------------
@@ -353,16 +370,17 @@ def _show(files: list[File] | tuple[File, ...], place: Site, target: Target, *, 
     return shown
 
 
-def _question(shown: _Shown, target: Target, *, is_live: bool) -> str:
+def _question(shown: _Shown, target: Target, zero: str, *, is_live: bool) -> str:
     """Return what must be answered with yes before the shown files run; empty if nothing must."""
+    asked = [f"{target.database} is perhaps not what was meant. {zero}"] if zero else []
     if is_live and shown.losing:
-        return (
+        asked.append(
             f"On the live {target.database} these may drop or delete what is there: {', '.join(shown.losing)}."
             " After a restore one of them may be what did the damage."
         )
     if shown.beyond and not is_live:
-        return f"These reach beyond the copy, into what is live: {', '.join(shown.beyond)}."
-    return ""
+        asked.append(f"These reach beyond the copy, into what is live: {', '.join(shown.beyond)}.")
+    return " ".join(asked)
 
 
 def _told(target: Target, names: list[str], checkout: Checkout, *, json: bool, down: bool = False) -> None:
