@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from polyladder_ops import trials
 from polyladder_ops.kept import Check, Stops
 from polyladder_ops.terminal import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 __all__ = ["is_there", "judge_space", "space", "try_folder"]
 
@@ -46,14 +46,20 @@ def try_folder(variable: str, folder: Path, blocks: Stops) -> Check:
     """Return whether the folder, or the nearest one above it that exists, takes files and second names for them."""
     nearest = _nearest(folder)
     try:
-        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=nearest) as made:
-            first = Path(made, "first")
-            first.touch()
-            os.link(first, Path(made, "second"))
+        try:
+            _link_in(nearest)
+        except FileNotFoundError:  # another command swept it
+            _link_in(nearest)
     except OSError as error:
         hint = f"Name a folder in {variable} that you can write to, on a disk that knows hard links."
         return Check(variable, False, f"{nearest}: {error.strerror}.", hint, blocks)
     return Check(variable, True, f"{folder} is writable." if nearest == folder else f"{folder} can be made.")
+
+
+def _link_in(folder: Path) -> None:
+    with trials.trial(folder) as made:
+        (made / trials.FIRST).touch()
+        os.link(made / trials.FIRST, made / trials.SECOND)
 
 
 def _nearest(path: Path) -> Path:

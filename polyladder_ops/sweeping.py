@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from polyladder_ops import trials
 from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.workspace import Swept, sweep
 from polyladder_ops.workspace import is_candidate as is_run
@@ -39,7 +40,13 @@ def sweep_machine(state: Path, backups: Path, *, look_only: bool = False) -> Swe
         from polyladder_ops.sandbox import scratch  # late: most commands find none
 
         swept += scratch.sweep(state / "scratch", look_only=look_only)
-    return swept
+    tried = (
+        state,
+        state.parent,
+        backups,
+        backups.parent,
+    )  # the nearest one that is there, before the folder is
+    return swept + trials.sweep(dict.fromkeys(tried), look_only=look_only)
 
 
 def _names(folder: Path) -> list[str]:

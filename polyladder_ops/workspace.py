@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Swept", "folder_lock", "foreign", "is_candidate", "sweep", "workspace"]
+__all__ = ["LOCK", "Swept", "folder_lock", "foreign", "is_candidate", "is_locked", "sweep", "workspace"]
 
 _PREFIX = ".run-"
 _NAME = re.compile(r"\.run-[0-9a-f]{12}")
 _HALF = re.compile(r"\.new-[0-9a-f]{12}")  # a record that is being written, under the folder's lock
-_ALIVE = "lock"
+LOCK = "lock"
 _HOLDER = ".lock-holder"
 
 
@@ -113,7 +113,7 @@ def workspace(parent: Path) -> Iterator[Path]:
         path = parent / f"{_PREFIX}{secrets.token_hex(6)}"
         try:
             make_private_directory(path)
-            alive = FileLock(path / _ALIVE)
+            alive = FileLock(path / LOCK)
             alive.acquire()
         except OSError as error:
             raise unusable(parent, error) from error
@@ -179,7 +179,7 @@ def _sweep(parent: Path) -> Swept:
                 removed.append(path)
             continue
         with contextlib.suppress(OSError):
-            if any(entry.name != _ALIVE for entry in path.iterdir()):  # else it just ended, or had just begun
+            if any(entry.name != LOCK for entry in path.iterdir()):  # else it just ended, or had just begun
                 removed.append(path)
         _unpublish(parent, path)
         shutil.rmtree(path, ignore_errors=True)
@@ -200,7 +200,7 @@ def _found(parent: Path) -> tuple[list[Path], tuple[str, ...]]:
             dead += [path] if _is_our_file(path) else []
         elif why := foreign(path) or _no_run(path):
             left.append(f"perhaps a killed run's, not touched: {path} {why}")
-        elif path.is_dir() and not _is_alive(path):
+        elif path.is_dir() and not is_locked(path):
             dead.append(path)
     return dead, tuple(left)
 
@@ -226,17 +226,17 @@ def _is_our_file(path: Path) -> bool:
 
 def _no_run(path: Path) -> str:
     try:
-        return "" if (path / _ALIVE).is_file() or not any(path.iterdir()) else "has no lock as a run's has"
+        return "" if (path / LOCK).is_file() or not any(path.iterdir()) else "has no lock as a run's has"
     except FileNotFoundError:
         return ""
     except OSError as error:
         return f"can't be looked at ({error.strerror or error})"
 
 
-def _is_alive(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether somebody holds the lock in a run's folder; what ended a moment ago is gone by itself."""
     try:
-        with FileLock(path / _ALIVE, timeout=0):
+        with FileLock(path / LOCK, timeout=0):
             return False
     except (Timeout, OSError):
         return True
@@ -248,7 +248,7 @@ def _empty(run: Path) -> None:
         for entry in run.iterdir():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
-            elif entry.name != _ALIVE:
+            elif entry.name != LOCK:
                 entry.unlink(missing_ok=True)
 
 

@@ -140,7 +140,7 @@ LAYERS = [
     ("expressions",),
     ("records", "manifest"),
     ("postgres",),
-    ("storage", "decryption", "decryptor", "workspace", "textfile", "output"),
+    ("storage", "decryption", "decryptor", "workspace", "trials", "textfile", "output"),
     ("encryption", "gzipped", "settings", "terminal"),
     ("sources", "values"),
     ("lifeline", "undoing", "usage"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
-from polyladder_ops import portable
+from polyladder_ops import folders, portable, trials
 from polyladder_ops.sandbox import place as places
 from polyladder_ops.workspace import Swept, sweep
 from tests.test_tasks import Project, project
@@ -54,11 +55,23 @@ def server_in(parent: Path) -> Path:
     return made
 
 
+def trial_in(parent: Path) -> Path:
+    """Return the folder in which a killed doctor tried what a disk takes."""
+    made = parent / ".doctor-ab_12345"
+    made.mkdir(parents=True)
+    for name in ("lock", "first", "second"):
+        (made / name).touch()
+    return made
+
+
 def leave(shop: Project) -> list[Path]:
     return [
         run_in(shop.state / "runs"),
         run_in(Path(shop.variables["BACKUP_DIR"])),
         server_in(shop.state / "scratch"),
+        trial_in(shop.state),
+        trial_in(Path(shop.variables["BACKUP_DIR"])),
+        trial_in(Path(shop.variables["BACKUP_DIR"]).parent),
     ]
 
 
@@ -184,7 +197,9 @@ def test_an_empty_lock_of_a_proof_that_was_killed_goes_without_a_word(shop: Proj
 
 def test_a_run_that_lives_is_neither_touched_nor_named(shop: Project) -> None:
     dead = leave(shop)
-    with FileLock(dead[0] / "lock"), FileLock(dead[1] / "lock"), FileLock(f"{dead[2]}.lock"):
+    with contextlib.ExitStack() as stack:
+        for path in dead:
+            stack.enter_context(FileLock(f"{path}.lock" if path == dead[2] else path / "lock"))
         done = shop.ask("backup.list")
     assert [path for path in dead if not path.exists()] == []
     assert "killed" not in done.err
@@ -224,3 +239,43 @@ def test_what_can_not_be_removed_is_said(shop: Project) -> None:
     done = shop.ask("backup.list")
     (dead / "kept").chmod(0o700)
     assert f"note: what a killed run left can't be removed: {dead}" in done.err
+
+
+def test_the_folder_of_a_doctor_that_is_at_work_stays(shop: Project, tmp_path: Path) -> None:
+    (tmp_path / "backups").mkdir()
+    with trials.trial(tmp_path / "backups") as made:
+        done = shop.ask("backup.list")
+        assert made.exists()
+    assert "killed" not in done.err
+    assert not made.exists()
+
+
+@posix
+def test_what_is_named_like_a_doctors_folder_and_is_none_is_named_and_not_touched(
+    shop: Project, tmp_path: Path
+) -> None:
+    made = trial_in(tmp_path / "backups")
+    (made / "letters").write_bytes(b"somebody's")
+    done = shop.ask("backup.list")
+    assert f"perhaps a killed doctor's, not touched: {made} holds what is no trial's" in done.err
+    assert (made / "letters").exists()
+
+
+def test_a_doctor_whose_folder_was_swept_tries_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+    swept: list[Path] = []
+
+    def sweep_once(first: Path, second: Path) -> None:
+        if not swept:
+            swept.append(first)
+            shutil.rmtree(first.parent)
+        link(first, second)
+
+    monkeypatch.setattr(
+        os, "link", sweep_once
+    )  # the instant between making a folder and its lock can't be met
+    assert folders.try_folder("BACKUP_DIR", tmp_path, "backup").ok
+    assert swept
+    assert list(tmp_path.iterdir()) == []
