@@ -59,12 +59,12 @@ def flag(item: str) -> str:
 
 
 def obstacles(
-    server: Server, live: Live | None, manifest: Manifest, *, create_roles: bool
+    server: Server, live: Live | None, manifest: Manifest, *, name: str, create_roles: bool
 ) -> tuple[Obstacle, ...]:
-    """Return everything that stands in the way; `live` is None if no database is replaced (`--into` a new name)."""
+    """Return everything that stands in the way of the database `name`; `live` is None if none is replaced (`--into` a new one)."""
     found = [*_of_server(server, manifest), *_missing(server, manifest, create_roles=create_roles)]
     if server.live_oid is not None:
-        found += _of_live(server)
+        found += _of_live(server, name)
     if live is not None:
         found += _inside_live(live)
     return tuple(found)
@@ -187,7 +187,13 @@ def owners(manifest: Manifest) -> tuple[str, ...]:
     return tuple(sorted(named - {"", "pg_database_owner"}))
 
 
-def _of_live(server: Server) -> Iterator[Obstacle]:
+def _of_live(server: Server, live: str) -> Iterator[Obstacle]:
+    if server.is_half_dropped:
+        yield Obstacle(
+            "half-dropped",
+            "somebody began to drop the live database: nothing in it can be read or kept any more",
+            f"In psql in another database: DROP DATABASE {printable.identifier(live)};",
+        )
     if not server.is_owner:
         yield Obstacle(
             "owner",

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from polyladder_ops.catalog import Backup
     from polyladder_ops.postgres.marks import Marked
     from polyladder_ops.replacement import Plan, Result
-    from polyladder_ops.setaside import Status, Undoing
+    from polyladder_ops.restore.undo import Undoing
+    from polyladder_ops.setaside import Status
 
 __all__ = [
     "against",

@@ -53,7 +53,9 @@ MANIFEST = manifest(plain_bytes=GIB)
 def found(
     server: Server = SERVER, live: Live | None = LIVE, create_roles: bool = False, **changes: Any
 ) -> tuple[Obstacle, ...]:
-    return preflight.obstacles(server, live, MANIFEST.model_copy(update=changes), create_roles=create_roles)
+    return preflight.obstacles(
+        server, live, MANIFEST.model_copy(update=changes), name="shop", create_roles=create_roles
+    )
 
 
 def test_where_all_is_well_nothing_stands_in_the_way() -> None:
@@ -83,6 +85,7 @@ ONE_EACH: dict[str, tuple[dict[str, Any], str, str, bool]] = {
     "an extension that only superusers make": ({"for_superusers": frozenset({"pg_trgm"})}, "making:pg_trgm", "superuser's login", True),
     "an owner that we can't be": ({"is_superuser": False, "gives_to": frozenset({"admin"})}, "owner:app", "GRANT app TO admin", True),
     "somebody else's database": ({"is_owner": False}, "owner", "the owner's login", False),
+    "one that is half dropped": ({"is_half_dropped": True}, "half-dropped", 'DROP DATABASE "shop";', False),
     "a prepared transaction": ({"prepared": ("x1",)}, "prepared:x1", "ROLLBACK PREPARED 'x1'", False),
     "a backup that runs": ({"sessions": (Session(7, "app", "pg_dump", can_be_ended=True),)}, "session:7", "Wait", True),
     "a proof of ours that runs": ({"sessions": (Session(7, "app", "polyladder-ops", can_be_ended=True),)}, "session:7", "Wait", True),

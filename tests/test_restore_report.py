@@ -20,7 +20,8 @@ from polyladder_ops.postgres.since import Since
 from polyladder_ops.postgres.switch import Switched
 from polyladder_ops.records import Record
 from polyladder_ops.replacement import Plan, Result
-from polyladder_ops.setaside import Status, Undoing
+from polyladder_ops.restore.undo import Undoing
+from polyladder_ops.setaside import Status
 from tests.factories import NIGHT, manifest, table
 from tests.test_preflight import SERVER
 

@@ -27,6 +27,7 @@ from polyladder_ops.postgres import databases, leftovers, locks, marks, properti
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.proof import differences
 from polyladder_ops.records import Record, append
+from polyladder_ops.restore import undo
 from polyladder_ops.settling import settled
 from tests.conftest import numbers, run
 from tests.forging import dump_of, forged
@@ -114,7 +115,7 @@ def test_who_may_not_take_the_mark_off_is_told_whose_it_is(
     restored: Place, server: Server, poor: Target
 ) -> None:
     with pytest.raises(Refused) as caught:
-        setaside.undo(
+        undo.undo(
             poor.with_database(restored.live.database), "", site=restored.site, accept=frozenset(), say=restored.said.append, confirm=lambda _: None
         )  # fmt: skip
     assert caught.value.message.endswith(" was set aside by the role postgres")

@@ -18,7 +18,7 @@ from polyladder_ops.errors import Mismatch, OpsError, Refused
 from polyladder_ops.postgres import databases, locks, marks, session, switch
 from polyladder_ops.postgres.locks import Busy
 from polyladder_ops.postgres.since import Since
-from polyladder_ops.restore import discard
+from polyladder_ops.restore import discard, undo
 from polyladder_ops.site import Site
 from tests.conftest import numbers, run
 from tests.test_tasks import url
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.session import Connection
     from polyladder_ops.postgres.switch import Switched
     from polyladder_ops.restore.discard import Discarded
+    from polyladder_ops.restore.undo import Undoing
     from polyladder_ops.sandbox.server import Server
-    from polyladder_ops.setaside import Undoing
 
 CONTENTS = """
 CREATE TABLE public.pgmigrations (id serial PRIMARY KEY, name varchar(255), run_on timestamptz);
@@ -62,7 +62,7 @@ class Place:
         return done.switched
 
     def undo(self, name: str = "", *accept: str) -> tuple[Switched, tuple[str, ...]]:
-        return setaside.undo(
+        return undo.undo(
             self.live, name, site=self.site, accept=frozenset(accept), say=self.said.append, confirm=self.asked.append
         )  # fmt: skip
 
@@ -260,7 +260,7 @@ def test_a_yes_that_is_not_given_changes_nothing(restored: Place) -> None:
         raise Refused("not confirmed")
 
     with pytest.raises(Refused, match="not confirmed"):
-        setaside.undo(
+        undo.undo(
             restored.live, "", site=restored.site, accept=frozenset(), say=restored.said.append, confirm=no
         )
     assert (restored.decks(), restored.asides(), restored.opened(aside)) == (500, [aside], False)

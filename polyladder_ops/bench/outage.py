@@ -2,7 +2,7 @@
 
 The clients are processes of their own, each with a connection by name that it makes anew as soon as it is lost, as an app's
 pool does. They note which database answered, by its oid, and when, on the one clock of the machine. What switches is what
-people run: `replacement.replace` and `setaside.undo`.
+people run: `replacement.replace` and `undo.undo`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import backups, portable, replacement, setaside, settings, terminal
+from polyladder_ops import backups, portable, replacement, settings, terminal
 from polyladder_ops.bench import bouncer, stage
 from polyladder_ops.bench.plan import parse_scale
 from polyladder_ops.errors import OpsError, UsageError
 from polyladder_ops.postgres import session
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.redaction import redact
+from polyladder_ops.restore import undo
 from polyladder_ops.sandbox import seed, server
 from polyladder_ops.site import Site
 
@@ -284,7 +285,7 @@ class _Swaps:
         ).switched
 
     def _undo(self) -> Switched:
-        switched, _ = setaside.undo(
+        switched, _ = undo.undo(
             self._target, "", site=self._site, accept=frozenset(), say=_nothing, confirm=_nothing
         )
         return switched

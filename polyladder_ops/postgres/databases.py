@@ -38,6 +38,7 @@ __all__ = [
     "ended_if_left",
     "has_subscriptions",
     "hold",
+    "is_half_dropped",
     "is_servers_own",
     "is_temporary",
     "locked",
@@ -80,6 +81,15 @@ def is_servers_own(connection: Connection, name: str) -> bool:
             "SELECT datistemplate FROM pg_catalog.pg_database WHERE datname = %s", [name]
         ).fetchone()
     return name == "postgres" or row == (True,)
+
+
+def is_half_dropped(connection: Connection, name: str) -> bool:
+    """Whether a DROP DATABASE of it came to no end: it can be dropped, and nothing else."""
+    with translated("could not look for what is half dropped"):
+        row = connection.execute(
+            "SELECT datconnlimit = -2 FROM pg_catalog.pg_database WHERE datname = %s", [name]
+        ).fetchone()
+    return row == (True,)
 
 
 def takes_setting(connection: Connection, name: str, value: str) -> bool:

@@ -71,6 +71,7 @@ class Server:
     # What our role may do: make objects theirs, and what it may not: make these extensions.
     gives_to: frozenset[str]
     for_superusers: frozenset[str]
+    is_half_dropped: bool = False  # the live one
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def read_server(connection: Connection, server: Target, live: str) -> Server:
     """Return what the server says of itself and of the database `live`. Raise OpsError if it fails."""
     with translated("could not look at the server"):
         identity = identify(connection)
-        oid, size, is_owner = _one(connection, _DATABASE, live) or (None, None, False)
+        oid, size, is_owner, is_half = _one(connection, _DATABASE, live) or (None, None, False, False)
         role, is_superuser, can_create, can_make_roles = _one(connection, _ROLE) or ("", False, False, False)
         there = standbys.find(connection)
         return Server(
@@ -118,6 +119,7 @@ def read_server(connection: Connection, server: Target, live: str) -> Server:
             subscriptions=_column(connection, _SUBSCRIPTIONS, live),
             gives_to=frozenset(name for (name,) in queries.rows(connection, _GIVES_TO)),
             for_superusers=frozenset(_column(connection, _FOR_SUPERUSERS)),
+            is_half_dropped=is_half,
         )
 
 
@@ -125,7 +127,7 @@ _DATABASE = """
 SELECT oid::int8,
        CASE WHEN pg_catalog.has_database_privilege(oid, 'CONNECT') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')
             THEN pg_catalog.pg_database_size(oid) END,
-       pg_catalog.pg_has_role(datdba, 'USAGE')
+       pg_catalog.pg_has_role(datdba, 'USAGE'), datconnlimit = -2
 FROM pg_catalog.pg_database WHERE datname = %s
 """
 _ROLE = """

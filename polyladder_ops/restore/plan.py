@@ -62,7 +62,9 @@ def look(connection: Connection, server: Target, target: Target, backup: Backup,
     found_server = facts.read_server(connection, server, target.database)
     _refuse_set_aside(connection, found_server.live_oid)
     live = facts.read_live(target) if found_server.live_oid is not None else None
-    found = preflight.obstacles(found_server, live, backup.manifest, create_roles=options.create_roles)
+    found = preflight.obstacles(
+        found_server, live, backup.manifest, name=target.database, create_roles=options.create_roles
+    )
     through = [o for o in found if o.acceptable and o.item in options.accept]
     return Plan(
         target,

@@ -78,7 +78,8 @@ def undo(
         invoke restore.undo
         invoke restore.undo --database=polyladder_aside_20260105_020311 --force
     """
-    from polyladder_ops import restore_report, setaside
+    from polyladder_ops import restore_report
+    from polyladder_ops.restore import undo as undoing
     from polyladder_ops.terminal import plain
 
     place, accepted_items = open_site(c, site), split_items(accept)
@@ -88,7 +89,7 @@ def undo(
             hint="Only --accept=migrations can be needed.",
         )
 
-    def ask(shown: setaside.Undoing) -> None:
+    def ask(shown: undoing.Undoing) -> None:
         live = shown.live
         output.notes(restore_report.undoing(shown, datetime.now(UTC)))
         if is_dry(c):
@@ -98,7 +99,7 @@ def undo(
 
     try:
         with _stoppable(site, "it says whether anything is left.", into):
-            switched, accepted = setaside.undo(
+            switched, accepted = undoing.undo(
                 _whose(place, into),
                 database,
                 site=place,

@@ -19,6 +19,7 @@ from polyladder_ops import catalog, setaside
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import switch
 from polyladder_ops.postgres.session import connect
+from polyladder_ops.restore import undo
 from tests.faults.places import Place, with_other
 from tests.faults.restores import COMMENT, Poller, Stage, always_one, polling, stage
 from tests.faults.wire import Strike, wire
@@ -199,9 +200,7 @@ def url_by(on_stage: Stage, port: int) -> str:
 
 
 def undone(on_stage: Stage, target: Target) -> None:
-    setaside.undo(
-        target, "", site=on_stage.site, accept=frozenset(), say=lambda _: None, confirm=lambda _: None
-    )
+    undo.undo(target, "", site=on_stage.site, accept=frozenset(), say=lambda _: None, confirm=lambda _: None)
 
 
 @dataclass

@@ -21,7 +21,7 @@ from polyladder_ops.postgres.lexer import DumpError
 from polyladder_ops.postgres.refusals import LoadError
 from polyladder_ops.postgres.session import connect
 from polyladder_ops.restore import discard as discarding
-from polyladder_ops.restore import watch
+from polyladder_ops.restore import undo, watch
 from polyladder_ops.sandbox import server as servers
 from tests.faults.places import CANARY, Place, ask, login, say, with_other
 from tests.faults.restores import COMMENT, Stage, stage
@@ -315,9 +315,9 @@ def test_a_damaged_live_database_does_not_block_its_own_rescue(
     on_stage.is_clean(asides=1)
     (aside,) = setaside.status(on_stage.target).asides
     assert (aside.oid, aside.is_open) == (on_stage.old, False)
-    undo(on_stage)  # what can be read of it is there
+    undone(on_stage)  # what can be read of it is there
     assert ask(on_stage.target, "SELECT answer FROM public.which") == "live"
-    undo(on_stage)
+    undone(on_stage)
     discard(on_stage, without_backup=True)
     on_stage.is_clean(asides=0)
 
@@ -343,8 +343,8 @@ def test_a_server_that_crashes_right_after_the_switch_comes_back_switched(
     on_stage.is_restored()
 
 
-def undo(on_stage: Stage) -> None:
-    setaside.undo(
+def undone(on_stage: Stage) -> None:
+    undo.undo(
         on_stage.target,
         "",
         site=on_stage.site,

@@ -18,7 +18,7 @@ from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.postgres import locks, switch
 from polyladder_ops.postgres.locks import Busy
 from polyladder_ops.postgres.session import connect
-from polyladder_ops.restore import lock_again
+from polyladder_ops.restore import lock_again, undo
 from tests.faults.places import Place, ask, login, say, with_other
 from tests.faults.restores import COMMENT, Stage, stage
 from tests.faults.wire import Strike, wire
@@ -352,7 +352,7 @@ def broken(on_stage: Stage) -> Any:
 
 
 def undone(on_stage: Stage) -> None:
-    setaside.undo(
+    undo.undo(
         on_stage.target,
         "",
         site=on_stage.site,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from polyladder_ops import setaside
 from polyladder_ops.errors import Refused
 from polyladder_ops.postgres import standbys, switch
 from polyladder_ops.postgres.session import connect
+from polyladder_ops.restore import undo
 from tests.faults.places import Place, ask, with_other
 from tests.faults.restores import Stage, stage
 
@@ -79,7 +79,7 @@ def test_sessions_on_a_standby_end_after_an_undo_too(
     on_stage.replace()
     with closing(connect(there)) as reading:
         assert reading.execute("SELECT answer FROM public.which").fetchone() == ("backup",)
-        _, left = setaside.undo(
+        _, left = undo.undo(
             on_stage.target,
             "",
             site=on_stage.site,
@@ -92,7 +92,7 @@ def test_sessions_on_a_standby_end_after_an_undo_too(
     assert ask(there, "SELECT answer FROM public.which") == "live"
     assert (left, [s for s in said if s.startswith("ended 1 sessions on the standby")]) == ((), said)
     monkeypatch.setattr(standbys, "_DIRECT_PORT", 1)
-    _, left = setaside.undo(
+    _, left = undo.undo(
         on_stage.target, "", site=on_stage.site, accept=frozenset(), say=said.append, confirm=lambda _: None
     )
     assert [s for s in left if "may go on reading" in s] == list(left) != []
