@@ -38,6 +38,7 @@ _HEADER = re.compile(r"\s*--\s*(check|expect)\s*:\s*(.*?)\s*", re.IGNORECASE)
 _COMMENT_OR_BLANK = re.compile(r"\s*(?:--.*)?")
 _QUESTION = re.compile(r"(?:SELECT|WITH|VALUES|TABLE|SHOW|EXPLAIN)\b", re.IGNORECASE)
 _MOST_ROWS = 1000
+_MOST_BYTES = 16 << 20
 _LONGEST = 80
 _LONGEST_FAILURE = 240
 
@@ -135,9 +136,7 @@ class _Section:
 def read(path: Path) -> tuple[Check, ...]:
     """Return the checks of a file, in its order. Raise SettingsError with every fault and its line, or if it can't be read."""
     try:
-        if path.exists() and not path.is_file():
-            raise plainfile.NotOrdinary(plainfile.oddity(path.resolve()), path)
-        text = path.read_text(encoding="utf-8-sig")
+        text = plainfile.written(path, _MOST_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         said = getattr(error, "strerror", None) or "it is not UTF-8"
         raise SettingsError(

@@ -12,7 +12,7 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["NotOrdinary", "TooLarge", "look", "oddity", "opened", "read"]
+__all__ = ["NotOrdinary", "TooLarge", "look", "oddity", "opened", "read", "written"]
 
 # Windows has none of them; there a link is met by the look before.
 _FLAGS = (
@@ -89,6 +89,15 @@ def read(path: Path | str, most_bytes: int, *, through_links: bool = False) -> b
         while pieces[-1] and sum(map(len, pieces)) < size:  # a file system far away may give less at once
             pieces.append(file.read(size))
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def written(path: Path | str, most_bytes: int) -> str:
+    """Return the text of a file that a person wrote, UTF-8 with any line ends; a link to it is followed.
+
+    Raise NotOrdinary, TooLarge, OSError or UnicodeDecodeError if it can't be read.
+    """
+    text = read(path, most_bytes, through_links=True).decode("utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _ordinary(found: os.stat_result, path: Path | str) -> os.stat_result:

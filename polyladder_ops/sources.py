@@ -7,6 +7,7 @@ never repeat a value, which may be a secret.
 from __future__ import annotations
 
 import difflib
+import io
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Layer", "Variable", "dotenv", "first", "invoke_yaml", "unknown"]
 
 # Nobody else uses these names, so an unknown one is a typo; BACKUP_* may be somebody else's.
+_MOST_BYTES = 1 << 20
 _OURS = ("POLYLADDER_", "BACKUP_AGE_")
 
 
@@ -86,8 +88,7 @@ def dotenv(path: Path, faults: list[str]) -> Layer:
             faults.append(f"{path.name} can't be read: it is {plainfile.oddity(path.resolve())}, not a file.")
         return Layer(path.name, {})
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            lines = list(parse_stream(file))
+        lines = list(parse_stream(io.StringIO(plainfile.written(path, _MOST_BYTES))))
     except (OSError, UnicodeDecodeError) as error:
         faults.append(f"{path.name} can't be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}.")
         return Layer(path.name, {})

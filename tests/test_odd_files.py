@@ -252,6 +252,15 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
         plainfile.read(tmp_path / "file", 4)
 
 
+def test_settings_and_checks_that_nobody_wrote_by_hand_are_refused_and_not_read(place: Project) -> None:
+    (place.root / ".env").write_text("")
+    os.truncate(place.root / ".env", 1 << 40)
+    done = place.ask("backup.list")
+    assert (done.code, ".env can't be read: it has 1,099,511,627,776 bytes" in done.err) == (2, True), done
+    with pytest.raises(SettingsError, match="can't be read"):
+        checks.read(place.root / ".env")
+
+
 def test_a_manifest_that_nobody_could_read_back_is_not_written() -> None:
     many = manifest(warnings=("x,",) * 1_000_000)
     with pytest.raises(OpsError, match=r"can't be written"):

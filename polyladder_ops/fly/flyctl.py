@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from polyladder_ops import portable
+from polyladder_ops import plainfile, portable
 from polyladder_ops.errors import OpsError, SettingsError, working_in
 from polyladder_ops.fly import failures
 from polyladder_ops.lifeline import lifeline
@@ -46,7 +46,7 @@ def is_set_up(named: Path | None, token: str | None) -> bool:
         return True
     with contextlib.suppress(OSError, RuntimeError):  # there is no home, or no such file
         folder = Path(portable.clean_environment(keep=[_FOLDER]).get(_FOLDER) or "~/.fly").expanduser()
-        kept = (folder / "config.yml").read_text(encoding="utf-8", errors="replace")
+        kept = plainfile.read(folder / "config.yml", _MOST, through_links=True).decode("utf-8", "replace")
         return (
             any(map(shutil.which, _NAMES))
             and re.search(r"^access_token:\s*\S", kept, re.MULTILINE) is not None

@@ -260,6 +260,16 @@ def test_who_ran_fly_auth_login_has_fly_without_a_setting(
     assert is_set_up(None, "fo1_token")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes with names")
+def test_a_pipe_in_place_of_flyctls_settings_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLY_CONFIG_DIR", str(tmp_path))
+    if sys.platform != "win32":
+        os.mkfifo(tmp_path / "config.yml")
+    assert not is_set_up(None, None)
+
+
 @pytest.mark.parametrize(
     "noise", ["[agent] restarted", "{not json", "\\033[33mWARN\\033[0m old"], ids=["log", "brace", "colour"]
 )
