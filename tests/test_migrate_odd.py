@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from contextlib import closing
@@ -16,6 +17,7 @@ from polyladder_ops.postgres import definitions_seen, migration_login, session, 
 from polyladder_ops.postgres.conninfo import Target
 from tests.conftest import numbers, run
 from tests.test_migrate import ONE, TWO, app, copy, database_, owner  # noqa: F401 - fixtures
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from polyladder_ops.sandbox.server import Server
@@ -60,8 +62,23 @@ def test_what_another_session_stores_meanwhile_is_not_the_migrations(app: App) -
     app.tell("SELECT lo_create(0)")
     after = migrations.look(app.target)
     assert after.strangers(before, app.owner) == ()
-    app.tell("CREATE TABLE public.of_somebody_else ()")
-    assert len(migrations.look(app.target).strangers(before, app.owner)) == 1
+
+
+def test_what_a_role_makes_meanwhile_that_the_owner_can_not_act_as_is_told_and_not_held_against_it(
+    app: App,  # noqa: F811
+) -> None:
+    app.put("1700000000003_slow", "SELECT pg_sleep(3);")
+    with app.where.start("migrate") as process:
+        sleeps = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(3)%' AND pid <> pg_backend_pid()"
+        until(lambda: app.ask(sleeps), "it sleeps")
+        app.tell(
+            "CREATE TABLE public.of_somebody_else (a int); INSERT INTO public.of_somebody_else VALUES (1), (1)"
+        )
+        with pytest.raises(Exception, match="could not create unique index"):
+            app.tell("CREATE UNIQUE INDEX CONCURRENTLY half ON public.of_somebody_else (a)")
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, (out, err)
+    assert "note: made by others meanwhile: table public.of_somebody_else (" in err
 
 
 def test_an_index_that_waits_for_its_partitions_is_no_failure(database: Target) -> None:
@@ -100,6 +117,24 @@ def test_a_pattern_of_the_workspace_that_can_not_be_read_is_passed_over(pattern:
     root = app.package.parents[1]
     (root / "pnpm-workspace.yaml").write_bytes(b"packages:\n  - '" + pattern + b"'\n")
     assert checkout.find(root, f"{shlex.quote(sys.executable)} -c pass").package == app.package
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes with names")
+@pytest.mark.parametrize("name", ["package.json", "packages/db/package.json", "pnpm-workspace.yaml"])
+def test_a_pipe_in_place_of_a_file_of_the_checkout_is_not_waited_for(name: str, app: App) -> None:  # noqa: F811
+    if sys.platform != "win32":
+        path = app.package.parents[1] / name
+        path.unlink()
+        os.mkfifo(path)
+        found = app.migrate("migrate.status")
+        assert (found.code, f"could not read {path}" in found.err) == (1, True), found
+        assert "it is a pipe" in found.err
+
+
+def test_a_file_of_the_checkout_that_nobody_wrote_by_hand_is_not_read(app: App) -> None:  # noqa: F811
+    os.truncate(app.package / "package.json", 1 << 40)
+    found = app.migrate("migrate.status")
+    assert (found.code, "it has 1,099,511,627,776 bytes; at most" in found.err) == (1, True), found
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no scripts of the shell")

@@ -181,7 +181,7 @@ def judge(
     if strangers := after.strangers(before, owner):
         raise Mismatch(
             f"what the migration made is not all {owner}'s",
-            detail=f"Another role's: {_listed(strangers)}.",
+            detail=f"Another role's: {_listed(strangers)}; unless another session made it meanwhile.",
             hint=f"ALTER … OWNER TO {quoted(owner)}; else a backup by {owner} lacks them, and the app may not use them.",
         )
     if invalid := after.invalid - before.invalid:

@@ -5,7 +5,7 @@ Read from catalogs only. An object of an extension is the extension's; what is n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from polyladder_ops.postgres import newest, session
@@ -51,12 +51,14 @@ _MEMBER = (
     "EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = '{0}'::pg_catalog.regclass AND d.objid = o.oid"
     " AND d.deptype IN ('e', 'i'))"
 )
+# Who acts as the database's owner can act as this role; all else other sessions make meanwhile.
+_REACH = "pg_catalog.pg_has_role((SELECT d.datdba FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()), {}, 'MEMBER')"
 _FIRST_OURS = 16384
 _LARGE_OBJECTS = 2995  # pg_largeobject_metadata, on every server
 # That of a partitioned table is invalid until each partition has its part, and one that another session still builds is as well.
-_INVALID = """
+_INVALID = f"""
 SELECT i.indexrelid::pg_catalog.regclass::text FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-WHERE NOT i.indisvalid AND c.relkind <> 'I'
+WHERE NOT i.indisvalid AND c.relkind <> 'I' AND {_REACH.format("c.relowner")}
   AND i.indexrelid NOT IN (SELECT p.index_relid FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid IS NOT NULL)
 """
 
@@ -69,12 +71,16 @@ WHERE o.relkind IN ('r', 'p') AND o.relpersistence <> 't' AND o.oid >= {_FIRST_O
 
 @dataclass(frozen=True)
 class Owned:
-    """An object: its catalog's and its own oid, what it is called, whose it is."""
+    """An object: its catalog's and its own oid, what it is called, whose it is.
+
+    `in_reach`: who acts as the database's owner can have made it.
+    """
 
     catalog: int
     oid: int
     name: str
     owner: str
+    in_reach: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True)
@@ -97,12 +103,19 @@ class Seen:
         return tuple(noted.name for noted in self.noted or ())
 
     def strangers(self, before: Seen, owner: str) -> tuple[str, ...]:
-        """Return in words what has come since `before`, or has another owner since, and is not `owner`'s.
+        """Return in words what has come since `before`, or has another owner since, is not `owner`'s, and may be made by `owner`.
 
         Large objects are data, which other sessions store meanwhile: they are passed over.
         """
+        return tuple(f"{o.name} ({o.owner})" for o in self._others(before, owner) if o.in_reach)
+
+    def meanwhile(self, before: Seen, owner: str) -> tuple[str, ...]:
+        """Return in words what roles have made since `before` that `owner` can't act as."""
+        return tuple(f"{o.name} ({o.owner})" for o in self._others(before, owner) if not o.in_reach)
+
+    def _others(self, before: Seen, owner: str) -> list[Owned]:
         new = {o for o in self.owned - before.owned if o.owner != owner and o.catalog != _LARGE_OBJECTS}
-        return tuple(sorted(f"{o.name} ({o.owner})" for o in new))
+        return sorted(new, key=lambda o: (o.name, o.owner))
 
 
 def look(connection: Connection, schema: str = "public") -> Seen:
@@ -136,7 +149,8 @@ def _of(catalog: tuple[str, str]) -> str:
         name = "'large object ' || o.oid"
     member = _MEMBER.format(f"pg_catalog.{table}")
     return (
-        f"SELECT 'pg_catalog.{table}'::pg_catalog.regclass::int8, o.oid::int8, {name}, pg_catalog.pg_get_userbyid(o.{owner})::text"
+        f"SELECT 'pg_catalog.{table}'::pg_catalog.regclass::int8, o.oid::int8, {name}, pg_catalog.pg_get_userbyid(o.{owner})::text,"
+        f" {_REACH.format(f'o.{owner}')}"
         f" FROM pg_catalog.{table} o WHERE o.oid >= {_FIRST_OURS} AND NOT {member}{more}"
     )
 

@@ -327,9 +327,12 @@ def _run(
     shown: _Shown,
 ) -> None:
     from polyladder_ops.app import migrations
+    from polyladder_ops.terminal import plain
 
     ended, owner = migrations.run(server, target, checkout, way, say=lambda line: _say(f"  {line}"))
     after = migrations.look(target, checkout.options.schema)
+    if others := after.meanwhile(before, owner):
+        _say(f"note: made by others meanwhile: {', '.join(map(plain, others[:5]))} ({len(others)} in all)")
     migrations.judge(before, after, wanted, ended, owner, halving=shown.halving)
 
 
