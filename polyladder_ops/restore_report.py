@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from polyladder_ops.catalog import Backup
     from polyladder_ops.postgres.marks import Marked
+    from polyladder_ops.postgres.switch import Switched
     from polyladder_ops.replacement import Plan, Result
     from polyladder_ops.restore.undo import Undoing
     from polyladder_ops.setaside import Status
@@ -28,6 +29,7 @@ __all__ = [
     "status",
     "status_as_json",
     "undoing",
+    "undone",
 ]
 
 _LOST = 20  # of what is not in a backup
@@ -184,13 +186,17 @@ def undoing(shown: Undoing, now: datetime) -> str:
     """Return what would come back, and what would come aside for it."""
     aside = shown.aside
     lines = [
-        f"{plain(aside.name)}, set aside {age(aside.mark.at, now)} for {plain(aside.mark.backup)}, becomes {plain(str(shown.live))}",
+        (
+            f"{plain(aside.name)}, set aside {age(aside.mark.at, now)} ({_time(aside.mark.at)}) for {plain(aside.mark.backup)},"
+            f" becomes {plain(str(shown.live))}"
+        ),
         f"migration: {plain(shown.migration_head or 'none noted')} → {plain(aside.mark.migration_head or 'none noted')}",
     ]
     if not shown.is_there:
         return "\n".join(
             [lines[0], f"there is no {plain(shown.live.database)} any more: nothing is set aside for it"]
         )
+    lines += [f"WARNING: {sentence}" for sentence in (_not_back(shown),) if sentence]
     changes, unsure = shown.since.changes, plain(shown.since.unsure)
     if changes:
         lines.append(f"written since, and set aside with the database ({len(changes)}):")
@@ -209,6 +215,25 @@ def undoing(shown: Undoing, now: datetime) -> str:
             f" Not seen: rows of who had track_counts off, and of foreign tables{also}"
         )
     return "\n".join(lines)
+
+
+def undone(shown: Undoing, switched: Switched) -> str:
+    """Return which state is live after an undo, and what was kept."""
+    name, aside = plain(switched.live), plain(switched.aside)
+    outage = f"(nobody got in for {round(switched.outage_s * 1000)} ms)"
+    kept = f"what was live is kept as {aside} {outage}" if aside else "there was no live one"
+    lines = [f"{name} is what it was at {_time(shown.aside.mark.at)}, when it was set aside; {kept}"]
+    return "\n".join((*lines, *filter(None, [_not_back(shown)])))
+
+
+def _not_back(shown: Undoing) -> str:
+    kept = shown.in_place
+    if kept is None:
+        return ""
+    return (
+        f"a restore in place was begun after that; what it replaced is not this state, but the backup {plain(kept.id)}"
+        f" of site {plain(kept.manifest.site)} ({_time(kept.taken_at)})"
+    )
 
 
 def status(found: Status, now: datetime) -> str:

@@ -215,7 +215,7 @@ def test_an_undo_names_what_comes_back_and_what_was_written_since() -> None:
     writes = tuple(Difference("table", f"public.t{n}", "it has 4 rows instead of 3") for n in range(22))
     lines = restore_report.undoing(Undoing(TARGET, ASIDE, "0043_more", Since(writes)), NOW).splitlines()
     assert lines[0] == (
-        "polyladder_aside_20260103_070000, set aside 2 d ago for polyladder_20260103_020000,"
+        "polyladder_aside_20260103_070000, set aside 2 d ago (2026-01-03 07:00:00Z) for polyladder_20260103_020000,"
         " becomes polyladder on db.example:5432"
     )
     assert lines[1] == "migration: 0043_more → 0042_decks"

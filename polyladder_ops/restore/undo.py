@@ -16,6 +16,7 @@ from polyladder_ops.settling import after_switch, settled
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from polyladder_ops.catalog import Backup
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.marks import Marked
     from polyladder_ops.postgres.session import Connection
@@ -29,13 +30,17 @@ __all__ = ["Undoing", "undo"]
 
 @dataclass(frozen=True)
 class Undoing:
-    """What an undo would do: which database comes back, and what was written to the live one since."""
+    """What an undo would do: which database comes back, and what was written to the live one since.
+
+    `in_place` is the backup that the last restore in place took of the live one since: what that replaced does not come back.
+    """
 
     live: Target
     aside: Marked
     migration_head: str | None
     since: Since
     is_there: bool = True  # the live one, unless somebody dropped it
+    in_place: Backup | None = None
 
 
 def undo(
@@ -71,7 +76,8 @@ def undo(
         if switch.oid_of(connection, live.database) is None:
             confirm(Undoing(live, aside, head, since.Since(), is_there=False))
         else:
-            confirm(Undoing(live, aside, head, _since(live, aside, site)))
+            kept = _kept_in_place(connection, live.database, aside, site)
+            confirm(Undoing(live, aside, head, _since(live, aside, site), in_place=kept))
         with settled(connection, chosen.server, live.database, aside.oid):
             switched = _bring_back(chosen, head)
         with after_switch(live.database, switched, now=f"what {aside.name} was"):
@@ -132,6 +138,16 @@ def _older_release(aside: Marked, head: str | None) -> str:
 def _since(live: Target, aside: Marked, site: Site) -> Since:
     """Return what was written to the live database since it took the place of the other; never raises."""
     return since.ask(live, aside.mark.baseline, aside.switched_in, _positions(aside, site))
+
+
+def _kept_in_place(connection: Connection, live: str, aside: Marked, site: Site) -> Backup | None:
+    """Return the newest backup that a restore in place took of the live database since it is live; None if none is here."""
+    oid = switch.oid_of(connection, live)
+    with suppress(OpsError):
+        found = catalog.scan(site.folder, setaside.aside_site(site.name)).opened()
+        taken = (one for one in found if one.manifest.source.database_oid == oid)
+        return next((one for one in taken if one.taken_at > aside.mark.at), None)
+    return None
 
 
 def _positions(aside: Marked, site: Site) -> dict[str, tuple[int, bool]]:

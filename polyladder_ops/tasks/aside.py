@@ -80,7 +80,6 @@ def undo(
     """
     from polyladder_ops import restore_report
     from polyladder_ops.restore import undo as undoing
-    from polyladder_ops.terminal import plain
 
     place, accepted_items = open_site(c, site), split_items(accept)
     if unknown := accepted_items - {"migrations"}:
@@ -89,13 +88,16 @@ def undo(
             hint="Only --accept=migrations can be needed.",
         )
 
-    def ask(shown: undoing.Undoing) -> None:
-        live = shown.live
-        output.notes(restore_report.undoing(shown, datetime.now(UTC)))
+    shown: list[undoing.Undoing] = []
+
+    def ask(found: undoing.Undoing) -> None:
+        shown.append(found)
+        live = found.live
+        output.notes(restore_report.undoing(found, datetime.now(UTC)))
         if is_dry(c):
             raise _DryRun
-        sets = f"sets {live.database} aside and " if shown.is_there else ""
-        confirm(f"This {sets}brings {shown.aside.name} back.", live.database, force=force)
+        sets = f"sets {live.database} aside and " if found.is_there else ""
+        confirm(f"This {sets}brings {found.aside.name} back.", live.database, force=force)
 
     try:
         with _stoppable(site, "it says whether anything is left.", into):
@@ -116,18 +118,13 @@ def undo(
             {
                 "database": switched.live,
                 "aside": switched.aside or None,
+                "state_of": shown[0].aside.mark.at.astimezone(UTC).isoformat(),
                 "outage_s": round(switched.outage_s, 3),
                 "accepted": list(accepted),
             }
         )
     else:
-        kept = (
-            f"what was live is kept as {plain(switched.aside)}"
-            f" (nobody got in for {round(switched.outage_s * 1000)} ms)"
-            if switched.aside
-            else "there was no live one"
-        )
-        output.line(f"{plain(switched.live)} is what it was; {kept}")
+        output.lines(restore_report.undone(shown[0], switched))
     if accepted:
         said = f"As it was before that: {' '.join(accepted)}"
         raise Mismatch(f"{switched.live} is back, with what was accepted", detail=said)
