@@ -11,8 +11,8 @@ import pyrage
 import pytest
 
 from polyladder_ops import backups, setaside, verification
-from polyladder_ops.errors import Mismatch, Refused
-from polyladder_ops.postgres import marks, session, switch
+from polyladder_ops.errors import Mismatch, OpsError, Refused
+from polyladder_ops.postgres import databases, marks, session, switch
 from polyladder_ops.restore import discard
 from polyladder_ops.sandbox import installations
 from polyladder_ops.sandbox.installations import Installation
@@ -178,6 +178,36 @@ def test_what_no_dump_holds_keeps_it_unless_that_is_accepted(place: Place) -> No
     assert place.opened(aside) is False
     done = place.discard("", discard.NOT_INCLUDED)
     assert [sentence.partition(":")[0] for sentence in done.accepted] == ["not-included"]
+
+
+@pytest.mark.parametrize("flag", ["--without-backup", "--accept=not-included"])
+def test_a_template_that_was_set_aside_is_dropped_too(flag: str, shop: Shop) -> None:  # noqa: F811
+    run(shop.live.with_database("postgres"), "ALTER DATABASE %I IS_TEMPLATE true", shop.name)
+    set_aside(shop)
+    done = shop.ask("restore.discard", "--force", flag)
+    assert (done.code, shop.asides()) == (3 if "not-included" in flag else 0, []), done
+
+
+def test_a_template_that_could_not_be_dropped_is_one_again(
+    restored: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (aside,) = restored.asides()
+    server = restored.live.with_database("postgres")
+    run(server, "ALTER DATABASE %I IS_TEMPLATE true", aside)
+
+    def fail(*_: object) -> None:
+        raise OpsError("the server refuses")
+
+    with closing(session.connect(server)) as connection:
+        with monkeypatch.context() as broken:
+            broken.setattr(databases, "drop", fail)
+            with pytest.raises(OpsError, match="the server refuses"):
+                restored.discard("", discard.NOT_INCLUDED)
+        question = "SELECT datistemplate, datallowconn FROM pg_database WHERE datname = %s"
+        assert connection.execute(question, [aside]).fetchone() == (True, False)
+    restored.discard("", discard.NOT_INCLUDED)
+    assert restored.asides() == []
 
 
 def test_what_was_accepted_is_told_by_exit_code_3(shop: Shop, server: Server) -> None:  # noqa: F811

@@ -38,6 +38,7 @@ __all__ = [
     "close_again",
     "comment_of",
     "exchange",
+    "let_copy",
     "let_in",
     "names",
     "note_of",
@@ -338,6 +339,13 @@ def let_in(connection: Connection, name: str) -> None:
     """Let sessions into a database again, whatever is noted of it. Raise OpsError if the server refuses."""
     with translated(f"could not open {name}"):
         _allow(connection, name, yes=True)
+
+
+def let_copy(connection: Connection, name: str, *, yes: bool) -> None:
+    """Mark a database as a template, or no more. Raise OpsError if the server refuses."""
+    with translated(f"could not {'mark' if yes else 'unmark'} {name} as a template"):
+        word = sql.SQL("true" if yes else "false")
+        connection.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE {}").format(sql.Identifier(name), word))
 
 
 def open_to_dump(connection: Connection, marked: Marked) -> None:

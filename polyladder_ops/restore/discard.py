@@ -99,6 +99,7 @@ def _drop(connection: Connection, server: Target, aside: Marked) -> None:
     enters = databases.has_subscriptions(connection, aside.name)
     with (
         _opened(connection, aside) if enters else nullcontext(),
+        _no_template(connection, aside.name),
         cleaning(limited=False),
         standing(f"The server is dropping {aside.name}"),
     ):
@@ -106,6 +107,27 @@ def _drop(connection: Connection, server: Target, aside: Marked) -> None:
     held()
     if switch.oid_of(connection, aside.name) is not None:
         raise OpsError(f"{aside.name} is still there", hint="Look with `invoke restore.status`.")
+
+
+@contextmanager
+def _no_template(connection: Connection, name: str) -> Iterator[None]:
+    """Within the block the database is no template, of which the server drops none; one that stays becomes one again."""
+    if not databases.is_servers_own(connection, name):
+        yield
+        return
+
+    def again() -> None:
+        if switch.oid_of(connection, name) is not None:
+            switch.let_copy(connection, name, yes=True)
+
+    try:
+        switch.let_copy(connection, name, yes=False)
+        yield
+    except BaseException as error:
+        undo_after(
+            error, f"the mark of {name} as a template", again, words=("giving back", "gave back", "gone")
+        )
+        raise
 
 
 class _Keeping:
