@@ -403,7 +403,7 @@ def test_what_drops_or_deletes_on_the_live_database_is_asked_for_and_nothing_ran
     asked = app.migrate("migrate")
     assert asked.code == 4, asked
     assert f"On the live {app.target.database}" in asked.err
-    assert "drop or delete what is there: 1700000000004_losing.sql. After a restore" in asked.err
+    assert "drop, delete or write over what is there: 1700000000004_losing.sql. After a restore" in asked.err
     assert "harmless" not in asked.err
     assert app.ask("SELECT a FROM public.one") == [(1,)]
     assert (app.noted, "three" in app.tables) == ([ONE, TWO], False)

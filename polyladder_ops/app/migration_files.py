@@ -38,7 +38,16 @@ _ENDS, _LEAVES = _HALVING = (
     "ends or begins a transaction: if something fails, half of it stays",
     "leaves the transaction: if something fails, half of it stays",
 )
-_DROPS, _EVERY_ROW, _DELETES = _LOSING = "drops or empties", "touches every row", "deletes rows"
+_DROPS, _EVERY_ROW, _DELETES, _WRITES_OVER, _RETYPES, _SETS_BACK, _INSTEAD, _ELSEWHERE = _LOSING = (
+    "drops or empties",
+    "touches every row",
+    "deletes rows",
+    "writes over rows",
+    "rewrites a column",
+    "sets a sequence",
+    "does something else than a later statement says",
+    "acts on another database",
+)
 
 
 @dataclass(frozen=True)
@@ -183,6 +192,11 @@ _ROLES = r"(?:CREATE|ALTER|DROP)\s+(?:ROLE|GROUP|USER(?!\s+MAPPING))\b|(?:REASSI
 _DATABASES = (
     r"(?:CREATE|ALTER|DROP)\s+(?:DATABASE|TABLESPACE|SUBSCRIPTION)\b|ALTER\s+SYSTEM\b|\\c(?:onnect)?\b"
 )
+# To text no value is lost on the way, unless an expression is in between.
+_NEW_TYPE = (
+    rf"\bALTER\s+(?:COLUMN\s+|ATTRIBUTE\s+)?{_NAME}\s+(?:SET\s+DATA\s+)?TYPE\s++"
+    r"(?!(?:text|varchar|character\s+varying)(?:\s*\(\s*\d+\s*\))?\s*(?:[,;'\"`]|\Z))"
+)
 # Each kind of statement by how it begins, with what is said of it; the first that fits is said.
 _STATEMENTS = tuple(
     (re.compile(pattern, re.IGNORECASE), said, beyond)
@@ -194,6 +208,10 @@ _STATEMENTS = tuple(
         (r"(?:CREATE|DROP|REINDEX)\b.*\bCONCURRENTLY\b|VACUUM\b", "can't run in a transaction, and node-pg-migrate makes one around it", False),
         (rf"DROP\s+(?!(?:INDEX|TRIGGER|POLICY|RULE)\b)\w+|TRUNCATE\b|ALTER\s+(?:FOREIGN\s+)?TABLE\b.*\bDROP\s+(?:COLUMN\b|(?!(?:CONSTRAINT|DEFAULT|NOT\s+NULL|IDENTITY|EXPRESSION)\b){_NAME})|SELECT\b.*\blo_unlink\b", _DROPS, False),
         (r"ALTER\s+TYPE\b.*\bDROP\s+ATTRIBUTE\b|ALTER\s+(?:FOREIGN\s+)?TABLE\b.*\bDETACH\s+PARTITION\b", _DROPS, False),
+        (rf"ALTER\s+(?:FOREIGN\s+TABLE|TABLE|TYPE)\b.*{_NEW_TYPE}", _RETYPES, False),
+        (r"(?!CREATE\b).*\bsetval\"?\s*\(|ALTER\s+(?:SEQUENCE|TABLE)\b.*\bRESTART\b", _SETS_BACK, False),
+        (r"CREATE\s+(?:OR\s+REPLACE\s+)?RULE\b.*\bDO\s+(?:INSTEAD\b|.*\b(?:DELETE\s+FROM|UPDATE)\b)", _INSTEAD, False),
+        (r"(?!CREATE\b).*\bdblink_(?:exec|send_query)\"?\s*\(", _ELSEWHERE, True),
     )
 )  # fmt: skip
 # The same of what changes rows: of the statement itself and of what a WITH has before it, each without what its brackets hold.
@@ -202,11 +220,12 @@ _CLAUSES = tuple(
     for pattern, said in (
         (r"(?:DELETE\s+FROM\b|UPDATE\b(?=.*\bSET\b))(?!.*\bWHERE\b)", _EVERY_ROW),
         (r"DELETE\s+FROM\b|MERGE\b.*\bTHEN\s+DELETE\b", _DELETES),
+        (r"MERGE\b.*\bTHEN\s+UPDATE\b|INSERT\s+INTO\b.*\bON\s+CONFLICT\b.*\bDO\s+UPDATE\b", _WRITES_OVER),
     )
 )
 _BEFORE_ITS_VERB = re.compile(r"(?:WITH|EXPLAIN|PREPARE)\b", re.IGNORECASE)
 _VERB = re.compile(r"\b(?:DELETE\s+FROM|UPDATE|MERGE\s+INTO|INSERT\s+INTO|SELECT|VALUES)\b", re.IGNORECASE)
-_IN_BRACKETS = re.compile(r"\s*(?:DELETE\s+FROM|UPDATE)\b", re.IGNORECASE)
+_IN_BRACKETS = re.compile(r"\s*(?:DELETE\s+FROM|UPDATE|MERGE\s+INTO|INSERT\s+INTO)\b", re.IGNORECASE)
 _WORDS_OF_A_BODY = 60  # `DO LANGUAGE …`, and what stands before the body of a function, is no longer
 _NO_COLUMN = r"CONSTRAINT|DEFAULT|NOT\s+NULL|IDENTITY|EXPRESSION|INDEX|TRIGGER|POLICY|RULE"
 _GONE = r"TABLE|COLUMN|SCHEMA|TYPE|OWNED|VIEW|MATERIALIZED\s+VIEW|SEQUENCE|EXTENSION|FOREIGN\s+TABLE|DOMAIN|ATTRIBUTE|SERVER"
@@ -219,6 +238,12 @@ _CODE = (
                 rf"|\bALTER\s+(?:FOREIGN\s+)?TABLE\b[^;`]{{0,300}}?\bDROP\s+(?!(?:{_NO_COLUMN})\b){_NAME}", re.IGNORECASE), _DROPS, False),
     (re.compile(rf"\bUPDATE\s+(?:ONLY\s+)?{_NAME}(?:\s*\.\s*{_NAME})?(?:\s+(?:AS\s+)?{_NAME})?\s+SET\b(?![^;`]*\bWHERE\b)", re.IGNORECASE), _EVERY_ROW, False),
     (re.compile(r"\bDELETE\s+FROM\b|\bTHEN\s+DELETE\b", re.IGNORECASE), _DELETES, False),
+    (re.compile(r"\bTHEN\s+UPDATE\b|\bON\s+CONFLICT\b[^;`]{0,300}?\bDO\s+UPDATE\b", re.IGNORECASE), _WRITES_OVER, False),
+    (re.compile(rf"{_NEW_TYPE}|\balterColumn\b[^;]{{0,300}}?(?:\btype['\"]?\s*:\s*+(?!['\"`](?:text|varchar(?:\(\d+\))?)['\"`])|\busing['\"]?\s*:)|\bsetTypeAttribute\b", re.IGNORECASE), _RETYPES, False),
+    (re.compile(r"\bsetval\b\"?\s*\(|\bRESTART\s+(?:IDENTITY|WITH|\d)|\bALTER\s+SEQUENCE\b[^;`]{0,300}?\bRESTART\b"
+                r"|\balterSequence\b[^;]{0,300}?\brestart\b", re.IGNORECASE), _SETS_BACK, False),
+    (re.compile(r"\bCREATE\s+(?:OR\s+REPLACE\s+)?RULE\b[^;`]{0,300}?\bDO\s+INSTEAD\b", re.IGNORECASE), _INSTEAD, False),
+    (re.compile(r"\bdblink_(?:exec|send_query)\b\"?\s*\(", re.IGNORECASE), _ELSEWHERE, True),
 )  # fmt: skip
 
 

@@ -53,8 +53,8 @@ def up(c: Context, database: str = "", force: bool = False, site: str = "", json
     """Run the checkout's migrations that the database lacks.
 
     As `pnpm --filter @polyladder/db migrate:up` in POLYLADDER_APP_DIR, with NODE_ENV=production, as the database's owner and
-    never as a superuser for one who is none. What each file does beyond its database, or drops, is shown before; what drops or deletes
-    on the live database asks first, or needs --force: after a restore it may be the migration that did the damage. Afterwards
+    never as a superuser for one who is none. What each file does beyond its database, or drops, is shown before; what drops, deletes
+    or writes over what is there on the live database asks first, or needs --force: after a restore it may be the migration that did the damage. Afterwards
     exactly those files must be noted, what they made must be the owner's, and no index may be invalid; exits 3 if not.
 
     Examples:
@@ -175,7 +175,7 @@ def _differs(seen: Seen, level: Level, checkout: Checkout, target: Target, shown
     if shown.losing:
         # After a restore the pending file is the one that did the damage: to run it would do it again.
         behind = (
-            f"Do not run what did the damage again: {', '.join(shown.losing)} may drop or delete what is there. After a restore"
+            f"Do not run what did the damage again: {', '.join(shown.losing)} may drop, delete or write over what is there. After a restore"
             " check out what the app ran before the damage. If it is meant to run: `invoke migrate`."
         )
     if zero := migrations.from_zero(seen, level, checkout.options):
@@ -378,7 +378,7 @@ def _question(shown: _Shown, target: Target, zero: str, *, is_live: bool) -> str
     asked = [f"{target.database} is perhaps not what was meant. {zero}"] if zero else []
     if is_live and shown.losing:
         asked.append(
-            f"On the live {target.database} these may drop or delete what is there: {', '.join(shown.losing)}."
+            f"On the live {target.database} these may drop, delete or write over what is there: {', '.join(shown.losing)}."
             " After a restore one of them may be what did the damage."
         )
     if shown.beyond and not is_live:
