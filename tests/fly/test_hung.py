@@ -84,6 +84,7 @@ Flyctl(sys.argv[1], None, Path(sys.argv[2])).run("machine", "list")
 def test_it_ends_with_us_though_we_are_killed(deaf: Path, tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", RUN, str(deaf), str(tmp_path)])
     pid = pid_of(deaf)
+    time.sleep(1.0)  # the lifeline hears of it a moment after its start
     process.kill()
     process.wait()
     until(lambda: not lives(pid))
