@@ -18,12 +18,15 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops.errors import BELOW
 from polyladder_ops.redaction import redact
-from polyladder_ops.terminal import plain
+from polyladder_ops.terminal import can_draw, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,6 +50,7 @@ __all__ = [
     "notes",
     "prepare",
     "question",
+    "step",
     "told",
     "unsaid",
 ]
@@ -57,6 +61,21 @@ _MOST_UNSAID = 2000
 _lost: list[OSError] = []
 _unsaid: list[str] = []  # what stdout did not take
 _sites: list[str] = []  # the last one is meant
+_AGAIN_S = 15.0
+_ERASE = "\r\x1b[K"
+
+
+@dataclass
+class _Steps:
+    """The step that is under way, since when, when each was told last, and whether it stands on the terminal's last line."""
+
+    now: str = ""
+    since: float = 0.0
+    told: dict[str, float] = field(default_factory=dict)
+    stands: bool = False
+
+
+_steps = _Steps()
 
 
 @contextlib.contextmanager
@@ -78,6 +97,8 @@ def prepare() -> None:
     One that was closed (``>&-``) leads to nowhere from now on. Left closed, its number would be given to the next file
     or socket that is opened, and whoever writes an error to 2 would write it into a backup.
     """
+    _steps.now = ""
+    _steps.told.clear()
     _lost.clear()
     _unsaid.clear()
     for number, name in enumerate(_STREAMS):
@@ -113,6 +134,41 @@ def document(value: Any) -> None:
 def note(sentence: str) -> None:
     """Tell people a sentence on stderr."""
     _tell("stderr", plain(redact(sentence)))
+
+
+def step(sentence: str) -> None:
+    """Tell people a sentence on stderr; one that ends with "…" gives way to the next one, however often it is told.
+
+    On a terminal it stands on one line that changes; else it is a line of its own, the same one each 15 s at most.
+    """
+    if not sentence.endswith("…"):
+        note(sentence)
+        return
+    now = time.monotonic()
+    if sentence != _steps.now:
+        _steps.now, _steps.since = sentence, now
+    seconds = round(now - _steps.since)
+    text = plain(redact(sentence)) + (f" {seconds} s" if seconds else "")
+    if sys.stderr is not None and is_watched() and can_draw(sys.stderr, os.environ):
+        _stand(text)
+    elif now - _steps.told.get(sentence, -_AGAIN_S) >= _AGAIN_S:
+        _steps.told[sentence] = now
+        _tell("stderr", text)
+
+
+def _stand(text: str) -> None:
+    """Write a text on the terminal's last line, as much of it as fits, over the one before it."""
+    width = shutil.get_terminal_size().columns - 1
+    fits = text if len(text) <= width else f"{text[: width - 1]}…"
+    _write("stderr", _ERASE + fits, end="")
+    _steps.stands = True
+
+
+def _erase() -> None:
+    """Take the step from the terminal's last line: something else is written there now."""
+    if _steps.stands:
+        _steps.stands = False
+        _write("stderr", _ERASE, end="")
 
 
 def notes(text: str) -> None:
@@ -157,12 +213,14 @@ def is_watched() -> bool:
 
 def last_words(text: str) -> None:
     """Tell people a text on stderr although the process is being left and its streams may be held by another thread."""
+    before = "\n" if _steps.stands else ""
     with contextlib.suppress(OSError):
-        os.write(2, f"{_for_site(clean(text))}\n".encode(errors="backslashreplace"))
+        os.write(2, f"{before}{_for_site(clean(text))}\n".encode(errors="backslashreplace"))
 
 
 def flush() -> None:
     """Send out what was printed, by us or by a task of another repository."""
+    _erase()
     for name in ("stdout", "stderr"):
         _guarded(name, lambda stream: stream.flush())
 
@@ -225,6 +283,8 @@ def _write(name: str, text: str, *, end: str = "\n") -> None:
         stream.write(text + end)
         stream.flush()
 
+    if not text.startswith(_ERASE):
+        _erase()
     _guarded(name, writing)
     if name == "stdout" and _lost:
         _unsaid.append(text)

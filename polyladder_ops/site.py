@@ -109,8 +109,8 @@ class Site:
 
         return self.settings.is_sandbox or is_set_up(self.settings.flyctl, self.settings.fly_api_token)
 
-    def flyctl(self) -> Flyctl:
-        """Return our caller of flyctl; at site sandbox that of the stand-in, whatever is exported.
+    def flyctl(self, say: Callable[[str], None] = lambda _sentence: None) -> Flyctl:
+        """Return our caller of flyctl; at site sandbox that of the stand-in, whatever is exported. `say` hears of a slow call.
 
         Raise SettingsError if there is no flyctl, OpsError if there is no sandbox.
         """
@@ -122,8 +122,8 @@ class Site:
         )
         if self.settings.is_sandbox:
             cloud = self._cloud()
-            return Flyctl(str(cloud.program), cloud.token, config, deadline_s)
-        return Flyctl(find(self.settings.flyctl), self.settings.fly_api_token, config, deadline_s)
+            return Flyctl(str(cloud.program), cloud.token, config, deadline_s, say)
+        return Flyctl(find(self.settings.flyctl), self.settings.fly_api_token, config, deadline_s, say)
 
     def fleet(self, flags: str = "", say: Callable[[str], None] = lambda _sentence: None) -> Fleet:
         """Return the app's machines; `flags` are what the commands in its hints need, `say` hears what it does.
@@ -139,7 +139,7 @@ class Site:
                 hint="Name the web app in POLYLADDER_APP.",
             )
         pace = Pace(limit_s=_each_s(Pace.limit_s))
-        return Fleet(self.flyctl(), self.settings.app, self.settings.shapes, flags, say, pace)
+        return Fleet(self.flyctl(say), self.settings.app, self.settings.shapes, flags, say, pace)
 
     def health_url(self) -> str:
         """Return where the app says how it is: POLYLADDER_HEALTH_URL, the sandbox's edge, else /health at Fly's host name.

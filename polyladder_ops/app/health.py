@@ -174,18 +174,15 @@ def wait(
 ) -> Answer:
     """Return the app's answer once it is well, or the last one when waiting can't help or these seconds are over.
 
-    `say` hears what is waited for, once per new answer. An answer that can't come any more is not waited for.
+    `say` hears what is waited for, after each answer. An answer that can't come any more is not waited for.
     """
     deadline = time.monotonic() + seconds
-    told = ""
     while True:
         answer = judge(ask(url, timeout_s=max(0.5, min(TRY_S, deadline - time.monotonic()))))
         left = deadline - time.monotonic()
         if answer.is_well or not answer.may_pass or left <= 0:
             return answer
-        if answer.seen != told:
-            told = answer.seen
-            say(f"waiting up to {left:.0f} s more for {url}: {answer.seen}")
+        say(f"waiting up to {seconds:g} s for {url}: {answer.seen} …")
         time.sleep(min(answer.after_s, left))
 
 

@@ -163,7 +163,10 @@ class Fleet:
             except FlyError as error:
                 if not error.passes or error.name == "gone" or time.monotonic() > until:
                     raise
-                self.say(f"{error.message}: {error.detail} Trying again …")
+                why = error.detail.partition(" It says:")[0].rstrip(
+                    "."
+                )  # flyctl's own words change with the time
+                self.say(f"{error.message}: {why}; trying again …")
                 time.sleep(min(self.pace.apart_s, 2.0))
 
     def deadline(self) -> float:

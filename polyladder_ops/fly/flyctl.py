@@ -25,6 +25,7 @@ from polyladder_ops.lifeline import lifeline
 from polyladder_ops.undoing import at_work
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from io import BufferedReader
 
 __all__ = ["OLDEST", "Flyctl", "find", "hostname", "is_set_up"]
@@ -37,6 +38,7 @@ _FOLDER = "FLY_CONFIG_DIR"
 _MOST = 64 << 20
 _DRAIN_S = 2.0
 _ENDING_S = 8.0  # flyctl needs up to 5 s to give a lease back (contract 1.5)
+_QUIET_S = 3.0  # an ordinary call is over by then
 _HURRY_S = 2.0  # what it gets if somebody waits for the end
 
 
@@ -87,6 +89,7 @@ class Flyctl:
     token: str | None
     config_dir: Path
     deadline_s: float = 90.0
+    say: Callable[[str], None] = lambda _sentence: None
 
     def run(self, *words: str, app: str = "") -> str:
         """Return what the command printed on stdout. Raise FlyError, explained, if it fails or does not end in time."""
@@ -171,8 +174,11 @@ class Flyctl:
     def _ended(self, process: subprocess.Popen[bytes], told: str) -> int | None:
         """Return the exit code when the program has ended; None if it did not in time, and was made to."""
         try:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(self.deadline_s)
+            until = time.monotonic() + self.deadline_s
+            while (left := until - time.monotonic()) > 0:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return process.wait(min(left, _QUIET_S))
+                self.say(f"waiting for `fly {told}`, {self.deadline_s:g} s at most …")
             portable.end(process, grace_s=min(_ENDING_S, self.deadline_s))
         except BaseException as error:
             with at_work(f"ending `fly {told}`, which has {_HURRY_S:g} s to give its lease back", error):

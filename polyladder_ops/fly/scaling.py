@@ -91,8 +91,9 @@ def _wait(fleet: Fleet, group: str, count: int, before: tuple[Machine, ...]) -> 
         is_at_rest = not any(each.is_moving for each in have)
         if len(have) == count and is_at_rest and all(each.state == "started" for each in new):
             return found
+        states = ", ".join(f"{each.id} is {each.state}" for each in have) or "there is none"
+        fleet.say(f"waiting for {count} running machines of group {group}: {states} …")
         if time.monotonic() > until:
-            states = ", ".join(f"{each.id} is {each.state}" for each in have) or "there is none"
             raise OpsError(
                 f"group {group} of {fleet.app} does not have {count} running machines",
                 detail=f"{states}.",

@@ -218,6 +218,7 @@ def _bring_up(fleet: Fleet, wanted: Shape) -> tuple[tuple[Machine, ...], tuple[s
         if not waiting or time.monotonic() > until:
             late = [f"{each.id} is {each.state}" for each in waiting if not _ran(wanted, each)]
             return found, (*failed.values(), *late)
+        fleet.say(f"waiting until all run: {', '.join(f'{each.id} is {each.state}' for each in waiting)} …")
         time.sleep(fleet.pace.settle_s)
         found = fleet.trying(until, fleet.look)
 

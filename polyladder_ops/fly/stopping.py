@@ -72,11 +72,14 @@ def _bring_down(fleet: Fleet, ours: tuple[Machine, ...], kept: Shape) -> Stopped
     while True:
         for each in up:
             _press(fleet, each, kept, until)
+        fleet.say("looking whether all are down …" if not agreed else "all are down; looking again …")
         time.sleep(fleet.pace.settle_s if not agreed else fleet.pace.apart_s)
         found = fleet.trying(until, fleet.look)
         ours = machines.managed(found)
         refuse_unreachable(ours, "")
-        moving = any(each.state not in ("stopped", "started") for each in ours)
+        moving = [each for each in ours if each.state not in ("stopped", "started")]
+        if moving:
+            fleet.say(f"waiting: {', '.join(f'{each.id} is {each.state}' for each in moving)} …")
         up = tuple(each for each in ours if not each.is_down and not each.is_moving)
         agreed = agreed + 1 if not up and not moving else 0
         unmarked = _unmarked(ours, kept)

@@ -214,7 +214,7 @@ def _beside(machine: Machine) -> str:
 
 def _fleet(c: Context, site: str) -> Fleet:
     flags = f" --site={shlex.quote(site)}" if site else ""
-    fleet: Fleet = open_site(c, site).fleet(flags, output.note)
+    fleet: Fleet = open_site(c, site).fleet(flags, output.step)
     fleet.flyctl.version()
     return fleet
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from polyladder_ops import output
 from polyladder_ops.errors import Mismatch, OpsError
 from polyladder_ops.tasks.backup import JSON, SITE, open_site, print_json
-from polyladder_ops.tasks.boundary import is_dry, number_of, task
+from polyladder_ops.tasks.boundary import allowed_s, is_dry, number_of, task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ def health(c: Context, wait: str = "", site: str = "", json: bool = False) -> No
     """
     place = open_site(c, site)
     url = place.health_url()
-    seconds = number_of(wait, "wait", most=_MOST_S) or _WAIT_S
+    seconds = min(number_of(wait, "wait", most=_MOST_S) or _WAIT_S, allowed_s(c) or _MOST_S)
     target = place.target()
     if is_dry(c):
         output.line(f"would ask {url}, and {target} whether it is what the app asks")
@@ -96,7 +96,7 @@ def _machines(place: Site) -> list[tuple[Machine, bool]] | None:
     if not place.has_fly:
         return None
     try:
-        found = machines.managed(place.fleet().look())
+        found = machines.managed(place.fleet(say=output.step).look())
     except OpsError as error:
         _say(
             f"note: Fly's own checks are not looked at: {error.message}. {error.detail} {error.hint}".rstrip()
@@ -128,6 +128,7 @@ def _of_machines(place: Site, seconds: float) -> Iterator[Part]:
         if part.ok or time.monotonic() > deadline:
             yield part
             return
+        _say(f"waiting up to {seconds:g} s for Fly's checks: {part.seen} …")
         time.sleep(1.0)
 
 
@@ -208,4 +209,4 @@ def _tell(parts: list[Part], *, json: bool) -> None:
 
 
 def _say(sentence: str) -> None:
-    output.note(sentence)
+    output.step(sentence)
