@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyladder_ops.errors import BELOW
 from polyladder_ops.redaction import redact
-from polyladder_ops.terminal import can_draw, plain
+from polyladder_ops.terminal import draws, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -149,7 +149,7 @@ def step(sentence: str) -> None:
         _steps.now, _steps.since = sentence, now
     seconds = round(now - _steps.since)
     text = plain(redact(sentence)) + (f" {seconds} s" if seconds else "")
-    if sys.stderr is not None and is_watched() and can_draw(sys.stderr, os.environ):
+    if is_watched() and draws():
         _stand(text)
     elif now - _steps.told.get(sentence, -_AGAIN_S) >= _AGAIN_S:
         _steps.told[sentence] = now

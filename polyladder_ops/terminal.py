@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
 
-__all__ = ["Progress", "age", "can_draw", "console", "duration", "many", "pace", "plain", "size", "table"]
+__all__ = [
+    "Progress",
+    "age",
+    "can_draw",
+    "console",
+    "draws",
+    "duration",
+    "many",
+    "pace",
+    "plain",
+    "size",
+    "table",
+]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _NUMBER = re.compile(r"[+-]?\d[\d.,]*(?: ?(?:%|ms|s|B|[KMGTP]iB)(?:/s)?)?")
@@ -144,6 +156,11 @@ def can_draw(stream: Stream, environ: Mapping[str, str]) -> bool:
     return stream.isatty() and environ.get("TERM") != "dumb" and not environ.get("CI")
 
 
+def draws() -> bool:
+    """Whether stderr is such a terminal."""
+    return sys.stderr is not None and can_draw(sys.stderr, os.environ)
+
+
 def console() -> Console:
     """Return rich's console on stderr; without any colour, bold or italic if NO_COLOR says so."""
     from rich.console import Console
@@ -169,7 +186,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         self._begun = time.monotonic()
-        if sys.stderr is not None and can_draw(sys.stderr, os.environ):
+        if draws():
             self._bar = _bar()
             self._bar.add_task(self.title, total=self.total, pace="")
             self._bar.start()
