@@ -349,6 +349,33 @@ program.run()
 """
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"apps": {}}'])
+def test_a_damaged_stand_in_is_told_with_what_helps(text: str, call: Call, cloud: Cloud) -> None:
+    """Every command ended as a bug, sandbox.down too."""
+    file = cloud.folder / world.STATE
+    kept = file.read_text(encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
+    try:
+        for words in (("fly.status",), ("sandbox.up",), ("sandbox.fault",)):
+            done = call(*words)
+            assert (done.returncode, "world.json can't be read" in done.stderr) == (1, True), done.stderr
+            assert "hint: Run `invoke sandbox.down --force`, then `invoke sandbox.up`." in done.stderr
+    finally:
+        file.write_text(kept, encoding="utf-8")
+
+
+def test_a_damaged_stand_in_can_be_removed_and_leaves_no_process(tmp_path: Path) -> None:
+    made = Cloud(tmp_path / "fly")
+    program = [sys.executable, "-c", "import time; time.sleep(600)"]
+    made.make(app="polyladder", db_app=DB, program=program, moment_s=0.1)
+    (machine,) = world.seen(made.folder).machines("polyladder")
+    assert processes.is_running(machine)
+    (made.folder / world.STATE).write_text("{", encoding="utf-8")
+    made.remove()
+    assert not processes.is_running(machine)
+    assert not made.folder.exists()
+
+
 # --- site rehearsal: an ordinary site, whose settings lead to the stand-in ---
 
 

@@ -150,16 +150,21 @@ class Cloud:
                     platform.start(here, app, machine, source="flyd")
 
     def remove(self) -> None:
-        """End its processes and delete it."""
+        """End its processes and delete it; the edge ends itself when the world is gone."""
         if self.exists():
-            with world.changing(self.folder) as here:
-                for app in here.apps:
-                    for machine in here.machines(app):
-                        machines.force_to_end(machine)
-                edge = here.data["edge"]
-                if edge["pid"] and portable.runs(edge["pid"], "python", str(self.folder)):
-                    os.kill(edge["pid"], signal.SIGTERM)
+            with contextlib.suppress(OpsError):  # it is damaged
+                self._end_processes()
+            machines.force_all_to_end(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end_processes(self) -> None:
+        with world.changing(self.folder) as here:
+            for app in here.apps:
+                for machine in here.machines(app):
+                    machines.force_to_end(machine)
+            edge = here.data["edge"]
+            if edge["pid"] and portable.runs(edge["pid"], "python", str(self.folder)):
+                os.kill(edge["pid"], signal.SIGTERM)
 
     def is_running(self) -> bool:
         """Whether the edge answers."""

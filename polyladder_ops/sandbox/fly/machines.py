@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import socket
@@ -12,12 +14,15 @@ from typing import TYPE_CHECKING
 from polyladder_ops import portable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from polyladder_ops.sandbox.fly.world import App, Machine, World
 
-__all__ = ["answers", "ask_to_end", "force_to_end", "is_running", "start"]
+__all__ = ["answers", "ask_to_end", "force_all_to_end", "force_to_end", "is_running", "start"]
 
 HOST = "127.0.0.1"
 _PROGRAM = "python"
+_NOTE = ".pid"
 
 
 def start(world: World, app: App, machine: Machine) -> None:
@@ -38,6 +43,8 @@ def start(world: World, app: App, machine: Machine) -> None:
     finally:
         os.close(log)
     machine["pid"] = process.pid
+    note = world.folder / f"{machine['shown']['id']}{_NOTE}"
+    note.write_text(json.dumps({"pid": process.pid, "port": machine["port"]}), encoding="utf-8")
     process.returncode = 0  # it outlives us, and whoever waits for it is the system
 
 
@@ -60,6 +67,13 @@ def force_to_end(machine: Machine) -> None:
         os.kill(machine["pid"], hard)
         time.sleep(0.02)
     machine["pid"] = 0
+
+
+def force_all_to_end(folder: Path) -> None:
+    """End each process that was started in this folder and runs still, as the notes beside the logs tell."""
+    for note in folder.glob(f"*{_NOTE}"):
+        with contextlib.suppress(OSError, ValueError):
+            force_to_end({"pid": 0, "port": 0, **json.loads(note.read_text(encoding="utf-8"))})
 
 
 def answers(machine: Machine, *, timeout_s: float = 0.5) -> bool:

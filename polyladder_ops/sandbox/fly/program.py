@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from polyladder_ops.errors import OpsError
 from polyladder_ops.sandbox.fly import acting, looking, scaling, tunnels, vault
 from polyladder_ops.sandbox.fly.arguments import FlyError, parse
 from polyladder_ops.sandbox.fly.session import Session
@@ -60,6 +61,9 @@ def main(argv: list[str]) -> int:
         sys.stdout.write(error.stdout)
         sys.stderr.write(f"Error: {error}\n" if error.code != 3 else f"{error}\n")
         return error.code
+    except OpsError as error:  # our own: the world is damaged
+        sys.stderr.write(f"Error: {error.message}. {error.hint}\n")
+        return 1
     except KeyboardInterrupt:
         return 127
     return 0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from polyladder_ops import portable
+from polyladder_ops.errors import OpsError
 from polyladder_ops.sandbox.fly import machines
 from polyladder_ops.sandbox.fly.arguments import FlyError
 
@@ -38,6 +39,7 @@ __all__ = [
 STATE = "world.json"
 _CALLS = "calls.jsonl"
 _KILL_TIMEOUT_S = 5.0
+_PARTS = {"apps", "edge", "faults", "lease_s", "moment_s", "numbers", "tokens"}
 
 App = dict[str, Any]
 Machine = dict[str, Any]
@@ -128,7 +130,7 @@ def create(folder: Path, data: dict[str, Any]) -> None:
 def changing(folder: Path) -> Iterator[World]:
     """Within the block the world is ours alone; it is written at its end, and where that is an error of Fly's."""
     with FileLock(folder / "lock", timeout=30):
-        world = World(folder, json.loads((folder / STATE).read_text(encoding="utf-8")))
+        world = World(folder, _read(folder))
         world.settle()
         try:
             yield world
@@ -144,11 +146,27 @@ def seen(folder: Path) -> World:
         return world
 
 
+def _read(folder: Path) -> dict[str, Any]:
+    """Return what is written down. Raise OpsError if that is damaged: a full disk, or somebody's editor."""
+    try:
+        data = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        data = None
+    if isinstance(data, dict) and set(data) >= _PARTS:
+        return data
+    raise OpsError(
+        f"the sandbox's Fly is damaged: {folder / STATE} can't be read",
+        detail="It holds the machines of the stand-in, nothing of a backup.",
+        hint="Run `invoke sandbox.down --force`, then `invoke sandbox.up`.",
+    )
+
+
 def _write(folder: Path, data: dict[str, Any]) -> None:
     fresh = folder / f"{STATE}.{os.getpid()}"
     fresh.unlink(missing_ok=True)
     portable.write_private(fresh, json.dumps(data, indent=1))
     fresh.replace(folder / STATE)
+    portable.sync_directory(folder)
 
 
 def log_call(folder: Path, words: list[str]) -> None:
