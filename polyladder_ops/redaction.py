@@ -48,10 +48,13 @@ _SHAPES = (
     ),
     (re.compile(r"\b(?:fm\d[a-z]?|fo1|gh[pousr]|github_pat)_[\w+/=-]{8,}"), MASK),
     (re.compile(r"SCRAM-SHA-256\$[^\s'\"]+"), MASK),
+    # Of a web address all that stands before the host: the user alone may be a token.
+    (re.compile(r"(\b(?:https?|wss?|rediss?)://)[^\s/?#@'\"<>]+@", re.IGNORECASE), rf"\1{MASK}@"),
+    (re.compile(r"([?&#](?:key|sig|pwd|jwt)=)[^\s&'\"#]+", re.IGNORECASE), rf"\1{MASK}"),
     # In the query of a web address, and among a command's options.
     (
         re.compile(
-            r"((?:[?&]|(?<!\S)--(?!with-passwords\b))[\w.-]{0,40}?(?:token|secret|api_?key|passw|auth|signature)[\w.-]{0,40}[=\s]\s*)"
+            r"((?:[?&#]|(?<!\S)--(?!with-passwords\b))[\w.-]{0,40}?(?:token|secret|api_?key|passw|auth|signature)[\w.-]{0,40}[=\s]\s*)"
             r"[^\s&'\"#]+",
             re.IGNORECASE,
         ),

@@ -54,8 +54,8 @@ def up(c: Context, database: str = "", force: bool = False, site: str = "", json
 
     As `pnpm --filter @polyladder/db migrate:up` in POLYLADDER_APP_DIR, with NODE_ENV=production, as the database's owner and
     never as a superuser for one who is none. What each file does beyond its database, or drops, is shown before; what drops, deletes
-    or writes over what is there on the live database asks first, or needs --force: after a restore it may be the migration that did the damage. Afterwards
-    exactly those files must be noted, what they made must be the owner's, and no index may be invalid; exits 3 if not.
+    or writes over what is there on the live database asks first, or needs --force: after a restore it may be what did the damage.
+    Afterwards exactly those files must be noted, what they made must be the owner's, and no index may be invalid; exits 3 if not.
 
     Examples:
         invoke migrate
