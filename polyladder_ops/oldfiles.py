@@ -7,8 +7,8 @@ That the file says what was in the database nobody can prove; `limits` puts it i
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,6 +23,7 @@ from polyladder_ops.postgres.contents import ALGORITHM
 from polyladder_ops.postgres.described import DatabaseProperties, Role
 from polyladder_ops.postgres.lexer import Lexer
 from polyladder_ops.postgres.olddump import Notes
+from polyladder_ops.terminal import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,15 +37,15 @@ _NAME = re.compile(r"(?P<stem>.+?)\.sql(?:\.gz(?:\.age)?)?")
 _TIME = re.compile(r"polyladder_(\d{8}_\d{6})")
 _HEAD = 512
 _FLOATS_ARE_SHORT = 12  # since then the shortest digits that mean the number
-_TO_SQL = "Turn it into SQL first: `pg_restore -f {stem}.sql {name}`, then restore {stem}.sql."
+_TO_SQL = (
+    "Turn it into SQL first: `pg_restore -f {to}.sql {path}`; then run `invoke restore --backup={to}.sql`."
+)
 _UNPACK = "Unpack it first, then restore the .sql.gz that is in it."
 _RENAME = "Rename it so that its name says what it is: .sql, .sql.gz or .sql.gz.age."
 _ANEW = "Letters such as ä may be others in it now: take a new backup with `invoke backup` if you can."
-_TAKE_AWAY = (
-    f"{_ANEW} If this is all there is, take the mark away: `tail -c +4 {{name}} > {{stem}}_utf8.sql`."
-)
+_TAKE_AWAY = f"{_ANEW} If this is all there is, take the mark away: `tail -c +4 {{path}} > {{to}}_utf8.sql`."
 _TURN = (
-    f"{_ANEW} If this is all there is: `iconv -f UTF-16 -t UTF-8 {{name}} | tr -d '\\r' > {{stem}}_utf8.sql`."
+    f"{_ANEW} If this is all there is: `iconv -f UTF-16 -t UTF-8 {{path}} | tr -d '\\r' > {{to}}_utf8.sql`."
 )
 _UNIX = (
     "Unpack it, take them away with `tr -d '\\r'`, and look at letters such as ä in what that restores to."
@@ -139,16 +140,15 @@ def limits(backup: Backup) -> tuple[str, ...]:
 
 def _checked_name(path: Path) -> str:
     """Return the file's name without its endings. Raise OpsError if file and name can't be those of a plain dump."""
-    stem = path.name.partition(".")[0]
     if path.is_dir():
-        raise _another(path, "a folder (perhaps pg_dump -Fd)", _TO_SQL.format(name=path.name, stem=stem))
+        raise _another(path, "a folder (perhaps pg_dump -Fd)", _cure(_TO_SQL, path))
     try:
         with plainfile.opened(path) as file:
             head = file.read(_HEAD)
     except plainfile.NotOrdinary as error:
         hint = "Copy what it gives into a file, and name that."
         if error.what == "a link":
-            hint = f"Name the file that it leads to: --backup={shlex.quote(str(path.resolve()))}."
+            hint = f"Name the file that it leads to: --backup={quoted(str(path.resolve()))}."
         raise _another(path, error.what, hint) from error
     except OSError as error:
         raise OpsError(f"could not read {path.name}", detail=f"{error.strerror or error}.") from error
@@ -158,7 +158,7 @@ def _checked_name(path: Path) -> str:
         )
     for place, magic, what, hint in _OTHER_KINDS:
         if head.startswith(magic, place):
-            raise _another(path, what, _cure(hint, path.name))
+            raise _another(path, what, _cure(hint, path))
     named = _NAME.fullmatch(path.name)
     suffix, said = next((suffix, said) for magic, suffix, said in _KINDS if head.startswith(magic))
     if named is None or suffix != path.suffix:
@@ -166,10 +166,16 @@ def _checked_name(path: Path) -> str:
     return named["stem"]
 
 
-def _cure(hint: str, name: str) -> str:
-    """Return the hint with its names filled in; a file is never told to be written over itself."""
-    stem = name.partition(".")[0]
-    return hint.format(name=name, stem=f"{stem}_plain" if name == f"{stem}.sql" else stem)
+def _cure(hint: str, path: Path) -> str:
+    """Return the hint with its paths filled in; a file is never told to be written over itself."""
+    stem = path.name.partition(".")[0]
+    to = path.with_name(f"{stem}_plain" if path.name == f"{stem}.sql" else stem)
+    return hint.format(path=_word(path), to=_word(to))
+
+
+def _word(path: Path) -> str:
+    """Return the path as a shell takes it, and no flag, whatever its name begins with."""
+    return quoted(str(path) if path.is_absolute() else f".{os.sep}{path}")
 
 
 def _another(path: Path, what: str, hint: str) -> OpsError:
@@ -210,8 +216,11 @@ def _check_head(block: bytes, path: Path) -> None:
     """Raise OpsError if what was compressed, or lies open, is no SQL, or went through Windows."""
     for place, magic, what, hint in _OTHER_KINDS:
         if block.startswith(magic, place):
-            unpacked = path.name.removesuffix(".age").removesuffix(".gz")
-            raise OpsError(f"what it packs is {what}", hint=f"Unpack it with gunzip. {_cure(hint, unpacked)}")
+            unpacked = path.with_name(path.name.removesuffix(".age").removesuffix(".gz"))
+            raise OpsError(
+                f"what it packs is {what}",
+                hint=f"Unpack it: `gunzip -k {_word(path)}`. {_cure(hint, unpacked)}",
+            )
     if block[: block.find(b"\n")].endswith(b"\r"):
         raise OpsError(
             "its lines end as on Windows (CRLF)",

@@ -6,12 +6,11 @@ what the server will refuse anyway, or what would make the result untrue.
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from polyladder_ops.postgres import poolers, printable
-from polyladder_ops.terminal import size
+from polyladder_ops.terminal import quoted, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +54,7 @@ class Obstacle:
 
 def flag(item: str) -> str:
     """Return the flag that lets this item through, as a shell takes it."""
-    return f"--accept={shlex.quote(item)}"
+    return f"--accept={quoted(item)}"
 
 
 def obstacles(

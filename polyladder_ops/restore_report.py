@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import besides, clocks, history, records, report
-from polyladder_ops.terminal import age, duration, many, plain, size, table
+from polyladder_ops.terminal import age, duration, many, plain, quoted, size, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,7 +72,9 @@ def plan(shown: Plan, now: datetime) -> str:
         (
             "migration",
             (live.migration_head if live else None) or "none noted",
-            manifest.migration_head or "none noted",
+            manifest.migration_head or "none noted"
+            if manifest.knows_objects
+            else "not known: noted in a manifest only",
         ),
     ]
     lines = [table(rows, ("", "now", f"backup {shown.backup.id}"))]
@@ -146,7 +147,7 @@ def done(shown: Plan, result: Result, unused: Sequence[str] = (), *, is_live: bo
     lines += [f"  accepted: {plain(item)}" for item in result.accepted]
     lines += [f"note: --accept={plain(item)} met nothing of that name" for item in unused]
     if switched.aside:
-        which = "" if is_live else f" --into={shlex.quote(switched.live)}"
+        which = "" if is_live else f" --into={quoted(switched.live)}"
         lines.append(
             f"what it was is kept as {plain(switched.aside)}: `invoke restore.undo{which}` brings it back,"
             f" `invoke restore.discard{which}` drops it"
@@ -158,7 +159,7 @@ def beside(name: str) -> str:
     """Return what can be done with a database that was made beside the live one."""
     from polyladder_ops.postgres import printable  # late: looking at files needs no client library
 
-    asks = f"invoke restore.check --database={shlex.quote(name)}"
+    asks = f"invoke restore.check --database={quoted(name)}"
     drops = f"DROP DATABASE {printable.identifier(name)};"
     return f"your checks ask it by `{asks}`; no task drops it: in psql in another database, {plain(drops)}"
 

@@ -7,7 +7,6 @@ and left alone; what only an older version's note says is acted on if a person h
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from polyladder_ops.postgres import (
     switch,
 )
 from polyladder_ops.site import ASIDE
+from polyladder_ops.terminal import quoted
 
 if TYPE_CHECKING:
     from polyladder_ops.backups import Options
@@ -90,7 +90,7 @@ def to_settle(found: Iterable[Leftover], live: str) -> str:
     names = sorted(
         {one.live or live for one in found if not one.is_used}, key=lambda name: (name != live, name)
     )
-    flags = ["" if name == live else f" --into={shlex.quote(name)}" for name in names]
+    flags = ["" if name == live else f" --into={quoted(name)}" for name in names]
     commands = " and ".join(f"`invoke restore.abort{flag}`" for flag in flags)
     return (
         f"Run {commands}."
@@ -167,7 +167,7 @@ def pick(found: Sequence[Marked], name: str, live: str) -> Marked:
         raise Refused(
             f"{name} was set aside from {fitting[0].mark.live}, not from {live}",
             detail=f"Nothing was done to {live} or to {name}.",
-            hint=f"If the place of {fitting[0].mark.live} is meant, add --into={shlex.quote(fitting[0].mark.live)}.",
+            hint=f"If the place of {fitting[0].mark.live} is meant, add --into={quoted(fitting[0].mark.live)}.",
         )
     if fitting:
         return _unused(fitting[0])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import time
 import unicodedata
@@ -31,6 +32,7 @@ __all__ = [
     "many",
     "pace",
     "plain",
+    "quoted",
     "size",
     "table",
 ]
@@ -103,6 +105,21 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def quoted(text: str) -> str:
+    """Return the text as a shell takes it for one word; what can't be printed is written out as bash and zsh read it."""
+    if text.isprintable():
+        return shlex.quote(text)
+    return f"$'{''.join(map(_escaped, text))}'"
+
+
+def _escaped(char: str) -> str:
+    if char in "\\'":
+        return f"\\{char}"
+    if char.isprintable():
+        return char
+    return f"\\u{ord(char):04x}" if ord(char) < 1 << 16 else f"\\U{ord(char):08x}"
 
 
 def table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:

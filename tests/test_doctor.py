@@ -29,6 +29,7 @@ from polyladder_ops.postgres.session import Identity, connect
 from polyladder_ops.preflight import Obstacle
 from polyladder_ops.sandbox.server import Server, create
 from polyladder_ops.settings import VARIABLES, Settings, load
+from polyladder_ops.tasks import doctor as tasks_doctor
 from tests.conftest import run
 from tests.factories import put, record
 
@@ -344,6 +345,12 @@ def test_what_would_refuse_a_restore_now_is_a_warning_with_its_cure(state: Path,
     found = doctor.judge_restore("polyladder_1", (lacks,))
     assert (found.ok, found.blocks, found.hint) == (False, "", lacks.cure)
     assert "createdb: the role app may not create databases" in found.detail
+
+
+def test_a_name_with_a_line_break_forges_no_line_below_the_doctors_table(tmp_path: Path) -> None:
+    found = Check("restore", False, "it is so", "Accept it: `--accept=table:a\nok: b`.")
+    lines = tasks_doctor._tables(settings(tmp_path), [found]).splitlines()
+    assert lines[-1] == r"restore: Accept it: `--accept=table:a\nok: b`."
 
 
 def test_a_standby_stops_a_backup() -> None:

@@ -365,14 +365,14 @@ def whole(server: bytes = b"") -> bytes:
         ("a.sql.gz", gzip.compress(whole().partition(b"\n\\.")[0] + b"\n"), "inside the rows of a table", "another"),
         ("a.sql.gz", gzip.compress(old_dump()) + gzip.compress(old_dump()), "the dump goes on after its end", "another"),
         ("a.sql", whole(b"\\! touch x"), "the dump holds a psql command", "another"),
-        ("a.dump", b"PGDMP\x01\x10", "pg_dump's custom format", "pg_restore -f a.sql a.dump"),
-        ("a.sql", b"PGDMP\x01\x10", "pg_dump's custom format", "pg_restore -f a_plain.sql a.sql"),
+        ("a.dump", b"PGDMP\x01\x10", "pg_dump's custom format", "pg_restore -f {at}/a.sql {at}/a.dump`; then run `invoke restore --backup={at}/a.sql`"),
+        ("a.sql", b"PGDMP\x01\x10", "pg_dump's custom format", "pg_restore -f {at}/a_plain.sql {at}/a.sql"),
         ("a.sql.gz", b"PGDMP\x01\x10", "pg_dump's custom format", "pg_restore"),
-        ("a.sql.gz", gzip.compress(b"PGDMP\x01\x10", mtime=0), "pg_dump's custom format", "-f a_plain.sql a.sql"),
+        ("a.sql.gz", gzip.compress(b"PGDMP\x01\x10", mtime=0), "pg_dump's custom format", "`gunzip -k {at}/a.sql.gz`"),
         ("a.tar", b"toc.dat".ljust(257, b"\0") + b"ustar  \0", "a tar archive", "pg_restore"),
         ("database-backup-7.zip", b"PK\x03\x04", "a zip archive", "unpack"),
         ("a.sql", b"\xff\xfe-\0-\0", "UTF-16, as PowerShell writes it", "invoke backup"),
-        ("a.sql", b"\xef\xbb\xbf" + whole(), "UTF-8 with a byte order mark", "invoke backup"),
+        ("a.sql", b"\xef\xbb\xbf" + whole(), "UTF-8 with a byte order mark", "tail -c +4 {at}/a.sql > {at}/a_plain_utf8.sql"),
         ("a.sql.gz", gzip.compress(b"\xef\xbb\xbf" + whole()), "UTF-8 with a byte order mark", "invoke backup"),
         ("a.sql", whole().replace(b"\n", b"\r\n"), "its lines end as on Windows (CRLF)", "tr -d"),
         ("a.sql.gz", gzip.compress(whole().replace(b"\n", b"\r\n")), "its lines end as on Windows (CRLF)", "tr -d"),
@@ -399,16 +399,27 @@ def test_what_is_half_or_another_thing_is_refused_by_name(
     assert error.exit_code == 1
     assert error.message.startswith(f"{name} can't be restored")
     assert said in error.message
-    assert hint in error.hint.lower() or hint in error.hint
+    assert hint in error.hint.lower() or hint.format(at=tmp_path) in error.hint
     assert "{" not in error.hint
 
 
 def test_a_folder_of_pg_dump_is_refused_with_what_to_do(like: DatabaseProperties, tmp_path: Path) -> None:
-    (tmp_path / "dumped").mkdir()
-    (tmp_path / "dumped" / "toc.dat").write_bytes(b"PGDMP")
+    made = tmp_path / "old ones" / "dumped"
+    made.mkdir(parents=True)
+    (made / "toc.dat").write_bytes(b"PGDMP")
     with pytest.raises(OpsError, match="a folder") as caught:
-        described(tmp_path / "dumped", like)
-    assert "`pg_restore -f dumped.sql dumped`" in caught.value.hint
+        described(made, like)
+    assert f"`pg_restore -f '{made}'.sql '{made}'`" in caught.value.hint
+
+
+def test_a_hint_names_a_file_as_a_shell_reads_it_from_where_it_was_named(
+    like: DatabaseProperties, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-a\n.dump").write_bytes(b"PGDMP")
+    with pytest.raises(OpsError) as caught:
+        described(Path("-a\n.dump"), like)
+    assert r"`pg_restore -f $'./-a\u000a'.sql $'./-a\u000a.dump'`" in caught.value.hint
 
 
 def test_real_dumps_of_other_kinds_are_refused(

@@ -159,6 +159,8 @@ def test_what_was_done_says_what_is_live_how_it_was_proved_and_the_way_back() ->
 
 def test_of_an_old_file_no_more_is_claimed_than_the_file_says() -> None:
     old = replace(PLAN, backup=backup(knows_objects=False))
+    (line,) = (line for line in restore_report.plan(old, NOW).splitlines() if line.startswith("migration"))
+    assert line.endswith("not known: noted in a manifest only")
     text = restore_report.done(old, Result(SWITCHED))
     assert "proved to hold what the file says (1 table, 3 rows)" in text
     assert "equal" not in text

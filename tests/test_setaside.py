@@ -162,7 +162,7 @@ def test_an_undo_brings_the_old_database_back_and_keeps_the_restored_one_with_wh
     assert [str(one) for one in shown.since.changes] == [
         "table public.deck: rows since, kept or rolled back: 1 inserted, 0 updated, 0 deleted",
         "table public.made_since: it was made since",
-        "sequence public.deck_id_seq: it stands at 501 instead of 500",
+        "sequence public.deck_id_seq: it stands at 501 (called) instead of 500 (called)",
     ]
     assert restored.asides() == [switched.aside]
     assert restored.opened(switched.aside) is False

@@ -587,7 +587,7 @@ def test_a_column_a_view_a_function_and_a_sequence_are_not_nothing(shop: Shop) -
         "  table column public.deck.owner: it was made or changed since",
         "  view public.titles: it was made since",
         "  function public.price(): it was made or changed since",
-        "  sequence public.deck_id_seq: it stands at 501 instead of 500",
+        "  sequence public.deck_id_seq: it stands at 501 (called) instead of 500 (called)",
     } <= set(lines)
 
 

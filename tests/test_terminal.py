@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from polyladder_ops.terminal import Progress, age, can_draw, duration, pace, plain, size, table
+from polyladder_ops.terminal import Progress, age, can_draw, duration, pace, plain, quoted, size, table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,6 +84,19 @@ def test_no_name_out_of_a_database_can_break_a_table_or_steer_the_terminal() -> 
     text = table([("a\nb\x1b[2J\u202etxt\x9b\ud800", 1)], ("name", "rows"))
     assert text.splitlines()[1:] == ["a\\nb\\x1b[2J\\u202etxt\\x9b\\ud800     1"]
     assert plain("na\u00efve Straße 日本 'q'") == "na\u00efve Straße 日本 'q'"
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
+@pytest.mark.parametrize(
+    "name",
+    ["public.t", "it's", "a\nb", "\\'\n", "tab\there", "e\u202ea", "\x1b[2J", "ä\n日\x9b", "😀\U000e0001"],
+)
+def test_a_name_in_a_command_is_one_line_and_means_itself_to_a_shell(name: str) -> None:
+    word = quoted(name)
+    assert word.isprintable()
+    argv = ["bash", "-c", f"printf %s {word}"]
+    done = subprocess.run(argv, capture_output=True, env={"LC_ALL": "C.UTF-8"}, check=True)
+    assert done.stdout.decode() == name
 
 
 def test_a_bar_is_drawn_only_on_a_terminal_that_a_person_watches(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from psycopg import pq
 
 from polyladder_ops.errors import OpsError
+from polyladder_ops.terminal import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,7 +160,7 @@ class Answer:
             return OpsError("the server failed while it loaded the dump", detail=detail, hint=hint)
         # What is read in two ways can't be left out: nobody knows where it ends.
         item = "" if self.result.status == pq.ExecStatus.COPY_IN else statement.item
-        hint += f"{_WITHOUT} {rows or 'that statement'}: `--accept={item}`." if item else ""
+        hint += f"{_WITHOUT} {rows or 'that statement'}: `--accept={quoted(item)}`." if item else ""
         return LoadError(
             "the server refused a part of the dump", detail=detail, hint=hint, lacks=self.lacks, item=item
         )

@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import catalog_changes
+from polyladder_ops.postgres.contents import SequenceValue
 from polyladder_ops.postgres.proof import sequences
-from polyladder_ops.postgres.proof.differences import Difference
+from polyladder_ops.postgres.proof.differences import Difference, moved
 from polyladder_ops.postgres.session import connect, given_up_after
 from polyladder_ops.terminal import many
 
@@ -226,10 +227,11 @@ def _moved(
     now = _positions(connection)
     if _digest(now) == base.sequences:
         return
-    moved = [name for name, at in now.items() if name in known and known[name] != at]
-    for name in moved:
-        yield Difference("sequence", name, f"it stands at {now[name][0]} instead of {known[name][0]}")
-    if not moved:
+    others = [name for name, at in now.items() if name in known and known[name] != at]
+    for name in others:
+        was, found = SequenceValue(name, *known[name]), SequenceValue(name, *now[name])
+        yield Difference("sequence", name, moved(was, found))
+    if not others:
         yield Difference("sequences", "", "they are others, or stand elsewhere")
 
 

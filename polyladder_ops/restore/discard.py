@@ -7,7 +7,6 @@ has written meanwhile keeps it.
 
 from __future__ import annotations
 
-import shlex
 import time
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from polyladder_ops.errors import Interrupted, Mismatch, OpsError, Refused
 from polyladder_ops.interrupts import cleaning, held
 from polyladder_ops.postgres import application, databases, inventory, locks, session, switch
 from polyladder_ops.postgres.proof import differences, read_back
+from polyladder_ops.terminal import quoted
 from polyladder_ops.undoing import at_work, standing, undo_after
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ class _Keeping:
                 f"the backup {made.id} does not come back as what was dumped, so nothing was dropped",
                 detail=why,
                 hint="Look at what it names."
-                f" `invoke restore.discard --database={shlex.quote(self._aside.name)} --without-backup` drops it without one.",
+                f" `invoke restore.discard --database={quoted(self._aside.name)} --without-backup` drops it without one.",
             )
         if verdict is None or not verdict.passed:
             self._accept_unrestored(made, why)

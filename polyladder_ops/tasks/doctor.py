@@ -68,10 +68,10 @@ def _document(settings: Settings, checks: Sequence[Check], *, is_fine: bool) -> 
 
 def _tables(settings: Settings, checks: Sequence[Check]) -> str:
     from polyladder_ops.settings import describe
-    from polyladder_ops.terminal import table
+    from polyladder_ops.terminal import plain, table
 
     rows = [(row.variable, row.value or "-", row.source) for row in describe(settings)]
-    hints = [f"{check.name}: {check.hint}" for check in checks if check.ok is False and check.hint]
+    hints = [f"{check.name}: {plain(check.hint)}" for check in checks if check.ok is False and check.hint]
     parts = [
         table(rows, ("setting", "value", "from")),
         table(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.contents import Contents, LargeObject, SequenceValue, TableData
     from polyladder_ops.postgres.described import CatalogEntry, Expressions, Inventory
 
-__all__ = ["Difference", "compare_by_replay", "compare_contents", "compare_objects", "needs_replay"]
+__all__ = ["Difference", "compare_by_replay", "compare_contents", "compare_objects", "moved", "needs_replay"]
 
 _T = TypeVar("_T")
 
@@ -43,7 +43,7 @@ def compare_contents(wanted: Contents, found: Contents) -> list[Difference]:
             "table", {t.name: t for t in wanted.tables}, {t.name: t for t in found.tables}, _rows_differ
         ),
         *_compared(
-            "sequence", {s.name: s for s in wanted.sequences}, {s.name: s for s in found.sequences}, _moved
+            "sequence", {s.name: s for s in wanted.sequences}, {s.name: s for s in found.sequences}, moved
         ),
         *_compared(
             "large object",
@@ -72,7 +72,8 @@ def _bytes_differ(wanted: LargeObject, found: LargeObject) -> str:
     return f"its {found.size_bytes} bytes are not the bytes that were dumped"
 
 
-def _moved(wanted: SequenceValue, found: SequenceValue) -> str:
+def moved(wanted: SequenceValue, found: SequenceValue) -> str:
+    """Return where a sequence stands: the same number may be its next one, or the last that was given."""
     said = {True: "called", False: "not called"}
     return (
         f"it stands at {found.value} ({said[found.called]}) instead of {wanted.value} ({said[wanted.called]})"
