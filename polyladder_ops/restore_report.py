@@ -248,6 +248,7 @@ def status(found: Status, now: datetime) -> str:
         )
     lines += [f"IN USE {_used(marked)}" for marked in found.used]
     lines += [f"NOTED {_claimed(marked)}" for marked in found.claimed]
+    lines += [f"OF ANOTHER ROLE {_of_other(marked)}" for marked in found.others]
     lines += [f"a run is at work: {plain(found.holder)}"] if found.holder else []
     lines += [f"LEFTOVER {plain(one.name)}: {plain(one.detail)}" for one in found.leftovers]
     return "\n".join(lines) or "nothing is set aside, no run is at work, nothing is left over"
@@ -262,6 +263,14 @@ def _claimed(marked: Marked) -> str:
     return (
         f"{plain(marked.name)}: its comment says that it was set aside from {plain(marked.mark.live)}. An older version of this"
         f" program wrote so, or its owner ({plain(marked.owner)}) did: it is touched only by name"
+    )
+
+
+def _of_other(marked: Marked) -> str:
+    role, live = plain(marked.role), plain(marked.mark.live)
+    return (
+        f"{plain(marked.name)}: the role {role} has noted that it set it aside from {live}, as any role can;"
+        f" who acts on it does so as {role} (set DATABASE_URL so)"
     )
 
 
@@ -295,6 +304,7 @@ def status_as_json(found: Status) -> dict[str, Any]:
         ],
         "in_use": [{"name": m.name, "was": m.mark.live, "since": m.use} for m in found.used],
         "noted": [{"name": m.name, "was": m.mark.live, "owner": m.owner} for m in found.claimed],
+        "of_others": [{"name": m.name, "was": m.mark.live, "role": m.role} for m in found.others],
         "leftovers": [
             {
                 "database": one.database or None,

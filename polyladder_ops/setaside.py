@@ -7,7 +7,7 @@ and left alone; what only an older version's note says is acted on if a person h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -56,7 +56,8 @@ Say = Callable[[str], None]
 class Status:
     """What restores have left on a server: set-aside databases newest first, leftovers of dead runs, who works now.
 
-    `used` was set aside and taken into use since; of `claimed` only a note says so, which its owner can write, too.
+    `used` was set aside and taken into use since; of `claimed` only a note says so, which its owner can write, too; of `others`
+    only another role, which may be true: it acts on them.
     """
 
     asides: tuple[Marked, ...]
@@ -66,6 +67,7 @@ class Status:
     claimed: tuple[Marked, ...] = ()
     looking: tuple[str, ...] = ()  # the SQL lines that open the newest to be looked into, and close it again
     live: str = ""  # the database that was asked for
+    others: tuple[Marked, ...] = ()
 
 
 def status(target: Target) -> Status:
@@ -82,7 +84,13 @@ def status(target: Target) -> Status:
             tuple(m for m in found if m.is_claim),
             switch.to_look_into(server.database, ours[0].name) if ours else (),
             target.database,
+            _of_others(connection, {m.oid for m in found}),
         )
+
+
+def _of_others(connection: Connection, known: Container[int]) -> tuple[Marked, ...]:
+    each = (m for m in marks.of_others(connection) if m.mark.kind == "aside" and m.name != m.mark.live)
+    return tuple(m for m in each if m.oid not in known and not m.is_half_dropped)
 
 
 def to_settle(found: Iterable[Leftover], live: str) -> str:
@@ -279,8 +287,13 @@ def refuse_unverifiable(site: Site, options: Options) -> None:
 
 
 def verified(made: Backup, site: Site) -> Backup:
-    """Return the backup if its stored bytes are what was dumped. Raise Mismatch if not."""
-    verdict = verification.verify_stored(made, site.keys(encrypted=made.manifest.encrypted))
+    """Return the backup if its stored bytes are what was dumped. Raise Mismatch if not, Unrecorded if that can't be kept."""
+    try:
+        verdict = verification.verify_stored(made, site.keys(encrypted=made.manifest.encrypted))
+    except verification.Unrecorded as error:
+        if error.verdict.passed:
+            raise
+        verdict = error.verdict
     if not verdict.passed:
         raise Mismatch(
             f"the backup {made.id} is {verdict.verdict}, so nothing was dropped",

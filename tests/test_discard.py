@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import psycopg
 import pyrage
 import pytest
 
-from polyladder_ops import backups, setaside, verification
+from polyladder_ops import backups, records, setaside, verification
 from polyladder_ops.errors import Mismatch, OpsError, Refused
 from polyladder_ops.postgres import databases, marks, session, switch
 from polyladder_ops.restore import discard
@@ -150,6 +151,24 @@ def test_what_only_comes_back_on_paper_stays(place: Place) -> None:  # noqa: F81
         assert place.opened(aside) is False
     (made, _) = place.kept()
     assert verification.verify_stored(made, []).passed
+
+
+def test_what_does_not_come_back_has_failed_though_that_can_not_be_recorded(
+    place: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place.tell(UNRESTORABLE)
+    place.restore()
+    (aside,) = place.asides()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(records, "append", full)
+    for accept in ((), (discard.NOT_RESTORED,)):
+        with pytest.raises(Mismatch, match="does not come back as what was dumped, so nothing was dropped"):
+            place.discard("", *accept)
+        assert place.opened(aside) is False
 
 
 def test_without_a_server_to_restore_it_on_it_stays_unless_that_is_accepted(restored: Place) -> None:  # noqa: F811

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from contextlib import closing
@@ -195,6 +196,13 @@ def test_what_another_role_set_aside_is_not_called_gone(
         (found,) = [m for m in marks.find(connection) if m.name == aside]
         connection.execute(marks.take_off(found, aside))
         connection.execute(marks.put(aside, found.mark, other))
+    told = shop.ask("restore.status")
+    assert told.out.splitlines()[-1] == (
+        f"OF ANOTHER ROLE {aside}: the role {other} has noted that it set it aside from {beside}, as any role can;"
+        f" who acts on it does so as {other} (set DATABASE_URL so)"
+    )
+    noted = json.loads(shop.ask("restore.status", "--json").out)["of_others"]
+    assert noted == [{"name": aside, "was": beside, "role": other}]
     for words in (["restore.undo"], ["restore.undo", f"--database={aside}"], ["restore.discard"]):
         refused = shop.ask(*words, f"--into={beside}", "--force")
         assert refused.code == 4, refused

@@ -410,6 +410,19 @@ def test_a_folder_to_read_only_keeps_no_restore_from_its_end_and_verify_says_bot
     assert {path.name for path in shop.folder.iterdir()} == before
 
 
+def test_a_damaged_backup_in_a_folder_to_read_only_has_failed_all_the_same(
+    shop: Shop, taken: tuple[Target, Backup], tmp_path: Path
+) -> None:
+    rotten = bytearray((shop.folder / taken[1].path.name).read_bytes())
+    rotten[len(rotten) // 2] ^= 1
+    (shop.folder / taken[1].path.name).write_bytes(rotten)
+    (shop.folder / ".lock").unlink()
+    (shop.folder / ".lock").mkdir()
+    looked = shop.ask("verify", "--backup=latest")
+    assert (looked.code, f"error: backup {taken[1].id} is failed\n" in looked.err) == (3, True), looked
+    assert f"WARNING: backup {taken[1].id} is failed, but that could not be recorded beside it" in looked.err
+
+
 def accepting(err: str) -> str:
     """Return the item that the hint says can be accepted."""
     found = re.search(r"--accept='?([\w:]+(?:\.\w+)*)", err)

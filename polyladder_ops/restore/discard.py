@@ -213,6 +213,10 @@ class _Keeping:
             why = "; ".join(verdict.reasons)
         except Interrupted:
             raise
+        except verification.Unrecorded as error:
+            if error.verdict.passed:
+                raise
+            verdict, why = error.verdict, _reason(error)
         except OpsError as error:
             verdict, why = None, _reason(error)
         if verdict is not None and verdict.verdict == "failed":

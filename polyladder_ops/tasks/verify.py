@@ -73,9 +73,11 @@ def verify(
         output.document({**said, "seconds": round(result.seconds, 3)})
     else:
         output.lines(report.verdict(result))
-    if unkept:
+    if unkept and result.passed:
         raise unkept
     if not result.passed:
+        if unkept:
+            output.note(f"WARNING: {unkept.in_a_line}")
         is_old = all(
             reason.startswith("definitions compared with the dump only") for reason in result.reasons
         )
@@ -87,6 +89,15 @@ def _looked_at(
     place: Site, chosen: Backup, level: str, jobs: int | None
 ) -> tuple[Verdict, Unrecorded | None]:
     """Return what came out of looking at the backup, and what kept it from being recorded."""
+    from polyladder_ops import verification
+
+    try:
+        return _verdict(place, chosen, level, jobs), None
+    except verification.Unrecorded as error:
+        return error.verdict, error
+
+
+def _verdict(place: Site, chosen: Backup, level: str, jobs: int | None) -> Verdict:
     from polyladder_ops import encryption, terminal, verification
 
     is_shut = chosen.manifest.encrypted and place.settings.backup_age_identity_file is None
@@ -97,17 +108,15 @@ def _looked_at(
             cleaning_in_sight(finish=_NEXT, before=bar.__exit__),
         ):
             if is_shut:
-                return verification.verify_without_key(chosen), None
+                return verification.verify_without_key(chosen)
             if level == "stored":
-                return verification.verify_stored(chosen, keys, progress=bar.advance), None
+                return verification.verify_stored(chosen, keys, progress=bar.advance)
             with place.scratch(chosen.manifest.source.server_major) as scratch:
                 return verification.verify_by_restore(
                     chosen, keys, scratch.target, trusted=scratch.trusted, jobs=jobs, progress=bar.advance
-                ), None
+                )
     except encryption.NoKey as error:
-        return verification.verify_without_key(chosen, error.message), None
-    except verification.Unrecorded as error:
-        return error.verdict, error
+        return verification.verify_without_key(chosen, error.message)
 
 
 _NEXT = "The next `invoke verify --level=restore` removes it."
