@@ -40,6 +40,7 @@ __all__ = [
     "document",
     "fault",
     "flush",
+    "flyctl_is",
     "followed",
     "is_watched",
     "last_words",
@@ -60,7 +61,9 @@ _COMMAND = re.compile(r"`invoke (?!sandbox|dev\b|-)([^`\n]+)`")
 _MOST_UNSAID = 2000
 _lost: list[OSError] = []
 _unsaid: list[str] = []  # what stdout did not take
+_FLY = re.compile(r"`fly (?=[a-z])")
 _sites: list[str] = []  # the last one is meant
+_flyctl: list[str] = []
 _AGAIN_S = 15.0
 _ERASE = "\r\x1b[K"
 
@@ -91,12 +94,21 @@ def followed(site: str) -> Iterator[None]:
         _sites.pop()
 
 
+def flyctl_is(program: str) -> None:
+    """From now on each `fly` command that people are told begins with this program; nothing changes if it is empty.
+
+    Whoever pasted it otherwise would ask another program than we do, perhaps of another account.
+    """
+    _flyctl[:] = [program] if program else []
+
+
 def prepare() -> None:
     """Make the three standard streams such that every write has a place to go, and forget what was lost before.
 
     One that was closed (``>&-``) leads to nowhere from now on. Left closed, its number would be given to the next file
     or socket that is opened, and whoever writes an error to 2 would write it into a backup.
     """
+    _flyctl.clear()
     _steps.now = ""
     _steps.told.clear()
     _lost.clear()
@@ -241,7 +253,13 @@ def clean(text: str) -> str:
 
 
 def _for_site(text: str) -> str:
-    """Return the text with the site behind each of our commands that names none; the sandbox's and a developer's take none."""
+    """Return the text with the site behind each of our commands that names none; the sandbox's and a developer's take none.
+
+    Commands of flyctl name the program that we call.
+    """
+    for program in _flyctl:
+        begun = f"`{shlex.quote(program)} "
+        text = _FLY.sub(begun.replace("\\", r"\\"), text)
     if not (site := _sites[-1] if _sites else ""):
         return text
     flag = f" --site={shlex.quote(site)}"

@@ -15,6 +15,7 @@ import inspect
 import math
 import os
 import re
+import shutil
 import threading
 import traceback
 from pathlib import Path
@@ -329,8 +330,19 @@ def open_settings(c: Context, **flags: str) -> Settings:
     loaded = settings.load(flags, environ=os.environ, root=project_root(Path.cwd()), config=section)
     if loaded.ignored:
         output.note(f"note: site {loaded.site} is closed, so these are ignored: {', '.join(loaded.ignored)}")
+    output.flyctl_is(_flyctl_of(loaded))
     _sweep(loaded, look_only=is_dry(c))
     return loaded
+
+
+def _flyctl_of(loaded: Settings) -> str:
+    """Return the program that `fly` means at this site, if it is another one than `fly` on PATH."""
+    from polyladder_ops.sandbox.fly.cloud import Cloud
+
+    if loaded.is_sandbox:
+        return str(Cloud(loaded.sandbox_cloud).program)
+    named = str(loaded.flyctl or "") or next(filter(shutil.which, ("fly", "flyctl")), "")
+    return "" if named == "fly" else named
 
 
 def _sweep(settings: Settings, *, look_only: bool) -> None:

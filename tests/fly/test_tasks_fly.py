@@ -349,6 +349,16 @@ program.run()
 """
 
 
+def test_a_hint_names_the_program_that_we_call(call: Call, cloud: Cloud) -> None:
+    """`fly deploy` is the real Fly's, where the sandbox's or POLYLADDER_FLYCTL's is meant."""
+    cloud.switch("failed-release")
+    done = call("fly.scale", "--count=2")
+    with world.changing(cloud.folder) as here:
+        del here.apps["polyladder"]["releases"][0]
+    assert f"run `{cloud.program} deploy -a polyladder" in done.stderr
+    assert "`fly " not in done.stderr
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"apps": {}}'])
 def test_a_damaged_stand_in_is_told_with_what_helps(text: str, call: Call, cloud: Cloud) -> None:
     """Every command ended as a bug, sandbox.down too."""
