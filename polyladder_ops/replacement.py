@@ -272,7 +272,8 @@ class _Run:
         if self.plan.server.live_oid is None:
             return ()
         self.aside = marks.name_aside(self.name, datetime.now(UTC), switch.names(self.connection))
-        lines = switch.by_hand(self.name, self.aside, self.plan.server.role)
+        own = switch.own_setting(self.connection, self.name)
+        lines = switch.by_hand(self.name, self.aside, self.plan.server.role, own)
         self.say(f"if it must be undone without this program, run in psql -d {self.server.database}:")
         for line in lines:
             self.say(f"  {line}")

@@ -117,6 +117,27 @@ def test_a_database_goes_into_the_tablespace_of_its_source_if_that_is_there(serv
     assert made == "fast"
 
 
+@pytest.mark.parametrize(
+    ("rights", "hint"), [("NOCREATEDB", "The role needs CREATEDB"), ("CREATEDB", "Run `invoke doctor`.")]
+)
+def test_createdb_is_named_only_where_that_is_what_the_role_lacks(
+    rights: str, hint: str, server: Server
+) -> None:
+    """The server refuses a tablespace of somebody else's by the same SQLSTATE."""
+    admin, name = server.target(), databases.temporary_name("test")
+    run(admin, f"CREATE ROLE tester LOGIN PASSWORD 'x' {rights}")
+    with connected(admin) as connection:
+        connection.execute(b"SET allow_in_place_tablespaces = on")
+        connection.execute(b"CREATE TABLESPACE fast LOCATION ''")
+    tester = type(admin).of(**{**admin.parameters, "user": "tester", "password": "x"})
+    with connected(tester) as connection, pytest.raises(OpsError) as caught:
+        databases.create(connection, name, like(admin, tablespace="fast"))
+    for statement in ("DROP TABLESPACE fast", "DROP ROLE tester"):
+        run(admin, statement)
+    assert "permission denied" in caught.value.detail
+    assert caught.value.hint.startswith(hint)
+
+
 def test_one_question_tells_the_same_of_event_triggers_and_a_locale_as_trying_them(
     server: Server, older_server: Target
 ) -> None:

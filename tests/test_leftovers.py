@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -85,6 +86,20 @@ def test_a_set_aside_database_whose_drop_was_cancelled_is_dropped(
     assert found(server) == {Leftover(name, "half dropped")}
     assert settle(server, "shop") == (f"dropped the rest of {name}",)
     assert looks(server, name) is None
+
+
+@pytest.mark.parametrize(
+    ("purpose", "what"), [("migrate", "a migration"), ("check", "checks or a proof"), ("load", "a copy")]
+)
+def test_a_login_that_a_dead_run_left_is_called_one_and_dropped(
+    purpose: str, what: str, server: Server
+) -> None:
+    name = databases.temporary_name(purpose)
+    until_then = "LOGIN NOINHERIT PASSWORD 'x' VALID UNTIL"
+    run(server.target(), f"CREATE ROLE %I {until_then} %L", name, f"{datetime.now(UTC) + timedelta(days=1)}")
+    (one,) = found(server)
+    assert (one.name, one.detail) == (f"the role {name}", f"the login of {what} that died")
+    assert settle(server, "any") == (f"dropped the login of {what}, {name}",)
 
 
 def test_a_half_made_copy_is_dropped_whichever_database_it_was_made_for(server: Server) -> None:

@@ -386,3 +386,16 @@ def test_the_lines_that_are_printed_before_take_the_switch_back(
     assert pair.looks(aside) is None
     assert pair.live not in {one.database for one in leftovers.find(holding, pair.live)}
     assert marks.find(holding) == ()
+
+
+@pytest.mark.parametrize("own", ["the app's \\ own", ""])
+def test_the_lines_bring_a_setting_of_our_own_role_back_that_the_mark_hides(
+    own: str, pair: Pair, holding: Connection
+) -> None:
+    run(pair.server, "ALTER ROLE CURRENT_USER IN DATABASE %I SET application_name = %L", pair.live, own)
+    aside = f"{pair.live}_aside_20260105_020311"
+    lines = switch.by_hand(pair.live, aside, "postgres", switch.own_setting(holding, pair.live))
+    pair.exchange(holding, pair.with_comment(holding, pair.ready, "new"), aside)
+    by_psql(pair.server, lines)
+    assert switch.own_setting(holding, pair.live) == own
+    assert marks.find(holding) == ()

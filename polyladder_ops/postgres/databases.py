@@ -18,7 +18,15 @@ from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import application, heartbeat, inside, locks, logins
-from polyladder_ops.postgres.session import Connection, backend_of, connect, in_short, is_usable, translated
+from polyladder_ops.postgres.session import (
+    Connection,
+    backend_of,
+    connect,
+    hint_for,
+    in_short,
+    is_usable,
+    translated,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -158,9 +166,19 @@ def create(connection: Connection, name: str, like: DatabaseProperties) -> None:
             f"there is a database {name} already", hint="Choose another name, or drop it first."
         ) from error
     except psycopg.Error as error:
+        may_not = isinstance(error, errors.InsufficientPrivilege) and not _may_create(connection)
+        hint = _CREATEDB if may_not else hint_for(error)
         raise OpsError(
-            f"could not create the database {name}", detail=f"{in_short(error)}.", hint=_CREATEDB
+            f"could not create the database {name}", detail=f"{in_short(error)}.", hint=hint
         ) from error
+
+
+def _may_create(connection: Connection) -> bool:
+    """Whether our role may make databases at all: of a tablespace or a template the server says no in the same way."""
+    row = connection.execute(
+        "SELECT rolcreatedb OR rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user"
+    ).fetchone()
+    return row == (True,)
 
 
 @contextlib.contextmanager

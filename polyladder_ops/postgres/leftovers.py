@@ -10,9 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from polyladder_ops.postgres import databases, locks, marks, role_marks, switch
+from polyladder_ops.postgres import databases, locks, logins, marks, role_marks, switch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from collections.abc import Set as AbstractSet
+
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.marks import Marked
     from polyladder_ops.postgres.role_marks import Made
@@ -49,7 +52,7 @@ def find(connection: Connection, live: str) -> tuple[Leftover, ...]:
     ]
     copies = databases.abandoned(connection)
     return (
-        *(Leftover(name, "a half-made copy") for name in copies),
+        *_half_made(copies, switch.names(connection)),
         *(
             Leftover(
                 name,
@@ -65,6 +68,14 @@ def find(connection: Connection, live: str) -> tuple[Leftover, ...]:
             if not locks.holder(connection, made.live)
         ),
     )
+
+
+def _half_made(names: Sequence[str], databases: AbstractSet[str]) -> Iterator[Leftover]:
+    for name in names:
+        if name in databases:
+            yield Leftover(name, "a half-made copy")
+        else:
+            yield Leftover("", f"the login of {logins.whose(name)} that died", role=name)
 
 
 def _role(made: Made) -> Leftover:
@@ -114,5 +125,10 @@ def settle(connection: Connection, server: Target, live: str) -> tuple[str, ...]
         else:
             switch.close_again(connection, marked)
             done.append(f"closed {marked.name} again")
-    done += [f"dropped the half-made copy {name}" for name in databases.drop_abandoned(server)]
+    there = switch.names(connection)
+    for name in databases.drop_abandoned(server):
+        is_copy = name in there
+        done.append(
+            f"dropped {'the half-made copy' if is_copy else f'the login of {logins.whose(name)},'} {name}"
+        )
     return (*done, *role_marks.drop_unused(connection, live))

@@ -10,7 +10,7 @@ from psycopg import errors, sql
 if TYPE_CHECKING:
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["AS_MADE", "drop"]
+__all__ = ["AS_MADE", "drop", "whose"]
 
 # A login of a load, of checks, or of a migration (a member of one owner), as it was made: what somebody has taken into use
 # since, with more rights, time or members, a comment, or something of its own where we are, is not ours.
@@ -40,3 +40,9 @@ def drop(connection: Connection, name: str) -> None:
             # What it may do with tablespaces and settings would keep it.
             for statement in ("DROP OWNED BY {}", "DROP ROLE IF EXISTS {}"):
                 connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+
+
+def whose(name: str) -> str:
+    """Return what a login was made for that has no database of its name."""
+    purpose = name.split("_")[1]
+    return {"migrate": "a migration", "check": "checks or a proof"}.get(purpose, "a copy")

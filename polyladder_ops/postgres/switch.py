@@ -164,16 +164,30 @@ FROM pg_catalog.pg_database d WHERE d.datname = %s
 """
 
 
-def by_hand(live: str, aside: str, role: str) -> tuple[str, ...]:
-    """Return the SQL lines that take a switch by this role back by hand, for psql in the maintenance database."""
+def own_setting(connection: Connection, name: str) -> str | None:
+    """Return what our role has set for itself in a database where a mark goes; None if nothing."""
+    found = _state(connection, name)
+    return None if found is None else found.own
+
+
+def by_hand(live: str, aside: str, role: str, own: str | None = None) -> tuple[str, ...]:
+    """Return the SQL lines that take a switch by this role back by hand, for psql in the maintenance database.
+
+    `own` is the role's own setting there before, which the mark hides.
+    """
     old, new, other = map(printable.identifier, (aside, live, aside.replace("_aside_", "_other_")))
+    as_before = "RESET application_name" if own is None else f"SET application_name = {_value(own)}"
     return (
         f"ALTER DATABASE {new} ALLOW_CONNECTIONS false;",
         f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {printable.literal(live)};",
         f"BEGIN; ALTER DATABASE {new} RENAME TO {other}; ALTER DATABASE {old} RENAME TO {new}; COMMIT;",
-        f"ALTER ROLE {printable.identifier(role)} IN DATABASE {new} RESET application_name;",
+        f"ALTER ROLE {printable.identifier(role)} IN DATABASE {new} {as_before};",
         f"ALTER DATABASE {new} ALLOW_CONNECTIONS true;",
     )
+
+
+def _value(text: str) -> str:
+    return printable.literal(text) if text else "''"
 
 
 def to_look_into(maintenance: str, aside: str) -> tuple[str, ...]:
