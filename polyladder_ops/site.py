@@ -199,14 +199,18 @@ class Site:
 
         Raise OpsError if not: what comes out on another major proves nothing.
         """
-        where, found = self._scratch_major(major)
+        where, found = self.scratch_major(major)
         if found != major:
             raise OpsError(
                 f"{where} has version {found}, the backup's server {major}",
                 hint=installations.how_to_install(major),
             )
 
-    def _scratch_major(self, major: int) -> tuple[str, int]:
+    def scratch_major(self, major: int) -> tuple[str, int]:
+        """Return where `scratch` would have a server for this major, and which major that is; nothing is started.
+
+        Raise OpsError if there is none, or if it can't be reached.
+        """
         if not self.settings.scratch_url:
             chosen = _installed(major)
             return str(chosen), chosen.major

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from polyladder_ops.catalog import Backup
     from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.sandbox.server import Server
 
 
 @pytest.fixture
@@ -117,3 +118,31 @@ def test_a_dry_extract_of_an_encrypted_backup_finds_what_the_real_one_finds(
     )
     assert (dry.code, dry.out, dry.err) == (2, "", real.err), (dry, real)
     assert "no private key is named" in dry.err
+
+
+def test_a_dry_proof_by_restore_looks_for_the_server_that_the_real_one_needs(
+    place: Project, server: Server, older_server: Target
+) -> None:
+    words = ("verify", "--backup=latest", "--level=restore")
+    fine = place.ask("-R", *words, POLYLADDER_SCRATCH_URL=url(server.target()))
+    assert (fine.code, "at level restore on POLYLADDER_SCRATCH_URL, version " in fine.out) == (0, True), fine
+    away = {"POLYLADDER_SCRATCH_URL": "postgres://app:sesame@127.0.0.1:1/scratch"}
+    dry, real = (place.ask(*dryness, *words, **away) for dryness in (("-R",), ()))
+    assert (dry.code, real.code, dry.err.splitlines()[0]) == (1, 1, real.err.splitlines()[0]), (dry, real)
+    other = {"POLYLADDER_SCRATCH_URL": url(older_server)}
+    dry, real = (place.ask(*dryness, *words, **other) for dryness in (("-R",), ()))
+    assert (dry.code, real.code, hint(dry.err)) == (3, 3, hint(real.err)), (dry, real)
+    assert "would be not proved: its server has version" in dry.err
+
+
+@pytest.mark.parametrize("level", ["stored", "restore"])
+def test_a_dry_proof_without_the_private_key_is_as_red_as_the_real_one(level: str, place: Project) -> None:
+    identity = pyrage.x25519.Identity.generate()
+    sealed = json.loads(place.ask("backup", "--json", BACKUP_AGE_RECIPIENTS=str(identity.to_public())).out)
+    words = ("verify", f"--backup={sealed['id']}", f"--level={level}")
+    dry, real = (place.ask(*dryness, *words) for dryness in (("-R",), ()))
+    assert (dry.code, real.code, hint(dry.err)) == (3, 3, hint(real.err)), (dry, real)
+
+
+def hint(err: str) -> str:
+    return err.partition("hint: ")[2]

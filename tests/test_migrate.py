@@ -538,6 +538,10 @@ def test_a_wrong_setting_is_named(more: dict[str, str], code: int, said: str, ap
 
 def test_down_asks_and_takes_back_the_last_one(either: App) -> None:
     assert either.migrate("migrate").code == 0
+    dry = either.migrate("-R", "migrate.down")
+    assert dry.code == 0, dry
+    assert f"would ask first, or need --force: This takes {TWO} back on" in dry.out
+    assert "would ask" not in either.migrate("-R", "migrate.down", "--force").out
     asked = either.migrate("migrate.down")
     assert (asked.code, either.noted) == (4, [ONE, TWO]), asked
     assert f"{TWO}.sql line 4: drops or empties" in asked.err

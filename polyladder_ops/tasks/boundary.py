@@ -53,6 +53,7 @@ __all__ = [
     "refuse_flags_as_values",
     "split_items",
     "task",
+    "would_ask",
 ]
 
 # At its end Python looks for garbage among all that was imported, for 60 ms: a sixth of a short task.
@@ -368,6 +369,12 @@ def refuse_dry(c: Context) -> None:
     """Raise UsageError if ``-R`` was given, for tasks that can't tell what they would do without doing it."""
     if is_dry(c):
         raise UsageError("this task has no dry run", hint="Leave -R away, or unset INVOKE_RUN_DRY.")
+
+
+def would_ask(question: str, *, force: bool) -> None:
+    """Say in a dry run what the real one asks before it begins; with ``--force`` it asks nothing."""
+    if not force:
+        output.line(f"would ask first, or need --force: {question}")
 
 
 def confirm(question: str, expected: str, *, force: bool) -> None:

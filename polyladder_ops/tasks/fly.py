@@ -12,7 +12,7 @@ from invoke.collection import Collection
 from polyladder_ops import output
 from polyladder_ops.errors import Mismatch, OpsError, UsageError
 from polyladder_ops.tasks.backup import JSON, SITE, open_site, print_json
-from polyladder_ops.tasks.boundary import confirm, is_dry, task
+from polyladder_ops.tasks.boundary import confirm, is_dry, task, would_ask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,12 +82,12 @@ def stop(c: Context, force: bool = False, site: str = "") -> None:
     fleet = _fleet(c, site)
     if is_dry(c) or not force:
         found = fleet.look()
+        question = f"This stops {fleet.app} ({_counted(found)}): its users get no answer."
         if is_dry(c):
             _would_stop(fleet, found)
+            would_ask(question, force=force)
             return
-        confirm(
-            f"This stops {fleet.app} ({_counted(found)}): its users get no answer.", fleet.app, force=force
-        )
+        confirm(question, fleet.app, force=force)
     done = stopping.stop(fleet)
     if not done.machines:
         output.line(f"{fleet.app} has no machine of its own; {fleet.hint('fly.start')} makes what was there")
@@ -159,16 +159,19 @@ def scale(c: Context, count: str = "", group: str = "", force: bool = False, sit
     fleet = _fleet(c, site)
     if is_dry(c) or not force:
         group, have = scaling.members(fleet, fleet.look(), group)
+        fewer = many(len(have) - wanted, "machine") if wanted < len(have) else ""
+        question = f"This destroys {fewer} of group {group} of {fleet.app}."
         if is_dry(c):
             if wanted > len(have):
                 releases.promised(fleet)
             output.line(
                 f"would give group {group} of {fleet.app} {many(wanted, 'machine')}; it has {len(have)}"
             )
+            if fewer:
+                would_ask(question, force=force)
             return
-        if wanted < len(have):
-            fewer = many(len(have) - wanted, "machine")
-            confirm(f"This destroys {fewer} of group {group} of {fleet.app}.", fleet.app, force=force)
+        if fewer:
+            confirm(question, fleet.app, force=force)
     done = scaling.scale(fleet, group, wanted)
     rest = f"; {fleet.hint('fly.start')} brings back {done.waiting}" if done.waiting else ""
     output.line(f"group {done.group} of {fleet.app} has {many(len(done.machines), 'machine')}{rest}")

@@ -13,7 +13,7 @@ from invoke.collection import Collection
 from polyladder_ops import output
 from polyladder_ops.errors import Mismatch, OpsError, Refused
 from polyladder_ops.tasks.backup import JSON, SITE, open_site, print_json
-from polyladder_ops.tasks.boundary import cleaning_in_sight, confirm, is_dry, task
+from polyladder_ops.tasks.boundary import cleaning_in_sight, confirm, is_dry, task, would_ask
 from polyladder_ops.tasks.hints import followed
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def up(c: Context, database: str = "", force: bool = False, site: str = "", json
         if is_dry(c):
             output.line(f"would run {many(len(level.pending), 'migration')} on {target}")
             if question:
-                output.line(f"would ask first, or need --force: {question}")
+                would_ask(question, force=force)
             return
         if level.pending:
             if question:
@@ -117,10 +117,12 @@ def down(c: Context, database: str = "", force: bool = False, site: str = "", js
                 detail="Its file has no down part, or an empty one.",
                 hint="Restore a backup from before it: `invoke restore --list`.",
             )
+        question = f"This takes {plain(file.name)} back on {target}."
         if is_dry(c):
             output.line(f"would take {plain(file.name)} back on {target}")
+            would_ask(question, force=force)
             return
-        confirm(f"This takes {plain(file.name)} back on {target}.", target.database, force=force)
+        confirm(question, target.database, force=force)
         names = list(before.names)
         names.remove(level.head)
         _run(server, target, checkout, "down", before, names, shown)

@@ -57,8 +57,7 @@ def verify(
         return
     chosen = choose(place, backup, task="verify")
     if is_dry(c):
-        output.line(f"would verify {chosen.id} at level {level}")
-        refuse_failed(chosen)
+        _would_verify(place, chosen, level)
         return
     result, unkept = _looked_at(place, chosen, level, wanted)
     for sentence in result.said:
@@ -85,6 +84,35 @@ def verify(
         raise Mismatch(f"backup {chosen.id} is {result.verdict}", hint=hint)
 
 
+def _would_verify(place: Site, chosen: Backup, level: str) -> None:
+    """Say what a real run would do. Raise what it would end with, as far as that is seen without reading the backup."""
+    if _is_shut(place, chosen):
+        output.line(f"would look at size and sha256 of {chosen.id}")
+        raise Mismatch(f"backup {chosen.id} would be not proved: the private key is not here", hint=_KEY)
+    if level != "restore":
+        output.line(f"would verify {chosen.id} at level {level}")
+    else:
+        major = chosen.manifest.source.server_major
+        where, found = place.scratch_major(major)
+        output.line(f"would verify {chosen.id} at level {level} on {where}, version {found}")
+        if found != major:
+            raise Mismatch(
+                f"backup {chosen.id} would be not proved: its server has version {major}",
+                hint=_how_to_install(chosen),
+            )
+    refuse_failed(chosen)
+
+
+def _is_shut(place: Site, chosen: Backup) -> bool:
+    return chosen.manifest.encrypted and place.settings.backup_age_identity_file is None
+
+
+def _how_to_install(chosen: Backup) -> str:
+    from polyladder_ops.sandbox import installations
+
+    return installations.how_to_install(chosen.manifest.source.server_major)
+
+
 def _looked_at(
     place: Site, chosen: Backup, level: str, jobs: int | None
 ) -> tuple[Verdict, Unrecorded | None]:
@@ -100,7 +128,7 @@ def _looked_at(
 def _verdict(place: Site, chosen: Backup, level: str, jobs: int | None) -> Verdict:
     from polyladder_ops import encryption, terminal, verification
 
-    is_shut = chosen.manifest.encrypted and place.settings.backup_age_identity_file is None
+    is_shut = _is_shut(place, chosen)
     keys = [] if is_shut else place.keys(encrypted=chosen.manifest.encrypted)
     try:
         with (
@@ -121,15 +149,14 @@ def _verdict(place: Site, chosen: Backup, level: str, jobs: int | None) -> Verdi
 
 _NEXT = "The next `invoke verify --level=restore` removes it."
 _ANEW = "Take a new backup, which keeps them: `invoke backup`."
+_KEY = "Set BACKUP_AGE_IDENTITY_FILE to the file with the key of one of its recipients, then verify again."
 _ANOTHER = "Choose another backup: `invoke backup.list`."
 
 
 def _elsewhere(result: Verdict) -> str:
     """Return where what lacked for a proof can be had: a key, a server, or what that has not got."""
     if result.needs_key:
-        return "Set BACKUP_AGE_IDENTITY_FILE to the file with the key of one of its recipients, then verify again."
-    from polyladder_ops.sandbox import installations
-
+        return _KEY
     if any(reason.startswith("the server's major version is") for reason in result.reasons):
-        return installations.how_to_install(result.backup.manifest.source.server_major)
+        return _how_to_install(result.backup)
     return "Set POLYLADDER_SCRATCH_URL to a server that has what is missing, then verify again."

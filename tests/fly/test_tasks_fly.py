@@ -144,6 +144,9 @@ def test_what_is_destructive_asks_and_a_dry_run_does_nothing(call: Call, cloud: 
         done = call("-R", *argv)
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
+        asks = {"fly.stop": "This stops polyladder", "fly.scale": "This destroys 1 machine"}.get(argv[0], "")
+        assert ("would ask first, or need --force: " + asks in done.stdout) is bool(asks)
+        assert "would ask" not in call("-R", *argv, *(["--force"] if asks else [])).stdout
     assert [each["state"] for each in shown(cloud)] == ["started"]
     assert not any(words[:2] in (["machine", "stop"], ["scale", "count"]) for words in cloud.calls()[-8:])
 
