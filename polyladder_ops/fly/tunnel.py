@@ -40,6 +40,7 @@ _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 _ANSWER_S = 10.0
 _APART_S = 0.5
 _ENDING_S = 3.0
+_DYING_S = 0.5
 _LONGEST = 64 << 10
 _PIECES = 16
 
@@ -62,7 +63,7 @@ class Tunnel:
 
     def why_lost(self) -> OpsError | None:
         """Return what became of the way, after a connection through it was lost; None if it is as it was. One call of flyctl."""
-        if (code := self.proxy.code()) is not None:
+        if (code := self.proxy.code(within_s=_DYING_S)) is not None:
             return _ended(self, code)
         now = machines.read(self.flyctl.json(list, "machine", "list", "--json", app=self.app))
         return _changed(self, next((each for each in now if each.id == self.machine.id), None))
@@ -179,9 +180,11 @@ class _Proxy:
             while piece := pipe.read1(1 << 12):
                 self._errors += piece[: max(0, _LONGEST - len(self._errors))]
 
-    def code(self) -> int | None:
-        """Return the exit code, None while it runs."""
-        return self._process.poll()
+    def code(self, within_s: float = 0.0) -> int | None:
+        """Return the exit code, None while it runs. Its connections close a moment before it counts as ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(within_s)
+        return None
 
     def stderr(self) -> str:
         """Return what it said of errors; it has ended, so that is all."""

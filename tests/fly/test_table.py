@@ -9,7 +9,7 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 
-# The items of the contract's checklist 7 as far as we use Fly by now; the rest (SSH, MPG, attach) comes with its user.
+# The items of the contract's checklist 7 as far as we use Fly by now; the rest (ssh console, MPG, attach) comes with its user.
 CHECKLIST = {
     "1 names, errors on stderr, exit codes, interrupts": [
         "fly/test_stand_in::test_0_1_both_names_are_there_and_errors_go_to_stderr_with_exit_1",
@@ -37,6 +37,16 @@ CHECKLIST = {
         "fly/test_stand_in_proxy::test_1_17_a_dead_address_and_a_wrong_port_are_taken_and_closed_without_a_word",
         "fly/test_stand_in_proxy::test_1_17_a_signal_ends_it_well",
         "fly/test_stand_in_proxy::test_1_17_watch_stdin_ends_with_stdin",
+    ],
+    "6 ssh issue and the server that takes its certificates: no shell, no forwarding": [
+        "fly/test_certificates::test_1_15_it_writes_key_and_certificate_for_us_alone",
+        "fly/test_certificates::test_1_15_the_path_is_the_second_word_even_with_o",
+        "fly/test_certificates::test_1_15_traps_of_files_that_are_there",
+        "fly/test_certificates::test_1_15_the_environments_organisation_beats_the_word",
+        "fly/test_certificates::test_1_22_an_apps_own_token_gets_none",
+        "fly/test_remote::test_the_far_end_has_no_shell_of_its_own",
+        "fly/test_remote::test_the_far_end_forwards_nothing",
+        "fly/test_remote::test_what_the_far_end_does_not_take_is_explained",
     ],
     "9 JSON, English, missing config": [
         "fly/test_stand_in::test_0_4_json_has_four_spaces_and_noise_stands_on_stdout",

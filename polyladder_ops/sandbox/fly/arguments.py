@@ -36,10 +36,10 @@ class Call:
 _SHORT = {
     "a": "app", "j": "json", "c": "config", "t": "access-token", "y": "yes", "q": "quiet", "w": "wait-timeout",
     "g": "process-group", "r": "region", "o": "org", "i": "image", "s": "signal", "m": "metadata", "f": "force", "e": "env",
-    "b": "bind-addr",
+    "b": "bind-addr", "u": "username", "d": "dotssh",
 }  # fmt: skip
 _BOOLEAN = {"json", "yes", "quiet", "verbose", "debug", "all", "skip-start", "skip-health-checks", "stage", "detach",
-            "force", "with-new-volumes", "autostart", "watch", "select", "watch-stdin"}  # fmt: skip
+            "force", "with-new-volumes", "autostart", "watch", "select", "watch-stdin", "overwrite", "agent", "dotssh"}  # fmt: skip
 _EVERYWHERE = {"app", "config", "json", "access-token", "verbose", "debug", "help"}
 _SIZES = {"vm-size", "vm-memory", "vm-cpus", "vm-cpu-kind"}
 _FLAGS: dict[tuple[str, ...], set[str]] = {
@@ -75,6 +75,7 @@ _FLAGS: dict[tuple[str, ...], set[str]] = {
     ("secrets", "import"): {"stage", "detach"},
     ("secrets", "deploy"): {"detach"},
     ("secrets", "sync"): set(),
+    ("ssh", "issue"): {"agent", "dotssh", "hours", "overwrite", "username", "org"},
     ("proxy",): {"org", "select", "quiet", "bind-addr", "watch-stdin"},
 }
 _ALIASES = {

@@ -92,6 +92,7 @@ class Cloud:
         data = {
             "format": 1, "moment_s": moment_s, "lease_s": lease_s, "faults": {}, "numbers": {},
             "tokens": {f"fo1_{random.token_urlsafe(24)}": "personal"}, "edge": {"port": 0, "pid": 0},
+            "organisation": "personal", "authority": None, "other_authorities": {},
             "apps": {app: web, db_app: database},
         }  # fmt: skip
         world.create(self.folder, data)
@@ -135,6 +136,46 @@ class Cloud:
             process.returncode = 0
         _wait_for(lambda: _listens(edge["port"]), "the edge of the stand-in does not answer")
 
+    def open_ssh(self, app: str, env: Mapping[str, str] | None = None) -> None:
+        """Have each machine of the app answer at its port 22 from now on; `env` is what its programs find in their environment.
+
+        The organisation's authority is made with the first.
+        """
+        from polyladder_ops.sandbox.fly import credentials  # cryptography takes a moment to load
+
+        with world.changing(self.folder) as here:
+            if not here.data["authority"]:
+                private = credentials.new_key()
+                here.data["authority"] = {"private": private, "public": credentials.public_of(private)}
+            there = [each["shown"]["id"] for each in here.machines(app)]
+            for identifier in there:
+                machine = here.apps[app]["machines"][identifier]
+                machine["ssh"] = {"host_key": credentials.new_key(), "env": dict(env or {}), "pid": 0}
+        for identifier in there:
+            self._serve_ssh(app, identifier)
+
+    def _serve_ssh(self, app: str, identifier: str) -> None:
+        argv = [
+            sys.executable,
+            "-m",
+            "polyladder_ops.sandbox.fly.hallpass",
+            str(self.folder),
+            app,
+            identifier,
+        ]
+        log = os.open(self.folder / f"{identifier}.ssh.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            process = portable.start(
+                argv, env=portable.clean_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        finally:
+            os.close(log)
+        process.returncode = 0  # it outlives us, until its world is gone
+        _wait_for(
+            lambda: world.seen(self.folder).apps[app]["machines"][identifier]["ssh"]["pid"],
+            f"SSH of machine {identifier} of the stand-in does not answer",
+        )
+
     def tell(self, app: str, secrets: Mapping[str, str]) -> None:
         """Give the app secrets, as `fly secrets set` does, where it has others: its machines that run start anew."""
         with world.changing(self.folder) as here:
@@ -162,6 +203,9 @@ class Cloud:
             for app in here.apps:
                 for machine in here.machines(app):
                     machines.force_to_end(machine)
+                    pid = machine.get("ssh", {}).get("pid")
+                    if pid and portable.runs(pid, "python", str(self.folder)):
+                        os.kill(pid, signal.SIGTERM)
             edge = here.data["edge"]
             if edge["pid"] and portable.runs(edge["pid"], "python", str(self.folder)):
                 os.kill(edge["pid"], signal.SIGTERM)

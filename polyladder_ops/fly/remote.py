@@ -1,0 +1,270 @@
+"""Commands on a machine inside Fly's network: Fabric over a tunnel, with a certificate (contract 2). The one importer of Fabric.
+
+Fly's server runs words, not a shell, so each command is wrapped in `bash -c`. Nobody publishes its host key: the one that
+answers first is kept for the tunnel's life. Texts go by `run`, files by SFTP, and bytes by a channel of their own: Fabric's
+`run` reads text, mangles what is none, and takes minutes for megabytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shlex
+import time
+from typing import TYPE_CHECKING, Any
+
+from polyladder_ops.errors import OpsError
+from polyladder_ops.fly import certificates, tunnel
+from polyladder_ops.fly.failures import FlyError
+from polyladder_ops.fly.stream import NO_CODE, Outcome, Stream
+from polyladder_ops.redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from polyladder_ops.fly.certificates import Certificate
+    from polyladder_ops.fly.tunnel import Tunnel
+
+__all__ = ["Remote", "logged_in", "wrapped"]
+
+_CONNECT_S = 20.0
+_RUN_S = 60.0
+_ANSWER_S = 20.0
+_WINDOW = 1 << 25
+_LONGEST = 400
+
+
+@contextlib.contextmanager
+def logged_in(way: Tunnel, certificate: Certificate) -> Iterator[Remote]:
+    """Within the block one SSH connection through the tunnel. Raise FlyError, explained, if the machine lets nobody in."""
+    remote = Remote(way, certificate)
+    try:
+        remote.connect()
+        yield remote
+    finally:
+        remote.close()
+
+
+class Remote:
+    """One machine, over SSH."""
+
+    def __init__(self, way: Tunnel, certificate: Certificate) -> None:
+        self._way = way
+        self._certificate = certificate
+        self._host_key: Any = None
+        self._connection: Any = None
+
+    @property
+    def machine(self) -> str:
+        """The machine's id."""
+        return self._way.machine.id
+
+    def connect(self) -> None:
+        """Connect, or connect anew: to the same host key as before. Raise FlyError if that is not let in."""
+        import paramiko
+
+        self.close()
+        connection = _connection(self._way.port, self._certificate)
+        if self._host_key is not None:
+            name = f"[{tunnel.HOST}]:{self._way.port}"
+            connection.client.get_host_keys().add(name, self._host_key.get_name(), self._host_key)
+            connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        try:
+            connection.open()
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            with contextlib.suppress(Exception):
+                connection.close()
+            raise self._not_in(error) from error
+        self._connection = connection
+        self._host_key = connection.transport.get_remote_server_key()
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def run(self, command: str, *, limit_s: float = _RUN_S) -> str:
+        """Return what a shell command printed, a text of some kilobytes.
+
+        Raise FlyError if it does not end well, or not in time: then it may run on.
+        """
+        outcome = self.outcome(command, limit_s=limit_s)
+        if outcome.code:
+            said = " ".join(redact(outcome.err or outcome.out).split())[:_LONGEST]
+            raise FlyError(
+                f"`{_short(command)}` failed on machine {self.machine}",
+                detail=f"It ended with exit code {outcome.code}. {f'It says: {said}' if said else 'It said nothing.'}",
+                hint=f"Look with `fly ssh console -a {self._way.app}`.",
+                name="command-failed",
+            )
+        return outcome.out
+
+    def outcome(self, command: str, *, limit_s: float = _RUN_S) -> Outcome:
+        """Return how a shell command ended, whatever its exit code. Raise FlyError if it did not end in time."""
+        from invoke.exceptions import CommandTimedOut, ThreadException
+
+        began = time.monotonic()
+        try:
+            done = self._connection.run(
+                wrapped(command),
+                hide=True,
+                warn=True,
+                in_stream=False,
+                timeout=limit_s,
+                encoding="utf-8",
+                env={},
+            )
+        except CommandTimedOut as error:
+            raise self._not_ended(command, limit_s) from error
+        except (ThreadException, OSError, EOFError, _ssh_exception()) as error:
+            raise self.lost(error) from error
+        if done.exited == NO_CODE:
+            # So Fabric ends some that it has cut off at their limit: its timer is still at work when it looks at it.
+            if time.monotonic() - began >= limit_s:
+                raise self._not_ended(command, limit_s)
+            raise self.lost(EOFError("the command ended without an exit code"))
+        return Outcome(done.exited, done.stdout, done.stderr)
+
+    def _not_ended(self, command: str, limit_s: float) -> FlyError:
+        return FlyError(
+            f"`{_short(command)}` did not end within {limit_s:g} s on machine {self.machine}",
+            detail="It may run on there.",
+            hint=f"Look with `fly ssh console -a {self._way.app}`, then run this again.",
+            name="silent",
+            passes=True,
+        )
+
+    def get(self, path: str) -> bytes:
+        """Return a file's bytes, by SFTP. Raise FlyError if there is none, or the connection is lost."""
+        content: bytes = self._with_file(path, lambda sftp: sftp.open(path, "rb").read())
+        return content
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a file that is not there yet, readable by us alone, by SFTP. Raise FlyError if it is there, or can't be."""
+
+        def write(sftp: Any) -> None:
+            with sftp.open(path, "wx") as file:
+                file.chmod(0o600)
+                file.write(content)
+
+        self._with_file(path, write)
+
+    def _with_file(self, path: str, act: Any) -> Any:
+        try:
+            with contextlib.closing(self._connection.transport.open_sftp_client()) as sftp:
+                sftp.get_channel().settimeout(_RUN_S)
+                return act(sftp)
+        except EOFError as error:
+            raise self.lost(error) from error
+        except OSError as error:
+            if not self._connection.transport.is_active():
+                raise self.lost(error) from error
+            raise FlyError(
+                f"{path} on machine {self.machine} can't be used",
+                detail=f"SFTP says: {error.strerror or error}.",
+                hint=f"Look with `fly ssh console -a {self._way.app}`.",
+                name="no-file",
+            ) from error
+        except _ssh_exception() as error:
+            raise self.lost(error) from error
+
+    @contextlib.contextmanager
+    def streamed(self, command: str) -> Iterator[Stream]:
+        """Within the block a shell command runs whose bytes can be read and written; it is cut off if the block ends before it."""
+        try:
+            channel = self._connection.transport.open_session(window_size=_WINDOW, timeout=_CONNECT_S)
+            channel.exec_command(wrapped(command))
+        except (OSError, EOFError, _ssh_exception()) as error:
+            raise self.lost(error) from error
+        try:
+            yield Stream(self, channel)
+        finally:
+            channel.close()
+
+    def answers(self) -> bool:
+        """Whether the far end still answers: a channel that opens is an answer, and so is one that it refuses."""
+        try:
+            self._connection.transport.open_session(timeout=_ANSWER_S).close()
+        except _ssh_exception() as error:
+            return "Timeout" not in str(error) and self._connection.transport.is_active()
+        except (OSError, EOFError, AttributeError):
+            return False
+        return True
+
+    def hang_up(self) -> None:
+        """End the connection without a word to the far end, so that whoever waits for it wakes up."""
+        if self._connection is not None and self._connection.transport is not None:
+            self._connection.transport.close()
+
+    def lost(self, error: BaseException) -> OpsError:
+        """Return what to tell of a connection that was lost: what became of the way, if anything is known of it."""
+        with contextlib.suppress(OpsError):
+            if known := self._way.why_lost():
+                return known
+        return FlyError(
+            f"the connection to machine {self.machine} was lost",
+            detail=f"SSH says: {error or type(error).__name__}. What ran there may run on.",
+            hint="Run it again, from its beginning.",
+            name="connection-lost",
+            passes=True,
+        )
+
+    def _not_in(self, error: BaseException) -> OpsError:
+        import paramiko
+
+        if isinstance(error, paramiko.BadHostKeyException) or "not found in known_hosts" in str(error):
+            return FlyError(
+                f"another machine answers as {self.machine}",
+                detail="Its host key is not the one that answered before through this tunnel: Fly put another machine there.",
+                hint="Run it again, from its beginning.",
+                name="other-host",
+                passes=True,
+            )
+        if isinstance(error, paramiko.AuthenticationException):
+            left_s = self._certificate.until - time.time()
+            why = "It has expired." if left_s <= 0 else "It may be of another organisation."
+            return FlyError(
+                f"machine {self.machine} does not take our certificate",
+                detail=f"{why} SSH says: {error}",
+                hint=f"Compare `fly orgs list` with the organisation of {self._way.app}; run it again for a new certificate.",
+                name="denied",
+            )
+        return self.lost(error)
+
+
+def wrapped(command: str) -> str:
+    """Return the words that have a shell run the command: Fly's server splits words and knows nothing else (contract 1.14)."""
+    return f"bash -c {shlex.quote(command)}"
+
+
+def _short(command: str) -> str:
+    return redact(command if len(command) <= 60 else f"{command[:60]}…")
+
+
+def _connection(port: int, certificate: Certificate) -> Any:
+    """Return a connection that reads no file of the person's: no ~/.ssh, no fabric.yml, no agent."""
+    import fabric
+    import paramiko
+
+    key = paramiko.Ed25519Key.from_private_key(io.StringIO(f"{certificate.key}\n"))
+    key.load_certificate(certificate.text)
+    kwargs = {
+        "pkey": key,
+        "look_for_keys": False,
+        "allow_agent": False,
+        "banner_timeout": _CONNECT_S,
+        "auth_timeout": _CONNECT_S,
+    }
+    config = fabric.Config(lazy=True, overrides={"load_ssh_configs": False})
+    return fabric.Connection(
+        tunnel.HOST, user=certificates.USER, port=port, config=config, connect_timeout=int(_CONNECT_S),
+        connect_kwargs=kwargs, inline_ssh_env=False,
+    )  # fmt: skip
+
+
+def _ssh_exception() -> type[Exception]:
+    import paramiko
+
+    kind: type[Exception] = paramiko.SSHException
+    return kind

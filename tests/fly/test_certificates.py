@@ -1,0 +1,151 @@
+"""A certificate for SSH: issued by flyctl with its traps, and judged before a machine could only say no."""
+
+from __future__ import annotations
+
+import stat
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from polyladder_ops.fly import certificates
+from polyladder_ops.fly.failures import FlyError
+from polyladder_ops.redaction import redact
+from polyladder_ops.sandbox.fly import credentials, world
+from tests.fly.conftest import APP, DB
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from polyladder_ops.fly.flyctl import Flyctl
+    from polyladder_ops.sandbox.fly.cloud import Cloud
+
+Fly = Any
+NOW = time.time()
+HOUR_S = 3600.0
+
+
+@pytest.fixture
+def cloud(cloud: Cloud) -> Cloud:
+    cloud.open_ssh(DB)
+    return cloud
+
+
+def test_1_15_it_writes_key_and_certificate_for_us_alone(cloud: Cloud, fly: Fly, tmp_path: Path) -> None:
+    said = fly("ssh", "issue", "personal", str(tmp_path / "id"), "--hours", "1")
+    assert said.code == 0
+    assert said.out.startswith("!!!! WARNING: ")
+    assert (
+        said.out.splitlines()[-1] == f"Wrote 1-hour SSH credential to {tmp_path}/id, {tmp_path}/id-cert.pub"
+    )
+    assert (tmp_path / "id").read_text().startswith("-----BEGIN OPENSSH PRIVATE KEY-----\n")
+    assert (tmp_path / "id-cert.pub").read_text().startswith("ssh-ed25519-cert-v01@openssh.com AAAA")
+    assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("id", "id-cert.pub")} == {0o600}
+
+
+@pytest.mark.parametrize("hours", ["0", "73", "x"])
+def test_1_15_hours_are_1_to_72(fly: Fly, tmp_path: Path, cloud: Cloud, hours: str) -> None:
+    assert (
+        "Invalid expiration time (1-72 hours)"
+        in fly("ssh", "issue", "personal", str(tmp_path / "id"), "--hours", hours).err
+    )
+
+
+def test_1_15_the_path_is_the_second_word_even_with_o(fly: Fly, tmp_path: Path, cloud: Cloud) -> None:
+    assert fly("ssh", "issue", "-o", "personal", str(tmp_path / "id")).both == (
+        1,
+        "Error: prompt: non interactive\n",
+    )
+    assert fly("ssh", "issue", "-o", "personal", "personal", str(tmp_path / "id")).code == 0
+    assert "slug argument must be specified when not running interactively" in fly("ssh", "issue").err
+
+
+def test_1_15_traps_of_files_that_are_there(fly: Fly, tmp_path: Path, cloud: Cloud) -> None:
+    (tmp_path / "id").touch()
+    said = fly("ssh", "issue", "personal", str(tmp_path / "id"))
+    assert "Can't open private key file: " in said.out
+    assert said.code == 1
+    (tmp_path / "other-cert.pub").touch()
+    assert fly("ssh", "issue", "personal", str(tmp_path / "other")).code == 0
+    assert (tmp_path / "other").read_text() == ""
+
+
+def test_1_15_the_environments_organisation_beats_the_word(fly: Fly, tmp_path: Path, cloud: Cloud) -> None:
+    said = fly("ssh", "issue", "personal", str(tmp_path / "id"), FLY_ORG="nobody")
+    assert "failed retrieving organization with slug nobody" in said.err
+
+
+def test_1_22_an_apps_own_token_gets_none(fly: Fly, tmp_path: Path, cloud: Cloud) -> None:
+    with world.changing(cloud.folder) as here:
+        here.data["tokens"]["deploy-token"] = f"deploy:{APP}"
+    assert (
+        "unauthorized"
+        in fly("ssh", "issue", "personal", str(tmp_path / "id"), FLY_API_TOKEN="deploy-token").err
+    )
+
+
+def test_ours_lasts_an_hour_is_hidden_and_leaves_no_file(
+    cloud: Cloud, caller: Flyctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLY_ORG", "nobody")
+    made = certificates.issued(caller, certificates.organisation(caller, DB), tmp_path / "state")
+    assert HOUR_S - 120 < made.until - time.time() <= HOUR_S
+    assert "PRIVATE KEY" not in redact(f"the key is {made.key}")
+    assert "PRIVATE" not in repr(made)
+    assert [path for path in (tmp_path / "state").rglob("*") if "id" in path.name.split("-")] == []
+
+
+def test_a_refusal_of_flys_is_explained(cloud: Cloud, caller: Flyctl, tmp_path: Path) -> None:
+    cloud.switch("no-certificate")
+    with pytest.raises(FlyError) as raised:
+        certificates.issued(caller, "personal", tmp_path / "state")
+    assert raised.value.name == "token-refused"
+
+
+def pair(*, begins: float = NOW - 60, seconds: float = HOUR_S, names: str = "root,fly") -> tuple[str, str]:
+    key = credentials.new_key()
+    text = credentials.signed(
+        credentials.new_key(), credentials.public_of(key), names.split(","), seconds=seconds, begins=begins
+    )
+    return key, text
+
+
+def test_a_good_one_passes() -> None:
+    key, text = pair()
+    assert certificates.judged(key, text, now=NOW).until == pytest.approx(NOW - 60 + HOUR_S, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "why"),
+    [
+        ("", pair()[1], "The key that flyctl wrote is empty"),
+        (pair()[0], "", "The certificate that flyctl wrote is empty"),
+        (pair()[0], pair()[1], "for another key"),
+        (pair()[0], "ssh-ed25519-cert-v01@openssh.com AAAA", "can't be read"),
+        ("-----BEGIN nothing-----", pair()[1], "can't be read"),
+        (*pair(names="fly"), "not for the user root"),
+        (*pair(begins=NOW - 2 * HOUR_S), "has expired already"),
+        (*pair(begins=NOW + HOUR_S), "valid only later"),
+    ],
+    ids=[
+        "no key",
+        "no certificate",
+        "another key",
+        "no such text",
+        "no such key",
+        "another user",
+        "expired",
+        "later",
+    ],
+)
+def test_what_no_machine_would_take_is_named(key: str, text: str, why: str) -> None:
+    with pytest.raises(FlyError, match="useless") as raised:
+        certificates.judged(key, text, now=NOW)
+    assert why in raised.value.detail
+
+
+def test_a_key_stands_in_place_of_a_certificate() -> None:
+    key, _ = pair()
+    with pytest.raises(FlyError) as raised:
+        certificates.judged(key, credentials.public_of(key), now=NOW)
+    assert "a key without a certificate" in raised.value.detail
