@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -76,12 +77,39 @@ class Fleet:
         except Timeout:
             raise Refused(
                 f"another run changes the machines of {self.app}",
-                hint=f"Wait for it; {self.hint('fly.status')} shows what it does.",
+                detail=f"It is of {self._holder()}.",
+                hint="Wait until it has ended: it says itself what it waits for, and gives up in time. Then run this again.",
             ) from None
         try:
+            with working_in(self.folder):
+                since = time.strftime("%H:%M:%S UTC", time.gmtime())
+                told = f"{portable.by_whom()}, process {os.getpid()}, since {since}"
+                self._note.write_text(told, encoding="utf-8")
             yield
         finally:
             lock.release()
+
+    @property
+    def _note(self) -> Path:
+        return self.folder / f"{self.app}.run"
+
+    def _holder(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            return self._note.read_text(encoding="utf-8")[:200] or "somebody"
+        return "somebody"
+
+    def held_by(self) -> str:
+        """Return who changes the machines now, from this machine; empty if nobody does."""
+        path = self.folder / f"{self.app}.lock"
+        if not path.is_file():
+            return ""
+        try:
+            FileLock(path, timeout=0).acquire().lock.release()
+        except Timeout:
+            return self._holder()
+        except OSError:
+            return ""
+        return ""
 
     def look(self) -> tuple[Machine, ...]:
         """Return all machines of the app, one call. Raise OpsError if Fly does not tell, Refused if it is a database's app."""

@@ -31,8 +31,8 @@ FORCE = "Do not ask. It lets nothing through."
 def status(c: Context, site: str = "", json: bool = False) -> None:
     """Show the app's machines, and whether a shape waits.
 
-    One call of flyctl, which changes nothing. Exits 3 if no machine can answer a request, or while what fly.stop or fly.scale
-    took away has not come back.
+    One call of flyctl, which changes nothing. Exits 3 if no machine can answer a request, while what fly.stop or fly.scale
+    took away has not come back, or while another run changes them.
 
     Examples:
         invoke fly.status
@@ -49,6 +49,12 @@ def status(c: Context, site: str = "", json: bool = False) -> None:
     if json:
         waiting = asdict(kept.shape) if kept else None
         print_json({"app": fleet.app, "machines": [asdict(each) for each in found], "shape": waiting})
+    if holder := fleet.held_by():
+        raise Mismatch(
+            f"a run changes the machines of {fleet.app} now",
+            detail=f"It is of {holder}.{f' They were {kept.shape}.' if kept else ''}",
+            hint=f"Wait until it has ended, then look again with {fleet.hint('fly.status')}.",
+        )
     if kept:
         raise Mismatch(
             f"the machines of {fleet.app} wait to come back",

@@ -352,6 +352,35 @@ program.run()
 """
 
 
+def test_beside_another_run_each_hint_says_wait_and_for_whom(call: Call, cloud: Cloud, home: Path) -> None:
+    """fly.start named fly.status, and that named fly.start."""
+    assert call("fly.stop", "--force").returncode == 0
+    cloud.switch("frozen")
+    before = len(cloud.calls())
+    argv = [sys.executable, "-c", INTERRUPTIBLE, "fly.start"]
+    process = subprocess.Popen(argv, cwd=home, env=at_sandbox(home), stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: ["machine", "update"] in [words[:2] for words in cloud.calls()[before:]])
+        for words, code in (("fly.start", 4), ("fly.status", 3), ("fly.scale", 4)):
+            done = call(words, *(("--count=2",) if words == "fly.scale" else ()))
+            assert done.returncode == code, done.stderr
+            assert f"process {process.pid}, since " in done.stderr
+            assert "hint: Wait until it has ended" in done.stderr
+    finally:
+        cloud.switch("all", off=True)
+        process.kill()
+        process.wait()
+    set_lease_free(cloud)
+    assert "process" not in call("fly.status").stderr
+
+
+def set_lease_free(cloud: Cloud) -> None:
+    """Give back what a killed flyctl left."""
+    with world.changing(cloud.folder) as here:
+        for machine in here.machines("polyladder"):
+            machine["lease"] = None
+
+
 def test_a_hint_names_the_program_that_we_call(call: Call, cloud: Cloud) -> None:
     """`fly deploy` is the real Fly's, where the sandbox's or POLYLADDER_FLYCTL's is meant."""
     cloud.switch("failed-release")
