@@ -45,6 +45,12 @@ class OpsError(Exception):
         """Message and detail in one line: what stands below each other in a detail stands one behind the other."""
         return f"{self.message}. {'; '.join(self.detail.split(BELOW))}".strip()
 
+    @property
+    def with_hint(self) -> str:
+        """Message, detail and hint as sentences of one line."""
+        texts = [text.strip() for text in (self.message, "; ".join(self.detail.split(BELOW)), self.hint)]
+        return " ".join(text if text.endswith((".", "…", "?", "!")) else f"{text}." for text in texts if text)
+
     def __str__(self) -> str:
         lines = [f"error: {self.message}"]
         lines += [f"detail: {self.detail}"] if self.detail else []

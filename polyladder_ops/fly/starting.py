@@ -124,7 +124,7 @@ def _update(fleet: Fleet, machine: Machine, wanted: bool | None, *more: str) -> 
         if (
             error.name != "gone"
         ):  # a deploy's new one has what the deploy gave it, and is looked at in the end
-            return f"{machine.id}: {error.message}. {error.detail}"
+            return f"{machine.id}: {error.in_a_line}".rstrip(".")
     return ""
 
 
@@ -172,7 +172,7 @@ def _scale_up(fleet: Fleet, ours: tuple[Machine, ...], wanted: Shape) -> tuple[s
         if short:
             releases.promised(fleet)
     except OpsError as error:
-        return (f"{error.in_a_line} {error.hint}",)
+        return (error.with_hint.rstrip("."),)
     failed: list[str] = []
     for group, count in short:
         fleet.say(f"scaling {group} to {count} …")
@@ -180,7 +180,7 @@ def _scale_up(fleet: Fleet, ours: tuple[Machine, ...], wanted: Shape) -> tuple[s
         try:
             fleet.trying(fleet.deadline(), partial(fleet.flyctl.run, *words, app=fleet.app))
         except FlyError as error:
-            failed.append(f"{group}: {error.message}. {error.detail}")
+            failed.append(f"{group}: {error.in_a_line}".rstrip("."))
     return tuple(failed)
 
 
@@ -191,7 +191,7 @@ def _of_another_image(fleet: Fleet, found: tuple[Machine, ...], wanted: Shape) -
             fleet, (each for each in machines.managed(found) if wanted.part(each) is None)
         )
     except OpsError as error:
-        return (f"{error.in_a_line} {error.hint}",)
+        return (error.with_hint.rstrip("."),)
     return ()
 
 
@@ -229,7 +229,7 @@ def _start_one(fleet: Fleet, machine: Machine) -> str:
     try:
         fleet.flyctl.run("machine", "start", machine.id, app=fleet.app)
     except FlyError as error:
-        return "" if error.passes else f"{machine.id}: {error.message}. {error.detail} {error.hint}"
+        return "" if error.passes else f"{machine.id}: {error.with_hint}".rstrip(".")
     return ""
 
 

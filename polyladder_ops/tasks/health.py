@@ -62,7 +62,7 @@ def health(c: Context, wait: str = "", site: str = "", json: bool = False) -> No
 def _unwell(wrong: list[Part]) -> Mismatch:
     return Mismatch(
         f"the app is not well: {wrong[0].name}: {wrong[0].seen}",
-        detail=" ".join(f"{part.name}: {part.seen}." for part in wrong[1:]),
+        detail=" ".join(f"{part.name}: {part.seen.rstrip('.')}." for part in wrong[1:]),
         hint=next((part.hint for part in wrong if part.hint), ""),
     )
 
@@ -98,9 +98,7 @@ def _machines(place: Site) -> list[tuple[Machine, bool]] | None:
     try:
         found = machines.managed(place.fleet(say=output.step).look())
     except OpsError as error:
-        _say(
-            f"note: Fly's own checks are not looked at: {error.message}. {error.detail} {error.hint}".rstrip()
-        )
+        _say(f"note: Fly's own checks are not looked at: {error.with_hint}")
         return None
     return [
         (

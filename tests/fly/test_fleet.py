@@ -215,6 +215,7 @@ def test_autostart_is_given_back_though_no_machine_can_start(cloud: Cloud, fleet
         start(fleet)
     assert "no room to start it" in caught.value.detail
     assert "fly machine clone" in caught.value.detail
+    assert not {".;", ".."} & {caught.value.detail[at : at + 2] for at in range(len(caught.value.detail))}
     assert autostarts(cloud) == [True, True]
     assert sorted(states(cloud)) == ["started", "stopped"], "the other one is started all the same"
     assert shape.waits(fleet.path)
