@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import leftovers, locks, properties, role_marks, roles, session
+from polyladder_ops.postgres import databases, leftovers, locks, properties, role_marks, roles, session
 from polyladder_ops.postgres.properties import Membership
 from tests.conftest import numbers, run
 from tests.factories import role
@@ -286,6 +286,21 @@ def test_a_restore_that_needs_what_a_dead_one_made_takes_it_over(server: Server,
     assert make(server.target(), *wanted, live="another") == ((), [])
     assert [there(server.target())[one.name] for one in wanted] == list(wanted)
     assert left(server.target(), "any") == []
+
+
+def test_one_that_a_living_restore_needs_in_its_copy_stays_and_keeps_its_mark(
+    server: Server, prefix: str
+) -> None:
+    wanted = role(f"{prefix}app", memberships=())
+    live, copy = half_made(server.target(), wanted), databases.temporary_name("beside")
+    with databases.locked(server.target(), copy):
+        run(server.target(), "CREATE DATABASE %I TEMPLATE template0", copy)
+        run(server.target(copy), "CREATE TABLE public.deck ()")
+        run(server.target(copy), "ALTER TABLE public.deck OWNER TO %I", wanted.name)
+        assert settled(server, live) == ()
+        assert role_marks.is_mark(there(server.target())[wanted.name].comment)
+    databases.drop(server.target(), copy)
+    assert settled(server, live) == (f"dropped the role {wanted.name}",)
 
 
 def test_a_mark_that_a_backup_holds_as_a_comment_is_none(server: Server, prefix: str) -> None:

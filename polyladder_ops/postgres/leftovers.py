@@ -131,4 +131,10 @@ def settle(connection: Connection, server: Target, live: str) -> tuple[str, ...]
         done.append(
             f"dropped {'the half-made copy' if is_copy else f'the login of {logins.whose(name)},'} {name}"
         )
-    return (*done, *role_marks.drop_unused(connection, live))
+    return (*done, *role_marks.drop_unused(connection, live, _in_hand(connection)))
+
+
+def _in_hand(connection: Connection) -> list[str]:
+    """Return the copies that a living run makes, ours too: a role that is needed there is neither dropped nor in use."""
+    copies = filter(databases.is_temporary, switch.names(connection))
+    return [name for name in copies if locks.holder(connection, name)]

@@ -138,14 +138,14 @@ def _spread(used: dict[str, str], members: dict[str, list[str]]) -> None:
         used.update(more)
 
 
-def drop_unused(connection: Connection, live: str) -> tuple[str, ...]:
+def drop_unused(connection: Connection, live: str, in_hand: Iterable[str] = ()) -> tuple[str, ...]:
     """Drop the roles that a dead restore of `live` made and nobody uses; of the others the mark is taken off.
 
-    Return what was done, in sentences. Another role's, which we may not touch, stay as they are. Raise OpsError if the server fails.
+    One that is needed in a database that is `in_hand` stays as it is. Return what was done, in sentences. Another role's, which we may not touch, stay as they are. Raise OpsError if the server fails.
     """
     done = []
     with translated("could not drop the roles that a restore made"), connection.transaction():
-        for one in (one for one in find(connection) if one.live == live):
+        for one in (one for one in find(connection, in_hand) if one.live == live):
             change = (
                 comment(one.name, one.comment)
                 if one.use
