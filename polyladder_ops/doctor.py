@@ -113,7 +113,10 @@ def _restores(target: Target | Check, *, is_known: bool) -> list[Check]:
 
 
 def judge_restores(found: setaside.Status, now: datetime) -> list[Check]:
-    """Return a check that fails on what a dead run left, and a note on each set-aside database: it takes space."""
+    """Return a check that fails on what a dead run left, and a note on each set-aside database: it takes space.
+
+    It stops a restore only if it is the live database that was left half-way.
+    """
     left = "; ".join(f"{one.name}: {one.detail}" for one in found.leftovers)
     said = found.holder or "Nothing is left over."
     asides = [
@@ -126,7 +129,9 @@ def judge_restores(found: setaside.Status, now: datetime) -> list[Check]:
     ]
     if left:
         hint = setaside.to_settle(found.leftovers, found.live)
-        return [Check("restores", False, f"{left}.", hint, "restore"), *asides]
+        # What is left beside the live database the next restore cleans up after by itself.
+        is_live = any(one.database == found.live for one in found.leftovers)
+        return [Check("restores", False, f"{left}.", hint, "restore" if is_live else ""), *asides]
     return [Check("restores", True, f"{said.rstrip('.')}."), *asides]
 
 
