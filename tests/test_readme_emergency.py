@@ -24,8 +24,9 @@ def lines() -> list[str]:
     return shown[1].splitlines()
 
 
-def test_the_emergency_stands_near_the_top_in_eight_lines() -> None:
+def test_the_emergency_stands_near_the_top_in_eight_lines_of_a_terminals_width() -> None:
     assert len(lines()) == 8
+    assert max(map(len, lines())) <= 80
     text = README.read_text(encoding="utf-8")
     assert text[: text.index("<!-- emergency -->")].count("\n") < 12
 
