@@ -29,7 +29,7 @@ from polyladder_ops.redaction import redact
 from polyladder_ops.terminal import draws, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from typing import TextIO
 
     from polyladder_ops.errors import OpsError
@@ -54,6 +54,7 @@ __all__ = [
     "step",
     "told",
     "unsaid",
+    "with_flags",
 ]
 
 _STREAMS = ("stdin", "stdout", "stderr")
@@ -252,20 +253,27 @@ def clean(text: str) -> str:
     return "\n".join(map(plain, redact(text).split("\n")))
 
 
-def _for_site(text: str) -> str:
-    """Return the text with the site behind each of our commands that names none; the sandbox's and a developer's take none.
+def with_flags(text: str, flags: Callable[[str], Mapping[str, str]]) -> str:
+    """Return the text with flags behind each of our commands; the sandbox's and a developer's take none.
 
-    Commands of flyctl name the program that we call.
+    `flags` says for a command which ones, and with which value; one that the command has, or that has no value, is left out.
     """
-    for program in _flyctl:
-        begun = f"`{shlex.quote(program)} "
-        text = _FLY.sub(begun.replace("\\", r"\\"), text)
-    if not (site := _sites[-1] if _sites else ""):
-        return text
-    flag = f" --site={shlex.quote(site)}"
-    return _COMMAND.sub(
-        lambda found: found[0] if "--site" in found[1] else f"`invoke {found[1]}{flag}`", text
-    )
+
+    def extended(found: re.Match[str]) -> str:
+        more = [
+            f"{flag}={shlex.quote(value)}"
+            for flag, value in flags(found[1]).items()
+            if value and flag not in found[1]
+        ]
+        return f"`invoke {' '.join([found[1], *more])}`"
+
+    return _COMMAND.sub(extended, text)
+
+
+def _for_site(text: str) -> str:
+    """Return the text with the site behind each of our commands that names none."""
+    site = _sites[-1] if _sites else ""
+    return with_flags(text, lambda _command: {"--site": site}) if site else text
 
 
 def _hints_followed(value: Any) -> Any:

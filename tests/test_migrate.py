@@ -448,7 +448,7 @@ def test_a_hint_means_the_database_that_was_meant(app: App, copy: Target) -> Non
     """Without the flags `invoke migrate` would act on production."""
     found = app.migrate("migrate.status", "--site=staging", f"--database={copy.database}")
     assert found.code == 3, found
-    assert f"hint: Run `invoke migrate --site=staging --database={copy.database}`." in found.err
+    assert f"hint: Run `invoke migrate --database={copy.database} --site=staging`." in found.err
 
 
 def test_a_secret_that_a_program_prints_is_not_shown_though_the_line_is_cut(app: App) -> None:

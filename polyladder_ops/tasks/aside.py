@@ -41,7 +41,7 @@ def abort_of(site: str, into: str = "") -> str:
 @contextmanager
 def _stoppable(site: str, finish: str, into: str = "") -> Iterator[None]:
     """Within the block clean-ups are seen; a Ctrl-C says how to look at what is true now. Hints keep `--site` and `--into`."""
-    with followed(site, into=into):
+    with followed(into=into):
         try:
             with cleaning_in_sight(finish=f"Run `{abort_of(site, into)}`: {finish}"):
                 yield
@@ -256,9 +256,8 @@ def status(c: Context, site: str = "", json: bool = False) -> None:
     else:
         output.lines(restore_report.status(found, datetime.now(UTC)))
     if found.leftovers:
-        with followed(site):
-            hint = setaside.to_settle(found.leftovers, found.live)
-            raise Mismatch("a run that died left something", hint=hint)
+        hint = setaside.to_settle(found.leftovers, found.live)
+        raise Mismatch("a run that died left something", hint=hint)
 
 
 def _to_stderr(sentence: str) -> None:

@@ -1,12 +1,14 @@
-"""A hint's command with the flags of the command that failed: without them it would mean another database."""
+"""A hint's command with the flags of the command that failed: without them it would mean another database.
+
+The site stands behind every command that is told at all (`output.followed`).
+"""
 
 from __future__ import annotations
 
 import contextlib
-import re
-import shlex
 from typing import TYPE_CHECKING
 
+from polyladder_ops import output
 from polyladder_ops.errors import OpsError
 
 if TYPE_CHECKING:
@@ -14,30 +16,21 @@ if TYPE_CHECKING:
 
 __all__ = ["followed"]
 
-_COMMAND = re.compile(r"`invoke (?!sandbox|dev|--)([^`]+)`")
-
 
 @contextlib.contextmanager
-def followed(site: str, database: str = "", *, into: str = "") -> Iterator[None]:
-    """Within the block `--site` stands behind each command that an error's hint names.
+def followed(database: str = "", *, into: str = "") -> Iterator[None]:
+    """Within the block an error's hint names `--database` behind commands of migrations.
 
-    So does `--database` behind those of migrations, and `--into` behind those that act on what a restore set aside.
+    And `--into` behind those that act on what a restore set aside.
     """
+
+    def flags(command: str) -> dict[str, str]:
+        is_aside = command.startswith(("restore.undo", "restore.discard"))
+        is_migration = command.startswith("migrate")
+        return {"--into": into if is_aside else "", "--database": database if is_migration else ""}
+
     try:
         yield
     except OpsError as error:
-        error.hint = _COMMAND.sub(
-            lambda found: f"`invoke {_with_flags(found[1], site, database, into)}`", error.hint
-        )
+        error.hint = output.with_flags(error.hint, flags)
         raise
-
-
-def _with_flags(command: str, site: str, database: str, into: str) -> str:
-    is_aside = command.startswith(("restore.undo", "restore.discard"))
-    given = {
-        "--into": into if is_aside else "",
-        "--site": site,
-        "--database": database if command.startswith("migrate") else "",
-    }
-    flags = [f"{flag}={shlex.quote(text)}" for flag, text in given.items() if text and flag not in command]
-    return " ".join([command, *flags])

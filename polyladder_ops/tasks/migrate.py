@@ -62,7 +62,7 @@ def up(c: Context, database: str = "", force: bool = False, site: str = "", json
         invoke migrate --database=yesterday
     """
     place, checkout, target = _opened(c, site, database)
-    with followed(site, database), _alone(place, checkout, target, "migrate", dry=is_dry(c)) as server:
+    with followed(database), _alone(place, checkout, target, "migrate", dry=is_dry(c)) as server:
         before, level = _stands(target, checkout)
         _say_gone(level)
         shown = _show(level.pending, place, target)
@@ -101,7 +101,7 @@ def down(c: Context, database: str = "", force: bool = False, site: str = "", js
     from polyladder_ops.terminal import plain
 
     place, checkout, target = _opened(c, site, database)
-    with followed(site, database), _alone(place, checkout, target, "migrate.down", dry=is_dry(c)) as server:
+    with followed(database), _alone(place, checkout, target, "migrate.down", dry=is_dry(c)) as server:
         before, level = _stands(target, checkout)
         if not level.head:
             raise OpsError(
@@ -159,7 +159,7 @@ def status(c: Context, database: str = "", site: str = "", json: bool = False) -
         output.lines(table(rows, ("migration", "state", "ran at")))
     shown = _show(level.pending, place, target)
     if not level.is_level:
-        with followed(site, database):
+        with followed(database):
             raise _differs(seen, level, checkout, target, shown)
 
 

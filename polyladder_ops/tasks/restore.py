@@ -114,7 +114,7 @@ def restore(
     _refuse_other_site(chosen, place, allow_cross)
     finish = finish_by(site, in_place=in_place)
     with (
-        followed(site, into=into),
+        followed(into=into),
         _Bars() as bars,
         cleaning_in_sight(finish=finish, before=bars.stop),
     ):
@@ -165,7 +165,7 @@ def restore(
             result = replacement.replace(target, chosen, keys, options, say=_say(bars), confirm=ask)
         except KeyboardInterrupt as error:
             raise _interrupted(error, options.name, bars) from error
-    with followed(site, into=into):
+    with followed(into=into):
         _tell(shown["plan"], result, options, as_json=json, is_live=not into)
 
 
