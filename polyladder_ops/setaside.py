@@ -49,6 +49,7 @@ __all__ = [
     "verified",
 ]
 
+_UNASKED = "could not look for set-aside databases"
 Say = Callable[[str], None]
 
 
@@ -73,7 +74,7 @@ class Status:
 def status(target: Target) -> Status:
     """Return what the server shows; whose databases they were is in their notes. Raise OpsError if it can't be asked."""
     server = locks.maintenance(target)
-    with closing(session.connect(server)) as connection:
+    with closing(session.connect(server)) as connection, session.translated(_UNASKED):
         found = _asides(connection)
         ours = tuple(m for m in found if not m.is_claim and not m.use)
         return Status(
@@ -120,7 +121,7 @@ def locked(target: Target, name: str, doing: str, say: Say, *, look_only: bool =
     What a dead run left is put right first, unless we are here to look only.
     """
     server = locks.maintenance(target)
-    with closing(session.connect(server)) as connection:
+    with closing(session.connect(server)) as connection, session.translated(_UNASKED):
         asides = _asides(connection)
         _expect_ours(connection, asides, name, target.database)
         live = pick(asides, name, target.database).mark.live

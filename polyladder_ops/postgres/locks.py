@@ -81,7 +81,8 @@ def exclusive(
     """Within the block nobody else changes this database by our tasks; yields the session that holds the lock.
 
     A stranger's session that holds it (whose role could not change the database) is passed, ended first where we may, unless
-    `ends` is false; `say` gets who it was. Raise Busy at once if another run does, naming what, who, from where and since when.
+    `ends` is false; `say` gets who it was. Raise Busy at once if another run does, naming what, who, from where and since when;
+    OpsError if the server fails within the block and nobody there says it better.
     """
     named = Target.of(**{**server.parameters, "application_name": f"polyladder-ops {doing} {by_whom()}"})
     with closing(connect(named)) as connection:
@@ -92,7 +93,7 @@ def exclusive(
         with translated("could not make sure that what is changed stays changed"):
             connection.execute(DURABLY)
             orphans.end(connection)
-        with heartbeat.kept(connection):
+        with heartbeat.kept(connection), translated(f"the server failed during `{doing}`"):
             yield connection
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "connect",
     "database_size",
     "database_sizes",
+    "failed",
     "given_up_after",
     "hang_up",
     "identify",
@@ -262,6 +263,21 @@ def translated(message: str) -> Iterator[None]:
     except psycopg.Error as error:
         text = " ".join(redact(str(error)).split())
         raise OpsError(message, detail=f"{text}.".replace("..", "."), hint=hint_for(error)) from error
+
+
+def failed(error: Exception) -> OpsError | None:
+    """Return what to tell of a server that failed, if this is such an error and nobody who knew more has told it; else None.
+
+    A statement that the server finds wrong is none: that is our fault.
+    """
+    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return None
+    text = " ".join(redact(str(error)).split()).rstrip(".")
+    hint = (
+        hint_for(error)
+        or "Look at the server with `invoke doctor`, which also names what is left; then run it again."
+    )
+    return OpsError("the server failed, or the connection to it", detail=f"{text}.", hint=hint)
 
 
 def in_short(error: psycopg.Error) -> str:

@@ -16,6 +16,7 @@ import math
 import os
 import re
 import shutil
+import sys
 import threading
 import traceback
 from pathlib import Path
@@ -184,7 +185,7 @@ def _ending_as_exit(tasks_file: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and _was_printing(error, tasks_file):
             raise _unwritten(error) from error
-        raise (_of_this_machine(error) or _bug(error)) from error
+        raise (_of_this_machine(error) or _of_the_server(error) or _bug(error)) from error
 
 
 def as_exit(error: OpsError) -> Told:
@@ -242,6 +243,16 @@ def _is_too_little(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, ImportError | RuntimeError) and _TOO_LITTLE.search(str(error)) is not None
     )
+
+
+def _of_the_server(error: Exception) -> Told | None:
+    """Tell that the server or the way to it failed, where nobody who knew more has done so."""
+    if "psycopg" not in sys.modules:
+        return None
+    from polyladder_ops.postgres import session
+
+    found = session.failed(error)
+    return as_exit(found) if found else None
 
 
 def _has_folder() -> bool:

@@ -50,11 +50,15 @@ def ended(on_stage: Stage, watch: Callable[[subprocess.Popen[bytes], str], Strik
         return on_stage.place.end_of(started[0])
 
 
-def interrupting(words: str) -> Callable[[subprocess.Popen[bytes], str], None]:
+def interrupting(words: str, *, behind: str = "") -> Callable[[subprocess.Popen[bytes], str], None]:
+    """Send a Ctrl-C at the first statement with these words that comes behind one with those."""
     sent: list[float] = []
+    seen: list[str] = []
 
     def watch(process: subprocess.Popen[bytes], text: str) -> None:
-        if words in text and not sent:
+        if behind in text:
+            seen.append(text)
+        if words in text and seen and not sent:
             sent.append(time.monotonic())
             process.send_signal(signal.SIGINT)
             time.sleep(0.2)
@@ -72,7 +76,7 @@ def test_one_that_is_stopped_before_its_commit_says_that_nothing_was_committed(o
 
 
 def test_one_that_is_stopped_at_its_commit_says_what_the_server_says(on_stage: Stage) -> None:
-    done = ended(on_stage, interrupting("COMMIT"))
+    done = ended(on_stage, interrupting("COMMIT", behind="COPY public.note"))
     assert done.code == 130, done.said
     assert "Traceback" not in done.err
     if "The restore is committed" in done.err:

@@ -126,7 +126,12 @@ def test_a_second_signal_leaves_the_copy_and_names_what_drops_it(
     assert f"error: interrupted by {name}, so the clean-up was left\n" in ended.err
     assert f"detail: Perhaps still there: the database {copy}." in ended.err
     said = finished_by(on_stage, ended)
-    assert said in (f"dropped the half-made copy {copy}\n", "nothing was left over\n")
+    # The server may have come to the end of the drop by itself; then its login, or nothing, is left.
+    assert said in (
+        f"dropped the half-made copy {copy}\n",
+        f"dropped the login of a copy, {copy}\n",
+        "nothing was left over\n",
+    )
     on_stage.is_untouched()
 
 
