@@ -66,6 +66,9 @@ def cut_at(wanted: int) -> Callable[[str, str], Strike | None]:
         ["restore.discard", "--without-backup", "--force"],
         ["-R", "restore", "--backup=latest"],
         ["doctor"],
+        ["backup"],
+        ["restore", "--backup=latest", "--force"],
+        ["restore", "--backup=latest", "--in-place", "--without-backup", "--force"],
     ],
     ids=" ".join,
 )
