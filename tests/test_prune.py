@@ -366,7 +366,10 @@ def test_killed_from_outside_at_any_instant_it_leaves_no_lie(tmp_path: Path) -> 
     takes_s = time.monotonic() - begun
     dice = random.Random(40)
     killed_half_way = 0
-    for number in range(40):
+    # How long it takes was measured once, and the machine may have been busy just then: more tries meet it half way, too.
+    for number in range(200):
+        if number >= 40 and killed_half_way >= 5:
+            break
         full = fill(tmp_path / str(number), old=20)
         process = pruner(full.path)
         go(process)

@@ -288,6 +288,7 @@ def test_a_server_without_anything_says_so() -> None:
         "in_use": [],
         "noted": [],
         "leftovers": [],
+        "of_others": [],
         "holder": None,
     }
 
