@@ -271,7 +271,10 @@ def with_flags(text: str, flags: Callable[[str], Mapping[str, str]]) -> str:
 
 
 def _for_site(text: str) -> str:
-    """Return the text with the site behind each of our commands that names none."""
+    """Return the text with the site behind each of our commands that names none; flyctl's name the program that we call."""
+    for program in _flyctl:
+        begun = f"`{shlex.quote(program)} "
+        text = _FLY.sub(begun.replace("\\", r"\\"), text)
     site = _sites[-1] if _sites else ""
     return with_flags(text, lambda _command: {"--site": site}) if site else text
 
