@@ -1,0 +1,137 @@
+"""SQL over SSH: a real server behind the stand-in's machine, each session a channel of its own, none of it open to others."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import stat
+import threading
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from polyladder_ops.errors import OpsError
+from polyladder_ops.fly import bridge, certificates, machines, remote, tunnel
+from polyladder_ops.fly.flyctl import Flyctl
+from polyladder_ops.postgres.conninfo import Target
+from polyladder_ops.postgres.session import connect
+from polyladder_ops.sandbox.fly.cloud import Cloud
+from tests.fly.conftest import APP, DB, shown, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from polyladder_ops.fly.bridge import Bridge
+    from polyladder_ops.fly.remote import Remote
+
+PORT = 5433
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    made = Cloud(tmp_path_factory.mktemp("far") / "fly")
+    made.make(app=APP, db_app=DB, moment_s=0.2)
+    until(lambda: shown(made, DB)[0]["state"] == "started")
+    made.open_ssh(DB)
+    yield made
+    made.remove()
+
+
+@pytest.fixture(scope="module")
+def machine(
+    far: Cloud, tmp_path_factory: pytest.TempPathFactory, need: Callable[[object, str], None]
+) -> Iterator[Remote]:
+    need(shutil.which("socat"), "no socat (apt-get install socat)")
+    folder = tmp_path_factory.mktemp("state")
+    flyctl = Flyctl(str(far.program), far.token, folder / "config")
+    certificate = certificates.issued(flyctl, "personal", folder)
+    (there,) = machines.read(flyctl.json(list, "machine", "list", "--json", app=DB))
+    with (
+        tunnel.opened(flyctl, DB, there, 22, answers=tunnel.ssh_answers) as way,
+        remote.logged_in(way, certificate) as made,
+    ):
+        yield made
+    far.switch("all", off=True)
+
+
+@pytest.fixture
+def crossing(machine: Remote, database: Target) -> Iterator[Bridge]:
+    with bridge.bridged(machine, f"exec socat - TCP:{database.host}:{database.port}", PORT) as made:
+        yield made
+
+
+def through(crossing: Bridge, database: Target) -> Target:
+    return Target.of(**{**database.parameters, "host": str(crossing.folder), "port": str(crossing.port)})
+
+
+def test_sessions_go_beside_each_other(crossing: Bridge, database: Target) -> None:
+    with connect(through(crossing, database)) as one, connect(through(crossing, database)) as two:
+        pids = {session.execute(b"SELECT pg_backend_pid()").fetchone() for session in (one, two)}
+    assert len(pids) == 2
+    assert crossing.lost == []
+
+
+def test_megabytes_go_both_ways(crossing: Bridge, database: Target) -> None:
+    with connect(through(crossing, database)) as session:
+        row = session.execute(b"SELECT length(%s), repeat('y', 20000000)", ["x" * 20_000_000]).fetchone()
+    assert row is not None
+    assert (row[0], len(row[1])) == (20_000_000, 20_000_000)
+
+
+def test_many_sessions_at_once_and_after_each_other(crossing: Bridge, database: Target) -> None:
+    def ask() -> None:
+        for _ in range(3):
+            with connect(through(crossing, database)) as session:
+                session.execute(b"SELECT 1")
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert crossing.lost == []
+
+
+def test_nobody_else_of_this_computer_gets_in_and_nothing_stays(machine: Remote, database: Target) -> None:
+    with bridge.bridged(machine, f"exec socat - TCP:{database.host}:{database.port}", PORT) as made:
+        assert stat.S_IMODE(made.folder.stat().st_mode) == 0o700
+        assert [path.name for path in made.folder.iterdir()] == [".s.PGSQL.5433"]
+    assert not made.folder.exists()
+
+
+def test_a_session_that_is_open_ends_with_the_block(machine: Remote, database: Target) -> None:
+    with contextlib.ExitStack() as stack:
+        with bridge.bridged(machine, f"exec socat - TCP:{database.host}:{database.port}", PORT) as made:
+            session = stack.enter_context(connect(through(made, database)))
+        with pytest.raises(psycopg.OperationalError):
+            session.execute(b"SELECT 1")
+
+
+def test_a_program_that_is_not_there_lets_nobody_in(machine: Remote, database: Target) -> None:
+    with (
+        bridge.bridged(machine, "exec no-such-program", PORT) as made,
+        pytest.raises(OpsError),
+        connect(through(made, database)),
+    ):
+        pytest.fail("it was let in")
+
+
+def test_a_backend_that_is_ended_is_an_end_and_no_hang(crossing: Bridge, database: Target) -> None:
+    with connect(through(crossing, database)) as session:
+        row = session.execute(b"SELECT pg_backend_pid()").fetchone()
+        assert row is not None
+        with connect(database) as other:
+            other.execute(b"SELECT pg_terminate_backend(%s)", [row[0]])
+        with pytest.raises(psycopg.OperationalError):
+            session.execute(b"SELECT 1")
+
+
+def test_who_hangs_up_at_once_leaves_no_program_there(
+    crossing: Bridge, machine: Remote, database: Target
+) -> None:
+    for _ in range(5):
+        with socket.socket(socket.AF_UNIX) as near:
+            near.connect(str(crossing.folder / ".s.PGSQL.5433"))
+    until(lambda: not machine.outcome(f"pgrep -f '[s]ocat - TCP:{database.host}:{database.port}'").out)
