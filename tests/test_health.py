@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from polyladder_ops.app import health, http
+from polyladder_ops import http
+from polyladder_ops.app import health
 from polyladder_ops.app.health import Kind, Machine, judge
-from polyladder_ops.app.http import Reply, Stage, Unanswered
+from polyladder_ops.http import Reply, Stage, Unanswered
 from polyladder_ops.postgres import link, session
 from polyladder_ops.postgres.link import Asker, Window
 from tests.conftest import numbers, run
@@ -239,7 +240,7 @@ def test_a_name_that_is_nobodys_is_told_as_that() -> None:
 
 SILENT_NAME_SERVER = """
 import signal, socket, sys, threading, time
-from polyladder_ops.app import http
+from polyladder_ops import http
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
 socket.getaddrinfo = lambda *_, **__: time.sleep(3600)
 print("asking", flush=True)

@@ -87,7 +87,7 @@ ONE_PLACE = [
         "polyladder_ops/encryption.py",
         "age's traps (plaintext before damage is noticed) are met in one place",
     ),
-    ("urllib3", "polyladder_ops/app/http.py", "how a request fails is told apart in one place"),
+    ("urllib3", "polyladder_ops/http.py", "how a request fails is told apart in one place"),
     ("isal", "polyladder_ops/gzipped.py", "gzip comes from one place, with one fallback"),
     ("dotenv", "polyladder_ops/sources.py", "nothing but the settings reads .env files"),
 ]
@@ -150,7 +150,7 @@ LAYERS = [
     ("encryption", "gzipped", "settings", "terminal"),
     ("sources", "values"),
     ("lifeline", "undoing", "usage"),
-    ("interrupts", "plainfile", "portable", "redaction", "clocks"),
+    ("interrupts", "plainfile", "portable", "redaction", "clocks", "http"),
     ("errors",),
 ]
 LAYER_OF = {module: level for level, modules in enumerate(LAYERS) for module in modules}

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops.app import http
-from polyladder_ops.app.http import Reply, Stage, Unanswered
+from polyladder_ops import http
+from polyladder_ops.http import Reply, Stage, Unanswered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

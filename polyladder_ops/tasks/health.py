@@ -153,8 +153,8 @@ def _links(url: str, target: Target, machines: list[str]) -> Part:
 def _link(url: str, target: Target, machine: str = "") -> Part:
     from contextlib import closing
 
+    from polyladder_ops import http
     from polyladder_ops.app import health as app
-    from polyladder_ops.app import http
     from polyladder_ops.postgres import link, session
 
     with closing(session.connect(target)) as connection:

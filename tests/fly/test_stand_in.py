@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from polyladder_ops.app import http
+from polyladder_ops import http
 from polyladder_ops.sandbox.fly import machines, platform, world
 from polyladder_ops.sandbox.fly.cloud import Cloud
 from tests.fly.conftest import APP, DB, only, shown

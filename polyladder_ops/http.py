@@ -1,4 +1,4 @@
-"""One GET, by urllib3, and how far it came if there was no answer; the only place that speaks HTTP to the app.
+"""One GET, by urllib3, and how far it came if there was no answer; the only place that speaks HTTP.
 
 It is made in a thread: whoever waits for a name server hears no signal, and none of urllib3's time limits counts there.
 """
