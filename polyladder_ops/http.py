@@ -1,10 +1,11 @@
-"""One GET, by urllib3, and how far it came if there was no answer; the only place that speaks HTTP.
+"""One request, by urllib3, and how far it came if there was no answer; the only place that speaks HTTP.
 
 It is made in a thread: whoever waits for a name server hears no signal, and none of urllib3's time limits counts there.
 """
 
 from __future__ import annotations
 
+import json
 import queue
 import re
 import socket
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
 
-__all__ = ["Reply", "Stage", "Unanswered", "get"]
+__all__ = ["Reply", "Stage", "Unanswered", "get", "post"]
 
 _MOST_BYTES = 1 << 16
 _TICK_S = 0.2  # Windows: a wait hears a Ctrl-C only when it ends
@@ -52,32 +53,45 @@ def get(url: str, *, timeout_s: float, machine: str = "") -> Reply | Unanswered:
 
     Fly's proxy lets that very machine answer, if one is said.
     """
-    call = _Call(url, timeout_s, {"fly-force-instance-id": machine} if machine else {})
-    threading.Thread(target=call.run, daemon=True, name="GET").start()
-    return call.result(timeout_s)
+    return _Call(url, timeout_s, {"fly-force-instance-id": machine} if machine else {}).made()
+
+
+def post(url: str, document: object, *, authorization: str, timeout_s: float) -> Reply | Unanswered:
+    """Return what a web address answers to a JSON document, redirects not followed, or at which stage nothing came."""
+    body = json.dumps(document).encode()
+    return _Call(
+        url, timeout_s, {"Content-Type": "application/json", "Authorization": authorization}, body
+    ).made()
 
 
 class _Call:
-    def __init__(self, url: str, timeout_s: float, headers: dict[str, str]) -> None:
+    def __init__(
+        self, url: str, timeout_s: float, headers: dict[str, str], body: bytes | None = None
+    ) -> None:
         self._url = url
+        self._body = body
         self._headers = {"Accept": "application/json", "Cache-Control": "no-cache", **headers}
         self._timeout_s = timeout_s
         self._stage = Stage.NAME
         self._done: queue.SimpleQueue[Reply | Unanswered] = queue.SimpleQueue()
 
-    def run(self) -> None:
+    def made(self) -> Reply | Unanswered:
+        threading.Thread(target=self._run, daemon=True, name="request").start()
+        return self._result()
+
+    def _run(self) -> None:
         try:
             self._done.put(self._ask())
         except Exception as error:  # a thread's error reaches nobody else
             self._done.put(Unanswered(_stage_of(error, self._stage), _said(error), _is_timeout(error)))
 
-    def result(self, timeout_s: float) -> Reply | Unanswered:
-        for _ in range(max(1, round(timeout_s / _TICK_S))):
+    def _result(self) -> Reply | Unanswered:
+        for _ in range(max(1, round(self._timeout_s / _TICK_S))):
             try:
                 return self._done.get(timeout=_TICK_S)
             except queue.Empty:
                 continue
-        return Unanswered(self._stage, f"nothing came within {timeout_s:g} s", timed_out=True)
+        return Unanswered(self._stage, f"nothing came within {self._timeout_s:g} s", timed_out=True)
 
     def _ask(self) -> Reply:
         import urllib3
@@ -88,8 +102,9 @@ class _Call:
         timeout = urllib3.Timeout(connect=self._timeout_s, read=self._timeout_s)
         with urllib3.PoolManager(retries=False, timeout=timeout) as pool:
             answer = pool.request(
-                "GET",
+                "GET" if self._body is None else "POST",
                 self._url,
+                body=self._body,
                 headers=self._headers,
                 redirect=False,
                 preload_content=False,

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from polyladder_ops.errors import BELOW
+from polyladder_ops.fly.api import Api, app_certificate
 from polyladder_ops.fly.failures import FlyError
 from polyladder_ops.redaction import hide
 from polyladder_ops.workspace import workspace
@@ -19,10 +21,11 @@ if TYPE_CHECKING:
 
     from polyladder_ops.fly.flyctl import Flyctl
 
-__all__ = ["USER", "Certificate", "issued", "judged", "organisation"]
+__all__ = ["USER", "Certificate", "issued", "judged", "obtained", "of_app", "organisation"]
 
 USER = "root"
 """Who we log in as; Fly's own server knows no shell, and every program is there for it."""
+_ALL = "fly"  # as flyctl asks: the user, and this
 _HOURS = 1
 _SKEW_S = 60.0
 
@@ -48,6 +51,47 @@ def organisation(flyctl: Flyctl, app: str) -> str:
             name="no-organisation",
         )
     return slug
+
+
+def obtained(flyctl: Flyctl, api: Api | None, app: str, folder: Path) -> Certificate:
+    """Return a certificate for the machines of an app: one of this app's from Fly's API, else the organisation's from flyctl.
+
+    The first is all that an app's own token gets, and no file is written for it; the second a person's login gets, too.
+    Raise FlyError with what each way said if none leads to one.
+    """
+    refused: list[FlyError] = []
+    if api:
+        try:
+            return of_app(api, app)
+        except FlyError as error:
+            refused.append(error)
+    try:
+        return issued(flyctl, organisation(flyctl, app), folder)
+    except FlyError as error:
+        refused.append(error)
+        raise FlyError(
+            f"no certificate for SSH to {app} could be had",
+            detail=BELOW.join(f"{each.message}: {each.detail}" for each in refused),
+            hint=error.hint,
+            name=error.name,
+            passes=error.passes,
+        ) from error
+
+
+def of_app(api: Api, app: str) -> Certificate:
+    """Return a certificate for the machines of this app alone, for an hour. Raise FlyError if it is refused, or useless."""
+    from cryptography.hazmat.primitives import serialization  # nobody waits for it who lists the tasks
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    private = Ed25519PrivateKey.generate()
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    key = private.private_bytes(*form).decode().strip()
+    hide(key)
+    public = _bytes(
+        private.public_key(), serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    ).decode()
+    text = app_certificate(api, app, public, principals=(USER, _ALL), hours=_HOURS)
+    return judged(key, text, now=time.time())
 
 
 def issued(flyctl: Flyctl, slug: str, folder: Path) -> Certificate:
@@ -76,7 +120,7 @@ def judged(key: str, text: str, *, now: float) -> Certificate:
     """
     hide(key)
     if not key or not text:
-        raise _useless(f"{'The key' if not key else 'The certificate'} that flyctl wrote is empty.")
+        raise _useless(f"{'The key' if not key else 'The certificate'} is empty.")
     from cryptography.hazmat.primitives import serialization  # nobody waits for it who lists the tasks
 
     try:

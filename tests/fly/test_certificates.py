@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import stat
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from polyladder_ops.fly import certificates
+from polyladder_ops.fly import certificates, machines, remote, tunnel
+from polyladder_ops.fly.api import Api
 from polyladder_ops.fly.failures import FlyError
 from polyladder_ops.redaction import redact
 from polyladder_ops.sandbox.fly import credentials, world
-from tests.fly.conftest import APP, DB
+from tests.fly.conftest import APP, DB, shown, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,8 +121,8 @@ def test_a_good_one_passes() -> None:
 @pytest.mark.parametrize(
     ("key", "text", "why"),
     [
-        ("", pair()[1], "The key that flyctl wrote is empty"),
-        (pair()[0], "", "The certificate that flyctl wrote is empty"),
+        ("", pair()[1], "The key is empty"),
+        (pair()[0], "", "The certificate is empty"),
         (pair()[0], pair()[1], "for another key"),
         (pair()[0], "ssh-ed25519-cert-v01@openssh.com AAAA", "can't be read"),
         ("-----BEGIN nothing-----", pair()[1], "can't be read"),
@@ -149,3 +152,72 @@ def test_a_key_stands_in_place_of_a_certificate() -> None:
     with pytest.raises(FlyError) as raised:
         certificates.judged(key, credentials.public_of(key), now=NOW)
     assert "a key without a certificate" in raised.value.detail
+
+
+@pytest.fixture
+def api(cloud: Cloud) -> Api:
+    return Api(cloud.token, cloud.start_api())
+
+
+def test_an_apps_own_token_gets_one_for_this_app_without_a_file(
+    cloud: Cloud, caller: Flyctl, api: Api, tmp_path: Path
+) -> None:
+    with world.changing(cloud.folder) as here:
+        here.data["tokens"] |= {"fm2_deploy": f"deploy:{DB}", "ssh-token": f"ssh:{DB}"}
+    for token in ("fm2_deploy", "FlyV1 fm2_deploy", "ssh-token", cloud.token):
+        made = certificates.obtained(caller, replace(api, token=token), DB, tmp_path / "state")
+        assert 0 < made.until - time.time() <= HOUR_S
+        assert "PRIVATE KEY" not in redact(f"the key is {made.key}")
+    assert not (tmp_path / "state").exists()
+    assert [call for call in cloud.calls() if call[0] == "ssh"] == []
+
+
+def test_where_the_api_refuses_flyctl_is_asked(
+    cloud: Cloud, caller: Flyctl, api: Api, tmp_path: Path
+) -> None:
+    cloud.switch("api-500")
+    assert certificates.obtained(caller, api, DB, tmp_path / "state").until > time.time()
+    assert ["ssh", "issue"] in [call[:2] for call in cloud.calls()]
+
+
+def test_without_a_token_a_persons_login_is_asked_by_flyctl(
+    cloud: Cloud, caller: Flyctl, tmp_path: Path
+) -> None:
+    assert certificates.obtained(caller, None, DB, tmp_path / "state").until > time.time()
+
+
+def test_where_all_ways_refuse_each_is_told(cloud: Cloud, caller: Flyctl, api: Api, tmp_path: Path) -> None:
+    cloud.switch("no-certificate")
+    with pytest.raises(FlyError, match=f"no certificate for SSH to {DB} could be had") as raised:
+        certificates.obtained(caller, api, DB, tmp_path / "state")
+    assert "Not authorized to access this issueCertificate" in raised.value.detail
+    assert "`fly ssh` failed" in raised.value.detail
+    assert raised.value.name == "token-refused"
+
+
+@pytest.mark.parametrize(("token", "name"), [("nobody", "token-refused"), ("deploy-other", "unknown-app")])
+def test_what_the_api_says_is_explained(cloud: Cloud, api: Api, token: str, name: str) -> None:
+    with world.changing(cloud.folder) as here:
+        here.data["tokens"]["deploy-other"] = f"deploy:{APP}"
+    with pytest.raises(FlyError) as raised:
+        certificates.of_app(replace(api, token=token), DB)
+    assert raised.value.name == name
+    assert raised.value.hint
+
+
+def test_an_api_that_is_not_there_is_told_as_that() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(FlyError) as raised:
+        certificates.of_app(Api("token", f"http://127.0.0.1:{port}", timeout_s=5), DB)
+    assert raised.value.name == "no-api"
+
+
+def test_the_machines_of_the_app_take_it(cloud: Cloud, caller: Flyctl, api: Api) -> None:
+    until(lambda: shown(cloud, DB)[0]["state"] == "started")
+    (machine,) = machines.read(caller.json(list, "machine", "list", "--json", app=DB))
+    with (
+        tunnel.opened(caller, DB, machine, 22, answers=tunnel.ssh_answers) as way,
+        remote.logged_in(way, certificates.of_app(api, DB)) as there,
+    ):
+        assert there.run("echo in") == "in\n"

@@ -154,23 +154,30 @@ class Cloud:
         for identifier in there:
             self._serve_ssh(app, identifier)
 
-    def _serve_ssh(self, app: str, identifier: str) -> None:
-        argv = [
-            sys.executable,
-            "-m",
-            "polyladder_ops.sandbox.fly.hallpass",
-            str(self.folder),
-            app,
-            identifier,
-        ]
-        log = os.open(self.folder / f"{identifier}.ssh.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    def start_api(self) -> str:
+        """Have Fly's API answer, and return its address, which FLY_API_BASE_URL takes; the authority must be there."""
+        port = _free_port(0)
+        pid = self._start_python("polyladder_ops.sandbox.fly.api", "api.log", str(port))
+        with world.changing(self.folder) as here:
+            here.data["api_pid"] = pid
+        _wait_for(lambda: _listens(port), "the API of the stand-in does not answer")
+        return f"http://{machines.HOST}:{port}"
+
+    def _start_python(self, module: str, log_name: str, *words: str) -> int:
+        """Start a process of the stand-in's that outlives us, until its world is gone; return its id."""
+        log = os.open(self.folder / log_name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
+            argv = [sys.executable, "-m", module, str(self.folder), *words]
             process = portable.start(
                 argv, env=portable.clean_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         finally:
             os.close(log)
-        process.returncode = 0  # it outlives us, until its world is gone
+        process.returncode = 0
+        return process.pid
+
+    def _serve_ssh(self, app: str, identifier: str) -> None:
+        self._start_python("polyladder_ops.sandbox.fly.hallpass", f"{identifier}.ssh.log", app, identifier)
         _wait_for(
             lambda: world.seen(self.folder).apps[app]["machines"][identifier]["ssh"]["pid"],
             f"SSH of machine {identifier} of the stand-in does not answer",
@@ -206,9 +213,9 @@ class Cloud:
                     pid = machine.get("ssh", {}).get("pid")
                     if pid and portable.runs(pid, "python", str(self.folder)):
                         os.kill(pid, signal.SIGTERM)
-            edge = here.data["edge"]
-            if edge["pid"] and portable.runs(edge["pid"], "python", str(self.folder)):
-                os.kill(edge["pid"], signal.SIGTERM)
+            for pid in (here.data["edge"]["pid"], here.data.get("api_pid")):
+                if pid and portable.runs(pid, "python", str(self.folder)):
+                    os.kill(pid, signal.SIGTERM)
 
     def is_running(self) -> bool:
         """Whether the edge answers."""

@@ -31,6 +31,7 @@ FAULTS = {
     "no-release": "The app has no release.",
     "no-network": "Fly's API answers 500 to who asks for the app's network.",
     "no-tunnel": "No tunnel into the organisation's network comes up.",
+    "api-500": "Fly's API answers 500 to who asks it itself.",
     "no-certificate": "The token gets no certificate for SSH.",
     "tunnel-closes": "A tunnel takes each connection and closes it at once.",
     "tunnel-stalls": "Nothing passes a tunnel any more once 256 KB came down.",
