@@ -23,7 +23,8 @@ class Machine:
 
     `is_known` is False where Fly gave no config, because it can't reach the host. `checks` are pairs of name and status.
     `address` is the one inside Fly's network, which changes when Fly moves the machine; `started_at` is the newest start's
-    time in ms, 0 where Fly has forgotten it.
+    time in ms, 0 where Fly has forgotten it. `role` is what a database's own check says, empty unless that passes or says
+    zombie; `is_flex` of Fly's Postgres that repmgr manages.
     """
 
     id: str
@@ -43,6 +44,8 @@ class Machine:
     checks: tuple[tuple[str, str], ...] = ()
     address: str = ""
     started_at: int = 0
+    role: str = ""
+    is_flex: bool = False
 
     @property
     def size(self) -> str:
@@ -123,6 +126,8 @@ def _machine(found: object, *, is_web: bool) -> Machine:
         checks=_checks(found.get("checks")),
         address=str(found.get("private_ip") or ""),
         started_at=_started_at(found.get("events")),
+        role=_role(found.get("checks")),
+        is_flex=_is_flex(image),
     )
 
 
@@ -160,6 +165,18 @@ def _answers_http(found: object) -> bool:
 def _checks(found: object) -> tuple[tuple[str, str], ...]:
     rows = [_mapping(each) for each in found] if isinstance(found, list) else []
     return tuple((str(each.get("name", "?")), str(each.get("status", "?"))) for each in rows)
+
+
+def _role(found: object) -> str:
+    """Return what the first check named role says (contract 1.4); one that fails tells nothing but that it is a zombie."""
+    first = next((row for each in _list(found) if (row := _mapping(each)).get("name") == "role"), {})
+    said = str(first.get("output", "")).strip()
+    return said if first.get("status") == "passing" or said == "zombie" else ""
+
+
+def _is_flex(image: Mapping[str, Any]) -> bool:
+    manager = _mapping(image.get("labels")).get("fly.pg-manager")
+    return manager == "repmgr" or str(image.get("repository", "")).endswith("flyio/postgres-flex")
 
 
 def _started_at(found: object) -> int:

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.fly import bridge, certificates, machines, remote, tunnel
+from polyladder_ops.fly import bridge, certificates, machines, primary, remote, tunnel
 from polyladder_ops.fly.flyctl import Flyctl
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.session import connect
@@ -34,7 +34,7 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     made = Cloud(tmp_path_factory.mktemp("far") / "fly")
     made.make(app=APP, db_app=DB, moment_s=0.2)
     until(lambda: shown(made, DB)[0]["state"] == "started")
-    made.open_ssh(DB)
+    made.open_ssh(DB, {"PGDATA": str(made.folder / "postgresql")})
     yield made
     made.remove()
 
@@ -135,3 +135,11 @@ def test_who_hangs_up_at_once_leaves_no_program_there(
         with socket.socket(socket.AF_UNIX) as near:
             near.connect(str(crossing.folder / ".s.PGSQL.5433"))
     until(lambda: not machine.outcome(f"pgrep -f '[s]ocat - TCP:{database.host}:{database.port}'").out)
+
+
+def test_a_look_at_the_machine_by_its_own_programs(machine: Remote) -> None:
+    seen = primary.look(machine)
+    assert seen.port == 5433
+    assert 0 < seen.free <= seen.size
+    assert seen.memory > 1 << 27
+    assert seen.has_socat
