@@ -45,6 +45,7 @@ def proxy(session: Session, folder: Path) -> Iterator[str]:
         threading.Thread(target=road.serve, args=(listener,), daemon=True).start()
         yield f"Proxying localhost:{listener.getsockname()[1]} to remote [{host}]:{remote}\n"
         over.wait()
+        road.end()
 
 
 class _Over:
@@ -134,6 +135,21 @@ class _Road:
     app: str
     host: str
     remote: int
+    open: list[dict[str, Any]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def end(self) -> None:
+        """Note what the connections have carried that end with us."""
+        for carried in list(self.open):
+            self._note(carried)
+
+    def _note(self, carried: dict[str, Any]) -> None:
+        with self.lock:
+            if carried not in self.open:
+                return
+            self.open.remove(carried)
+        with changing(self.folder), (self.folder / _CARRIED).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(carried) + "\n")
 
     def serve(self, listener: socket.socket) -> None:
         while True:
@@ -160,12 +176,12 @@ class _Road:
 
     def _exchange(self, near: socket.socket, far: socket.socket, trouble: _Trouble) -> None:
         carried = {"app": self.app, "port": self.remote, "up": 0, "down": 0}
+        self.open.append(carried)
         up = threading.Thread(target=_move, args=(near, far, carried, "up", trouble), daemon=True)
         up.start()
         _move(far, near, carried, "down", trouble)
         up.join()
-        with changing(self.folder), (self.folder / _CARRIED).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(carried) + "\n")
+        self._note(carried)
 
 
 @dataclass
