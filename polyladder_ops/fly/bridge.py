@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from polyladder_ops import portable
+from polyladder_ops import sockets
 from polyladder_ops.errors import OpsError
 
 if TYPE_CHECKING:
@@ -44,20 +44,11 @@ def bridged(remote: Remote, command: str, port: int) -> Iterator[Bridge]:
 
     All of them end with the block. Raise OpsError where there are no such sockets.
     """
-    folder = portable.name_socket_folder(None)
-    if folder is None or not hasattr(socket, "AF_UNIX"):
-        raise OpsError(
-            "this system has no Unix sockets",
-            detail="The way to the database's own socket leads through one of ours.",
-            hint="Run it on Linux, macOS or in WSL, or set DATABASE_URL.",
-        )
-    folder.mkdir(mode=0o700)
+    folder = sockets.private_folder()
     bridge = Bridge(folder, port)
     crossings = _Crossings(remote, command, bridge)
     try:
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(folder / f"{_NAME}{port}"))
-            listener.listen(64)
+        with sockets.waiting(folder / f"{_NAME}{port}") as listener:
             thread = threading.Thread(target=crossings.serve, args=(listener,), daemon=True)
             thread.start()
             try:

@@ -132,7 +132,7 @@ def test_who_hangs_up_at_once_leaves_no_program_there(
     crossing: Bridge, machine: Remote, database: Target
 ) -> None:
     for _ in range(5):
-        with socket.socket(socket.AF_UNIX) as near:
+        with socket.socket(socket.AddressFamily["AF_UNIX"]) as near:
             near.connect(str(crossing.folder / ".s.PGSQL.5433"))
     until(lambda: not machine.outcome(f"pgrep -f '[s]ocat - TCP:{database.host}:{database.port}'").out)
 

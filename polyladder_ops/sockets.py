@@ -1,0 +1,38 @@
+"""A Unix socket that others can't reach: the one kind of address that Windows' Python does not know."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from polyladder_ops import portable
+from polyladder_ops.errors import OpsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["private_folder", "waiting"]
+
+
+def private_folder() -> Path:
+    """Return a new folder that only we can enter, with a name short enough for a socket. Raise OpsError on Windows."""
+    folder = portable.name_socket_folder(None)
+    if folder is None:
+        raise OpsError(
+            "this system has no Unix sockets",
+            detail="The way to the database's own socket leads through one of ours.",
+            hint="Run it on Linux, macOS or in WSL, or set DATABASE_URL.",
+        )
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def waiting(path: Path) -> socket.socket:
+    """Return a socket at this path that waits for connections."""
+    if sys.platform == "win32":
+        raise AssertionError(path)  # there was no folder for it
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(str(path))
+    made.listen(64)
+    return made
