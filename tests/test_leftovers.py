@@ -12,6 +12,7 @@ from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases, leftovers, locks, marks, session, switch
 from polyladder_ops.postgres.leftovers import Leftover
 from tests.conftest import run
+from tests.test_limits import says
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -247,6 +248,15 @@ def test_a_table_in_a_copy_that_was_shut_and_that_somebody_opened_keeps_it(serve
     (one,) = found(server)
     assert (one.database, one.is_used) == (name, True), one
     databases.drop(server.target(), name)
+
+
+def test_rows_that_were_only_added_to_a_copy_look_like_the_runs_own(server: Server) -> None:
+    says("rows that somebody added and that look like the run's own go with it")
+    name = killed(server)
+    run(server.target(name), "INSERT INTO public.deck VALUES (11)")
+    gone(server, name)
+    assert found(server) == {Leftover(name, "a half-made copy")}
+    assert settle(server, "any") == (f"dropped the half-made copy {name}",)
 
 
 def test_a_copy_that_nobody_touched_goes_with_its_login(server: Server) -> None:

@@ -4,7 +4,7 @@ The others have theirs: `test_inplace_rights` and `test_login` (whose rights row
 gets into a copy, who asks the checks), `test_strangers` (who holds the lock), `test_calls` (operators without a name),
 `test_not_included` (what pg_dump passes over), `test_whose_code` (sequences), `test_marks` (who can write a mark),
 `test_inplace_meanwhile` (an instant of `--in-place`), `test_login_trigger` (whose login triggers run in our sessions),
-`test_since` (what is not counted).
+`test_since` (what is not counted), `test_leftovers` (rows added to a half-made copy).
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from polyladder_ops import catalog, setaside, verification
+from polyladder_ops.postgres import databases, switch
 from polyladder_ops.postgres.locks import Busy
 from polyladder_ops.postgres.proof import differences, read_back
 from polyladder_ops.postgres.session import connect
@@ -186,6 +187,14 @@ class Rounds:
             assert time.monotonic() < deadline, "the server keeps the lock of a run that is gone"
             time.sleep(0.5)
 
+    def leaves_nothing(self) -> None:
+        """Check that our own way takes away all that cut proofs and restores left, once the server has let go of them."""
+        deadline = time.monotonic() + FREE_WITHIN_S
+        while left := [name for name in switch.names(self.on_stage.asking) if databases.is_temporary(name)]:
+            assert time.monotonic() < deadline, left
+            self.is_free()
+            time.sleep(0.5)
+
 
 @pytest.mark.timeout(max(900, MINUTES * 60 + 600))
 def test_all_ends_and_what_is_green_is_true(on_stage: Stage) -> None:
@@ -201,3 +210,4 @@ def test_all_ends_and_what_is_green_is_true(on_stage: Stage) -> None:
         print(f"round {done}:", rounds.one(), flush=True)
         done += 1
     print(dict(sorted(rounds.ended.items())), flush=True)
+    rounds.leaves_nothing()
