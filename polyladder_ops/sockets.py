@@ -12,7 +12,12 @@ from polyladder_ops.errors import OpsError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["private_folder", "waiting"]
+__all__ = ["exist", "private_folder", "waiting"]
+
+
+def exist() -> bool:
+    """Whether this system has Unix sockets."""
+    return portable.name_socket_folder(None) is not None
 
 
 def private_folder() -> Path:

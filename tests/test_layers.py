@@ -211,7 +211,7 @@ SPEAKING = (
 
 
 STAND_IN = "polyladder_ops/sandbox/fly/program.py"
-PROGRAMS = (STAND_IN, "polyladder_ops/sandbox/migrator.py")
+PROGRAMS = (STAND_IN, "polyladder_ops/sandbox/fly/console.py", "polyladder_ops/sandbox/migrator.py")
 
 
 def test_all_that_is_printed_goes_through_one_door() -> None:

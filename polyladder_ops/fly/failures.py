@@ -61,6 +61,19 @@ FAILURES: tuple[Failure, ...] = (
         "Compare POLYLADDER_APP with `fly apps list`; a deploy token knows one app only, an org token knows both.",
     ),
     Failure(
+        "ssh-denied",
+        r"ssh: unable to authenticate",
+        "The machine does not take flyctl's own key for SSH.",
+        "Run `fly agent restart`, then `fly ssh console -a {app}`, and see what that says.",
+    ),
+    Failure(
+        "ssh-silent",
+        r"error connecting to SSH server|ssh: handshake failed|session forcibly closed|without exit status",
+        "The machine's SSH does not answer, or not to the end; after a start it needs half a minute.",
+        "Look with `fly status -a {app}`, then run it again.",
+        passes=True,
+    ),
+    Failure(
         "token-refused",
         r"unauthorized|status code: 401|Not authorized to access|failed retrieving (?:current user|organization)",
         "Fly does not accept the token: it is expired, revoked, of another organisation, or may only look.",

@@ -5,19 +5,22 @@ Fly's checks tell a machine's role, up to fifteen seconds late (contract 1.4), s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.fly import machines
+from polyladder_ops.redaction import hide_password
 
 if TYPE_CHECKING:
     from polyladder_ops.fly.flyctl import Flyctl
     from polyladder_ops.fly.machines import Machine
-    from polyladder_ops.fly.remote import Remote
+    from polyladder_ops.fly.shell import Shell
 
-__all__ = ["Surroundings", "choose", "find", "look", "parsed"]
+__all__ = ["USER", "Surroundings", "choose", "find", "look", "parsed"]
 
+USER = "postgres"
+"""Whom the server's own socket lets in without a password; nobody else (contract 4.2)."""
 _ROLES = ("primary", "leader")
 _ELSE = "Set DATABASE_URL to the database's address, as this machine or the app's tunnel reaches it."
 # PGDATA and PGHOST are as the image sets them; the socket's folder is Debian's where it says nothing (contract 4.2, 4.3).
@@ -32,15 +35,19 @@ test -e "$data/zombie.lock" && echo zombie=1
 for folder in "${PGHOST:-/nowhere}" /var/run/postgresql /tmp; do
   if test -S "$folder/.s.PGSQL.$port"; then echo "socket=$folder/.s.PGSQL.$port"; break; fi
 done
-command -v socat >/dev/null && echo socat=1
+if command -v socat >/dev/null; then echo socat=1; else asked=1; fi
 command -v pg_dump >/dev/null && echo "pg_dump=$(pg_dump --version)"
+test -n "$asked" && printf "password=%s\\n" "$OPERATOR_PASSWORD"
 echo end=1
 """
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the primary's machine is like: sizes in bytes, the server's own socket and port, which programs are there."""
+    """What the primary's machine is like: sizes in bytes, the server's own socket and port, which programs are there.
+
+    The password is that of the role postgres, as Fly has it; it is asked for where nobody gets in without it.
+    """
 
     port: int
     size: int
@@ -48,6 +55,7 @@ class Surroundings:
     memory: int
     socket: str = ""
     pg_dump: str = ""
+    password: str = field(default="", repr=False)
     has_socat: bool = False
     is_read_only: bool = False
     is_zombie: bool = False
@@ -120,14 +128,17 @@ def _without_primary(cluster: list[Machine], app: str) -> OpsError:
     )
 
 
-def look(remote: Remote) -> Surroundings:
-    """Return what the machine is like. Raise OpsError if it does not tell all of it."""
-    return parsed(remote.run(_SCRIPT), remote.machine)
+def look(shell: Shell, *, needs_password: bool = False) -> Surroundings:
+    """Return what the machine is like, with the password where it is needed or there is no socat. Raise OpsError if it does not tell all."""
+    asked = "asked=1" if needs_password else "asked="
+    seen = parsed(shell.run(f"{asked}{_SCRIPT}"), shell.machine)
+    hide_password(seen.password, (USER,))
+    return seen
 
 
 def parsed(text: str, machine: str) -> Surroundings:
     """Return what the lines of the look say; OpsError if their end, or what every machine has, is missing."""
-    said = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    said = dict(line.split("=", 1) for line in text.split("\n") if "=" in line)
     try:
         _ = said["end"]  # what was cut before it is no answer
         numbers = {name: int(float(said[name])) for name in ("port", "size", "free", "memory")}
@@ -144,6 +155,7 @@ def parsed(text: str, machine: str) -> Surroundings:
         numbers["memory"],
         socket=said.get("socket", ""),
         pg_dump=said.get("pg_dump", ""),
+        password=said.get("password", ""),
         has_socat="socat" in said,
         is_read_only="read_only" in said,
         is_zombie="zombie" in said,

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.fly import certificates, tunnel
+from polyladder_ops.fly import certificates, shell, tunnel
 from polyladder_ops.fly.failures import FlyError
 from polyladder_ops.fly.stream import NO_CODE, Outcome, Stream
-from polyladder_ops.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,13 +23,11 @@ if TYPE_CHECKING:
     from polyladder_ops.fly.certificates import Certificate
     from polyladder_ops.fly.tunnel import Tunnel
 
-__all__ = ["Remote", "logged_in", "wrapped"]
+__all__ = ["Remote", "logged_in"]
 
 _CONNECT_S = 20.0
-_RUN_S = 60.0
 _ANSWER_S = 20.0
 _WINDOW = 1 << 25
-_LONGEST = 400
 
 
 @contextlib.contextmanager
@@ -84,30 +80,24 @@ class Remote:
         if connection is not None:
             connection.close()
 
-    def run(self, command: str, *, limit_s: float = _RUN_S) -> str:
+    def run(self, command: str, *, limit_s: float = shell.RUN_S) -> str:
         """Return what a shell command printed, a text of some kilobytes.
 
         Raise FlyError if it does not end well, or not in time: then it may run on.
         """
         outcome = self.outcome(command, limit_s=limit_s)
         if outcome.code:
-            said = " ".join(redact(outcome.err or outcome.out).split())[:_LONGEST]
-            raise FlyError(
-                f"`{_short(command)}` failed on machine {self.machine}",
-                detail=f"It ended with exit code {outcome.code}. {f'It says: {said}' if said else 'It said nothing.'}",
-                hint=f"Look with `fly ssh console -a {self._way.app}`.",
-                name="command-failed",
-            )
+            raise shell.failed(command, outcome, self.machine, self._way.app)
         return outcome.out
 
-    def outcome(self, command: str, *, limit_s: float = _RUN_S) -> Outcome:
+    def outcome(self, command: str, *, limit_s: float = shell.RUN_S) -> Outcome:
         """Return how a shell command ended, whatever its exit code. Raise FlyError if it did not end in time."""
         from invoke.exceptions import CommandTimedOut, ThreadException
 
         began = time.monotonic()
         try:
             done = self._connection.run(
-                wrapped(command),
+                shell.wrapped(command),
                 hide=True,
                 warn=True,
                 in_stream=False,
@@ -128,7 +118,7 @@ class Remote:
 
     def _not_ended(self, command: str, limit_s: float) -> FlyError:
         return FlyError(
-            f"`{_short(command)}` did not end within {limit_s:g} s on machine {self.machine}",
+            f"`{shell.short(command)}` did not end within {limit_s:g} s on machine {self.machine}",
             detail="It may run on there.",
             hint=f"Look with `fly ssh console -a {self._way.app}`, then run this again.",
             name="silent",
@@ -153,7 +143,7 @@ class Remote:
     def _with_file(self, path: str, act: Any) -> Any:
         try:
             with contextlib.closing(self._connection.transport.open_sftp_client()) as sftp:
-                sftp.get_channel().settimeout(_RUN_S)
+                sftp.get_channel().settimeout(shell.RUN_S)
                 return act(sftp)
         except EOFError as error:
             raise self.lost(error) from error
@@ -174,7 +164,7 @@ class Remote:
         """Within the block a shell command runs whose bytes can be read and written; it is cut off if the block ends before it."""
         try:
             channel = self._connection.transport.open_session(window_size=_WINDOW, timeout=_CONNECT_S)
-            channel.exec_command(wrapped(command))
+            channel.exec_command(shell.wrapped(command))
         except (OSError, EOFError, _ssh_exception()) as error:
             raise self.lost(error) from error
         try:
@@ -231,15 +221,6 @@ class Remote:
                 name="denied",
             )
         return self.lost(error)
-
-
-def wrapped(command: str) -> str:
-    """Return the words that have a shell run the command: Fly's server splits words and knows nothing else (contract 1.14)."""
-    return f"bash -c {shlex.quote(command)}"
-
-
-def _short(command: str) -> str:
-    return redact(command if len(command) <= 60 else f"{command[:60]}…")
 
 
 def _connection(port: int, certificate: Certificate) -> Any:

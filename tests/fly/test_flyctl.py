@@ -185,6 +185,8 @@ TEXTS = {
     "broken-token": 'Error: net/http: invalid header field value for "Authorization"',
     "old-token": "Error: MPG commands require updated tokens but found older-style tokens.",
     "unknown-app": 'Error: failed to get app: failed to run query (…): Could not find App "x"',
+    "ssh-denied": "Error: error connecting to SSH server: ssh: unable to authenticate",
+    "ssh-silent": "Error: error connecting to SSH server: connect tcp [fdaa::2]:22: operation timed out",
     "token-refused": "Error: Not authorized to access this organization",
     "network-refused": "Error: server returned a non-200 status code: 500",
     "no-room": "Error: could not start machine due to lack of capacity. Try 'flyctl machine clone 1 -a x'",

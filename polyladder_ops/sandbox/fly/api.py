@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import threading
 import time
@@ -60,9 +59,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _scopes(self, here: World) -> set[str]:
-        given = re.sub(r"^(FlyV1|Bearer)\s+", "", self.headers.get("Authorization", ""))
+        kind, _, given = self.headers.get("Authorization", "").partition(" ")
         known: dict[str, str] = here.data["tokens"]
-        if here.has_fault("expired-token") or not all(token in known for token in given.split(",")):
+        is_theirs = kind == ("FlyV1" if given.startswith("fm") else "Bearer")
+        if (
+            here.has_fault("expired-token")
+            or not is_theirs
+            or not all(each in known for each in given.split(","))
+        ):
             raise _Refused("Not authorized to access this resource", 401)
         if here.has_fault("api-500"):
             raise _Refused("Internal Server Error", 500)
@@ -85,7 +89,7 @@ def _answer(here: World, scopes: set[str], asked: dict[str, Any]) -> dict[str, A
 def _certificate(here: World, scopes: set[str], wanted: dict[str, Any]) -> str:
     """Sign a key for the apps that are named; none are all, which only a token of the organisation may ask for."""
     names = wanted["appNames"] or [""]
-    if here.has_fault("no-certificate") or not all(_covers(scopes, name) for name in names):
+    if _is_refused(here) or not all(_covers(scopes, name) for name in names):
         raise _Refused("Not authorized to access this issueCertificate")
     if wanted["organizationId"] != _ORGANISATION:
         raise _Refused("Could not find Organization")
@@ -96,6 +100,10 @@ def _certificate(here: World, scopes: set[str], wanted: dict[str, Any]) -> str:
         seconds=3600 * wanted.get("validHours", 1),
     )
     return f"{text}\n"
+
+
+def _is_refused(here: World) -> bool:
+    return here.has_fault("no-certificate") or here.has_fault("no-own-certificate")
 
 
 def _covers(scopes: set[str], app: str) -> bool:

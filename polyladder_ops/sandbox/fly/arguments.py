@@ -36,10 +36,10 @@ class Call:
 _SHORT = {
     "a": "app", "j": "json", "c": "config", "t": "access-token", "y": "yes", "q": "quiet", "w": "wait-timeout",
     "g": "process-group", "r": "region", "o": "org", "i": "image", "s": "signal", "m": "metadata", "f": "force", "e": "env",
-    "b": "bind-addr", "u": "username", "d": "dotssh",
+    "b": "bind-addr", "u": "username", "d": "dotssh", "C": "command",
 }  # fmt: skip
 _BOOLEAN = {"json", "yes", "quiet", "verbose", "debug", "all", "skip-start", "skip-health-checks", "stage", "detach",
-            "force", "with-new-volumes", "autostart", "watch", "select", "watch-stdin", "overwrite", "agent", "dotssh"}  # fmt: skip
+            "force", "with-new-volumes", "autostart", "watch", "select", "watch-stdin", "overwrite", "agent", "dotssh", "pty"}  # fmt: skip
 _EVERYWHERE = {"app", "config", "json", "access-token", "verbose", "debug", "help"}
 _SIZES = {"vm-size", "vm-memory", "vm-cpus", "vm-cpu-kind"}
 _FLAGS: dict[tuple[str, ...], set[str]] = {
@@ -76,6 +76,18 @@ _FLAGS: dict[tuple[str, ...], set[str]] = {
     ("secrets", "deploy"): {"detach"},
     ("secrets", "sync"): set(),
     ("ssh", "issue"): {"agent", "dotssh", "hours", "overwrite", "username", "org"},
+    ("ssh", "console"): {
+        "command",
+        "machine",
+        "select",
+        "region",
+        "process-group",
+        "quiet",
+        "address",
+        "pty",
+        "user",
+        "org",
+    },
     ("proxy",): {"org", "select", "quiet", "bind-addr", "watch-stdin"},
 }
 _ALIASES = {

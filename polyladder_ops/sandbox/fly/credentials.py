@@ -97,7 +97,8 @@ def _asked(session: Session) -> tuple[str, Path, int]:
 
 
 def _authority(session: Session, world: World, organisation: str) -> str:
-    if not session.scopes(world) & {"personal", "org"} or world.has_fault("no-certificate"):
+    refused = world.has_fault("no-certificate") or world.has_fault("no-own-certificate")
+    if refused or not session.scopes(world) & {"personal", "org"}:
         raise FlyError("failed to issue SSH credentials: unauthorized")
     if organisation == world.data["organisation"]:
         return str(world.data["authority"]["private"])

@@ -19,7 +19,10 @@ import asyncssh
 from polyladder_ops import portable
 from polyladder_ops.sandbox.fly import machines, platform, world
 
-__all__ = ["serve"]
+__all__ = ["FLYCTL", "serve"]
+
+FLYCTL = "Go"
+"""The program that flyctl's own SSH says it is."""
 
 _PORT = 22
 _PIECE = 128 << 10
@@ -28,8 +31,19 @@ _PIECE = 128 << 10
 class _Server(asyncssh.SSHServer):
     """Lets nobody in but by a certificate, and opens no way further: asyncssh refuses what is not granted here."""
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._connection: Any = None
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+
     def begin_auth(self, username: str) -> bool:
         del username
+        client = self._connection.get_extra_info("client_version")
+        with world.changing(self._folder) as here:
+            if not client.endswith(f"-{FLYCTL}") and here.has_fault("ssh-denies"):
+                self._connection.set_authorized_keys([])
         return True
 
     def password_auth_supported(self) -> bool:
@@ -101,7 +115,7 @@ async def serve(folder: Path, app: str, identifier: str) -> None:
     acceptor = await asyncssh.listen(
         machines.HOST,
         0,
-        server_factory=_Server,
+        server_factory=lambda: _Server(folder),
         server_host_keys=[asyncssh.import_private_key(host_key)],
         authorized_client_keys=asyncssh.import_authorized_keys(f"cert-authority {authority}"),
         process_factory=run,

@@ -83,9 +83,9 @@ def _run(folder: Path, words: list[str]) -> Iterator[str]:
             if world.has_fault("noise") and os.environ.get("LOG_LEVEL") != "silent":
                 yield "\x1b[33mWARN\x1b[0m The running flyctl agent is of another version\n"
     if call.command[0] == "ssh":
-        from polyladder_ops.sandbox.fly import credentials  # cryptography takes a moment to load
+        from polyladder_ops.sandbox.fly import console, credentials  # cryptography takes a moment to load
 
-        yield from credentials.COMMANDS[call.command](session, folder)
+        yield from {**credentials.COMMANDS, **console.COMMANDS}[call.command](session, folder)
         return
     if call.command in _ACTING:
         yield from _ACTING[call.command](session, folder)
