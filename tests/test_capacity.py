@@ -47,7 +47,31 @@ def test_a_machine_of_256_mb_gets_one_job_whatever_it_says_of_cores() -> None:
     for cores in (None, 1, 8):
         small = Capacity(cores, SMALLEST.memory_bytes, 280, 64 * MB)
         assert capacity.jobs(small) == 1
-        assert capacity.settings(small, 1) == {"maintenance_work_mem": "64MB"}
+        assert capacity.settings(small, 1) == {
+            "maintenance_work_mem": "26MB",
+            "max_parallel_maintenance_workers": "0",
+            "max_parallel_workers_per_gather": "0",
+        }
+
+
+def test_below_512_mb_nothing_gets_a_worker_or_more_than_32_mb_whatever_the_server_is_set_to() -> None:
+    for memory in range(100, 400, 10):
+        small = Capacity(8, memory * MB, 280, 512 * MB)
+        chosen = capacity.settings(small, capacity.jobs(small))
+        assert capacity.jobs(small) == 1
+        assert mb(chosen) <= 32
+        assert (chosen["max_parallel_maintenance_workers"], chosen["max_parallel_workers_per_gather"]) == (
+            "0",
+            "0",
+        )
+
+
+def test_a_machine_sold_with_512_mb_is_not_a_small_one() -> None:
+    assert capacity.is_small(SMALLEST.memory_bytes)
+    sold = Capacity(cores=1, memory_bytes=446 * MB, free_connections=280, maintenance_bytes=64 * MB)
+    assert not capacity.is_small(sold.memory_bytes)
+    assert capacity.jobs(sold) == 1
+    assert capacity.settings(sold, 1) == {"maintenance_work_mem": "64MB"}
 
 
 def test_two_cores_get_two_jobs_that_share_an_eighth_of_the_memory() -> None:
@@ -92,7 +116,7 @@ def test_memory_for_index_builds_is_bounded_and_never_less_than_the_servers_own(
     room: Capacity, jobs: int
 ) -> None:
     one, each = mb(capacity.settings(room, 1)), mb(capacity.settings(room, jobs))
-    assert one >= room.maintenance_bytes // MB
+    assert one >= room.maintenance_bytes // MB or capacity.is_small(room.memory_bytes)
     assert each <= one
     own = max(1, room.maintenance_bytes // MB)
     assert each <= max(1024, own)

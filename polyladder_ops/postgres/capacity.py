@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["Capacity", "jobs", "read", "settings"]
+__all__ = ["Capacity", "is_small", "jobs", "read", "settings"]
 
 _MB = 1 << 20
 # A 256 MB machine is to get one job: pg_restore -j with index builds gets PostgreSQL killed there for want of memory.
 _MEMORY_OF_A_JOB = 256 * _MB
+# The kernel keeps a part for itself: a machine sold with 512 MB tells of 440 MB and more, one with 256 MB of some 210.
+_SMALL = 400 * _MB
+_SMALL_MAINTENANCE = 32 * _MB
 _FOR_OTHERS = 3  # a look at what is going on, the app's health check, our own session that holds the lock
 _MOST_JOBS = 8  # beyond it the one reader of the dump is what all wait for
 _FAR_S = 0.02
@@ -45,6 +48,11 @@ class Capacity:
     free_connections: int
     maintenance_bytes: int
     round_trip_s: float = 0.0
+
+
+def is_small(memory_bytes: int) -> bool:
+    """Whether the server's machine has less than 512 MB: there a load that takes too much ends the live database, too."""
+    return memory_bytes < _SMALL
 
 
 def jobs(capacity: Capacity, wanted: int | None = None) -> int:
@@ -67,13 +75,24 @@ def settings(capacity: Capacity, jobs: int) -> dict[str, str]:
     An eighth of the memory goes to index builds, which is what they are given while a server does nothing else (20.4.1:
     safe far above work_mem, since a session does one at a time), and leaves shared_buffers and the page cache alone.
     A parallel build keeps to the limit of its session, but takes a core for each worker: those that jobs leave.
+    On a small machine the server's own limit does not stand, and nothing gets a worker.
     """
+    if is_small(capacity.memory_bytes):
+        return _on_a_small_machine(capacity.memory_bytes // 8 // jobs)
     shared = min(capacity.memory_bytes // 8 // jobs, _MOST_MAINTENANCE)
     most = max(shared, capacity.maintenance_bytes // jobs)
     chosen = {"maintenance_work_mem": f"{max(1, most // _MB)}MB"}
     if jobs > 1:
         chosen["max_parallel_maintenance_workers"] = str(max(0, (capacity.cores or 0) // jobs - 1))
     return chosen
+
+
+def _on_a_small_machine(share: int) -> dict[str, str]:
+    return {
+        "maintenance_work_mem": f"{max(1, min(share, _SMALL_MAINTENANCE) // _MB)}MB",
+        "max_parallel_maintenance_workers": "0",
+        "max_parallel_workers_per_gather": "0",
+    }
 
 
 _FREE = """
