@@ -11,10 +11,12 @@ from polyladder_ops.kept import Check, Stops
 from polyladder_ops.terminal import size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["is_there", "judge_space", "space", "try_folder"]
+    from polyladder_ops.restore.room import Room
+
+__all__ = ["is_there", "judge_copy", "judge_space", "space", "try_folder"]
 
 # A dump as gzip is a fifth to a half of its database with indexes; an eighth is less than was ever seen.
 _LEAST = 8
@@ -79,3 +81,17 @@ def is_there(path: Path) -> bool:
 
 def _free(path: Path) -> int:
     return shutil.disk_usage(_nearest(path)).free
+
+
+def judge_copy(room: Room | None, cure: Callable[[Room], str]) -> Check:
+    """Return whether a copy of the live database would fit beside it: each restore makes one, and none is made on a full disk."""
+    name = "space for a copy"
+    if room is None:
+        return Check(name, None, "The server's disk can't be seen from here.")
+    detail = (
+        f"{size(room.free_bytes)} of the server's {size(room.total_bytes)} are free; a copy of the live database and its log take"
+        f" up to {size(room.needed_bytes)}, and {size(room.reserve_bytes)} should stay free."
+    )
+    if room.is_enough:
+        return Check(name, True, detail)
+    return Check(name, False, detail, cure(room), "restore")

@@ -35,8 +35,9 @@ from polyladder_ops.postgres import (
 from polyladder_ops.postgres.load.loader import Accepted
 from polyladder_ops.postgres.proof import read_back
 from polyladder_ops.postgres.script import Script
-from polyladder_ops.preflight import NEED_A_SUPERUSER, flag, needed_bytes, owners
+from polyladder_ops.preflight import NEED_A_SUPERUSER, flag, owners
 from polyladder_ops.restore.objects import look
+from polyladder_ops.restore.room import needed_bytes
 from polyladder_ops.restore.sender import RIGHTS
 from polyladder_ops.restoring import Found
 from polyladder_ops.terminal import size

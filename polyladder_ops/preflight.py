@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from polyladder_ops.postgres import poolers, printable
+from polyladder_ops.postgres import capacity, poolers, printable
+from polyladder_ops.restore import room as rooms
 from polyladder_ops.terminal import quoted, size
 
 if TYPE_CHECKING:
@@ -17,26 +18,22 @@ if TYPE_CHECKING:
 
     from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.facts import Live, Server
-    from polyladder_ops.postgres.volume import Volume
 
 __all__ = [
-    "FULL_SHARE",
     "NEED_A_SUPERUSER",
+    "SPACE",
     "Obstacle",
     "flag",
-    "needed_bytes",
     "obstacles",
     "owners",
     "unknowns",
+    "warnings",
 ]
 
-FULL_SHARE = 0.85
-"""How full the server's disk may get while a copy is loaded: at 94 % a hosted volume turned read-only, the app with it."""
-_GROWTH = 1.3  # of a second copy, with the WAL of loading it
-_RESERVE_SHARE = 0.10
+SPACE = "space"
+"""The obstacle of a disk on which a second copy does not fit."""
 NEED_A_SUPERUSER = ("event trigger", "foreign data wrapper", "access method")
 """Kinds of objects that PostgreSQL itself lets nobody else make."""
-_PLAIN_GROWTH = 1.5  # a database, with its indexes, is larger than its dump
 
 
 @dataclass(frozen=True)
@@ -87,8 +84,7 @@ def _of_server(server: Server, manifest: Manifest) -> Iterator[Obstacle]:
             f"the server is PostgreSQL {major}, the backup was taken from {source}",
             f"Restore onto PostgreSQL {source} or newer.",
         )
-    if (lacks := _space(server.volume, server.live_bytes or 0, manifest)) is not None:
-        yield lacks
+    yield from _space(server, manifest)
     for standby in server.out_of_reach:
         yield Obstacle(
             f"standby:{standby.name}",
@@ -98,22 +94,15 @@ def _of_server(server: Server, manifest: Manifest) -> Iterator[Obstacle]:
         )
 
 
-def needed_bytes(live_bytes: int, manifest: Manifest) -> int:
-    """Return the bytes that a second copy will take at most: 1.3 times the live one, or what the dump grows to if more."""
-    return round(max(live_bytes * _GROWTH, manifest.plain_bytes * _PLAIN_GROWTH))
-
-
-def _space(volume: Volume | None, live_bytes: int, manifest: Manifest) -> Obstacle | None:
-    if volume is None:
-        return None
-    needed, reserve = needed_bytes(live_bytes, manifest), round(volume.total_bytes * _RESERVE_SHARE)
-    if volume.free_bytes - needed >= reserve:
-        return None
-    return Obstacle(
-        "space",
-        f"a second copy needs up to {size(needed)} and {size(reserve)} should stay free,"
-        f" but only {size(volume.free_bytes)} of {size(volume.total_bytes)} are",
-        "Enlarge the server's volume, or discard what `invoke restore.status` lists.",
+def _space(server: Server, manifest: Manifest) -> Iterator[Obstacle]:
+    room = rooms.of(server, manifest)
+    if room is None or room.is_enough:
+        return
+    yield Obstacle(
+        SPACE,
+        f"a second copy needs up to {size(room.needed_bytes)} and {size(room.reserve_bytes)} should stay free,"
+        f" but only {size(room.free_bytes)} of {size(room.total_bytes)} are",
+        rooms.ENLARGE,
         acceptable=True,
     )
 
@@ -268,3 +257,14 @@ def unknowns(server: Server, live: Live | None) -> tuple[str, ...]:
         )
     said += [] if server.volume else ["not checked: the space on the server's disk can't be seen from here"]
     return (*said, *(f"not read from the live database: {what}" for what in (live.unread if live else ())))
+
+
+def warnings(server: Server, more_memory: str) -> tuple[str, ...]:
+    """Return in sentences what a restore endangers though nothing stands in its way; `more_memory` is the cure of too little."""
+    if not server.memory_bytes or not capacity.is_small(server.memory_bytes):
+        return ()
+    said = (
+        f"the server's machine has {size(server.memory_bytes)} of memory: if it runs out while a copy is loaded, the live database"
+        f" goes down with it, so one connection loads, with little of it. {more_memory}"
+    )
+    return (said,)

@@ -32,7 +32,8 @@ from polyladder_ops.postgres import (
     switch,
 )
 from polyladder_ops.postgres.script import Script
-from polyladder_ops.restore import lock_again, new_roles
+from polyladder_ops.restore import lock_again, new_roles, room
+from polyladder_ops.restore.enlarging import enlarged
 from polyladder_ops.restore.plan import Options, Plan, look, maintenance, preview, refuse
 from polyladder_ops.restore.watch import Watch
 from polyladder_ops.settling import after_switch, settled
@@ -90,6 +91,8 @@ def replace(
         for sentence in leftovers.settle(connection, server, options.name):
             say(sentence)
         plan = look(connection, server, target.with_database(options.name), backup, options)
+        if enlarged(connection, plan, options):
+            plan = look(connection, server, target.with_database(options.name), backup, options)
         refuse(plan, options)
         confirm(plan)
         return _Run(connection, server, plan, keys, options, say).run()
@@ -324,5 +327,5 @@ class _Run:
         began = time.monotonic()
         report = self.options.progress(name) if self.options.progress else lambda _size: None
         is_watched = self.plan.server.volume is not None and "space" not in self.options.accept
-        yield Watch(self._held, report, preflight.FULL_SHARE if is_watched else None)
+        yield Watch(self._held, report, room.FULL_SHARE if is_watched else None)
         self.seconds[name] = time.monotonic() - began

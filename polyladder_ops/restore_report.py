@@ -85,6 +85,7 @@ def plan(shown: Plan, now: datetime) -> str:
         lines.append(
             f"WARNING: and {len(manifest.lost) - _LOST} more: `invoke backup.show --backup={plain(shown.backup.id)}`"
         )
+    lines += [f"WARNING: {plain(sentence)}" for sentence in shown.warnings]
     lines += [f"accepted: {plain(item)}" for item in shown.accepted]
     lines += [f"note: {plain(sentence)}" for sentence in shown.unknowns]
     return "\n".join(lines)

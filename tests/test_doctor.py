@@ -27,6 +27,7 @@ from polyladder_ops.postgres.clients import Client
 from polyladder_ops.postgres.marks import Mark
 from polyladder_ops.postgres.session import Identity, connect
 from polyladder_ops.preflight import Obstacle
+from polyladder_ops.restore.room import Room
 from polyladder_ops.sandbox.server import Server, create
 from polyladder_ops.settings import VARIABLES, Settings, load
 from polyladder_ops.tasks import doctor as tasks_doctor
@@ -468,3 +469,32 @@ def test_an_interruption_is_not_taken_for_a_check_that_failed() -> None:
     assert doctor._attempt("name", "backup", fail) == Check(
         "name", False, "It failed. Why.", "Cure.", "backup"
     )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no df")
+def test_whether_a_copy_of_the_live_database_fits_is_looked_at_without_any_backup(
+    state: Path, tmp_path: Path
+) -> None:
+    check = by_name(examine(settings(tmp_path, DATABASE_URL=url(state))))["space for a copy"]
+    assert check.ok, check
+    assert "a copy of the live database and its log take up to" in check.detail
+
+
+def test_on_a_quiet_day_a_disk_without_room_for_a_copy_stops_a_restore() -> None:
+    small = folders.judge_copy(
+        Room(GIB, GIB // 2, GIB // 2), lambda room: f"Make it {room.wanted_bytes} bytes."
+    )
+    assert (small.ok, small.blocks) == (False, "restore")
+    assert small.detail == (
+        "512.0 MiB of the server's 1.0 GiB are free; a copy of the live database and its log take up to 512.0 MiB, and"
+        " 102.4 MiB should stay free."
+    )
+    assert small.hint == f"Make it {Room(GIB, GIB // 2, GIB // 2).wanted_bytes} bytes."
+    assert stopping([small]) == (small,)
+
+
+def test_a_disk_with_room_or_one_that_can_not_be_seen_stops_nothing() -> None:
+    enough = folders.judge_copy(Room(GIB, GIB // 2, GIB // 3), lambda _room: "")
+    unseen = folders.judge_copy(None, lambda _room: "")
+    assert (enough.ok, unseen.ok) == (True, None)
+    assert stopping([enough, unseen]) == ()

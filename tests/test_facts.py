@@ -56,6 +56,18 @@ def test_a_server_tells_who_it_is_and_what_it_has(server: servers.Server, databa
     assert (seen.sessions, seen.prepared, seen.slots, seen.subscriptions) == ((), (), (), ())
 
 
+def test_how_much_the_log_may_still_grow_is_told_to_who_may_look(
+    server: servers.Server, database: Target, poor: Target
+) -> None:
+    with closing(session.connect(server.target())) as connection:
+        row = connection.execute("SELECT pg_size_bytes(current_setting('max_wal_size'))").fetchone()
+    assert row is not None
+    seen = look(server.target(), database.database)
+    assert 0 <= seen.wal_bytes < row[0]
+    assert seen.memory_bytes > 0
+    assert look(poor, database.database).wal_bytes == 0
+
+
 def test_a_database_that_is_not_there_is_none(server: servers.Server) -> None:
     seen = look(server.target(), "not there")
     assert (seen.live_oid, seen.live_bytes, seen.is_owner) == (None, None, False)

@@ -16,6 +16,7 @@ from polyladder_ops.postgres.properties import Extension
 from polyladder_ops.postgres.session import Identity
 from polyladder_ops.postgres.standbys import Standby
 from polyladder_ops.postgres.volume import Volume
+from polyladder_ops.restore import room
 from tests.factories import manifest, properties, role, source
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def test_space_is_enough_only_if_a_second_copy_leaves_a_tenth_free(
 ) -> None:
     volume = Volume(total, round(total * free_share))
     server = replace(SERVER, volume=volume, live_bytes=live)
-    needed = preflight.needed_bytes(live, MANIFEST.model_copy(update={"plain_bytes": plain}))
+    needed = room.needed_bytes(live, MANIFEST.model_copy(update={"plain_bytes": plain}))
     assert needed >= live * 1.3 - 1
     assert needed >= plain * 1.5 - 1
     left = volume.free_bytes - needed
@@ -217,8 +218,8 @@ def test_space_is_enough_only_if_a_second_copy_leaves_a_tenth_free(
 
 
 def test_a_small_backup_needs_no_more_than_the_live_database_does() -> None:
-    assert preflight.needed_bytes(100, manifest(plain_bytes=10)) == 130
-    assert preflight.needed_bytes(10, manifest(plain_bytes=100)) == 150
+    assert room.needed_bytes(100, manifest(plain_bytes=10)) == 130
+    assert room.needed_bytes(10, manifest(plain_bytes=100)) == 150
 
 
 def test_a_volume_of_a_gigabyte_with_370_mb_in_it_is_too_small() -> None:

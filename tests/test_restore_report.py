@@ -76,6 +76,11 @@ def test_a_person_sees_what_is_replaced_by_what_side_by_side() -> None:
     ]
 
 
+def test_what_a_restore_endangers_stands_among_the_warnings_of_the_plan() -> None:
+    shown = replace(PLAN, warnings=("the server's machine has 213.0 MiB of memory: …",))
+    assert "\nWARNING: the server's machine has 213.0 MiB of memory: …" in restore_report.plan(shown, NOW)
+
+
 def test_what_is_let_through_and_what_is_not_known_stands_below() -> None:
     shown = replace(PLAN, accepted=("slot:x: stays",), unknowns=("not checked: the space",))
     warned = replace(shown, backup=backup(warnings=("table a fell from 9 rows to nothing",)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import application, databases, newest, queries, standbys, volume
+from polyladder_ops.postgres import application, capacity, databases, newest, queries, standbys, volume
 from polyladder_ops.postgres.holders import MAY_END
 from polyladder_ops.postgres.poolers import Pooled
 from polyladder_ops.postgres.session import Identity, connect, identify, is_relayed, translated
@@ -72,6 +72,9 @@ class Server:
     gives_to: frozenset[str]
     for_superusers: frozenset[str]
     is_half_dropped: bool = False  # the live one
+    # What loading may take of the machine: all of its memory, 0 if unknown, and what the WAL may grow by.
+    memory_bytes: int = 0
+    wal_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,8 @@ def read_server(connection: Connection, server: Target, live: str) -> Server:
             gives_to=frozenset(name for (name,) in queries.rows(connection, _GIVES_TO)),
             for_superusers=frozenset(_column(connection, _FOR_SUPERUSERS)),
             is_half_dropped=is_half,
+            memory_bytes=capacity.read(connection).memory_bytes,
+            wal_bytes=volume.wal_bytes(connection),
         )
 
 

@@ -16,7 +16,7 @@ import psycopg
 if TYPE_CHECKING:
     from polyladder_ops.postgres.session import Connection
 
-__all__ = ["Volume", "measure"]
+__all__ = ["Volume", "measure", "wal_bytes"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,12 @@ class Volume:
         return 1 - self.free_bytes / self.total_bytes
 
 
-def measure(connection: Connection) -> Volume | None:
-    """Return the volume of the server's data folder, None if it can't be seen from here."""
-    return _near(connection) or _far(connection)
+def measure(connection: Connection, *, is_far: bool = False) -> Volume | None:
+    """Return the volume of the server's data folder, None if it can't be seen from here.
+
+    Of a server that is known to be on another machine (`is_far`), what lies here under the same name is not looked at.
+    """
+    return (None if is_far else _near(connection)) or _far(connection)
 
 
 def _near(connection: Connection) -> Volume | None:
@@ -71,3 +74,21 @@ def _far(connection: Connection) -> Volume | None:
         return None
     used, free = int(numbers[1]) * 1024, int(numbers[2]) * 1024
     return Volume(used + free, free)
+
+
+_WAL = """
+SELECT greatest(0, pg_catalog.pg_size_bytes(pg_catalog.current_setting('max_wal_size')) - coalesce(sum(size), 0))::int8
+FROM pg_catalog.pg_ls_waldir()
+"""
+_MAY_LIST_WAL = "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_ls_waldir()', 'EXECUTE')"
+
+
+def wal_bytes(connection: Connection) -> int:
+    """Return how much the server's WAL may still grow before it gives any back; 0 if our role may not look.
+
+    A slot or an archive that lags keeps more. Raise psycopg.Error if the server fails.
+    """
+    if connection.execute(_MAY_LIST_WAL).fetchone() != (True,):
+        return 0
+    row = connection.execute(_WAL).fetchone()
+    return int(row[0]) if row else 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 from polyladder_ops import preflight
 from polyladder_ops.errors import Refused, UsageError
 from polyladder_ops.postgres import facts, locks, marks, session
+from polyladder_ops.restore import room
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,9 +21,22 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.session import Connection
     from polyladder_ops.preflight import Obstacle
 
-__all__ = ["Options", "Plan", "look", "maintenance", "preview", "refuse"]
+__all__ = ["Host", "Options", "Plan", "look", "maintenance", "preview", "refuse"]
 
 _TEMPLATES = ("template0", "template1")
+
+
+class Host(Protocol):
+    """The machine that the server runs on, where more leads to it than SQL."""
+
+    def more_memory(self) -> str:
+        """Return the sentence that says how it gets more memory."""
+
+    def more_room(self, total_bytes: int, wanted_bytes: int) -> str:
+        """Return the sentence that says how its disk of `total_bytes` gets `wanted_bytes`."""
+
+    def enlarge(self, total_bytes: int, wanted_bytes: int) -> bool:
+        """Enlarge the disk if that is wanted, and return whether that was done. Raise OpsError or Refused if it can't be."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,7 @@ class Options:
     jobs: int | None = None
     checks: tuple[Check, ...] = ()
     progress: Callable[[str], Callable[[int], None]] | None = None
+    host: Host | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +67,7 @@ class Plan:
     obstacles: tuple[Obstacle, ...]
     accepted: tuple[str, ...]
     unknowns: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def look(connection: Connection, server: Target, target: Target, backup: Backup, options: Options) -> Plan:
@@ -71,10 +87,23 @@ def look(connection: Connection, server: Target, target: Target, backup: Backup,
         backup,
         found_server,
         live,
-        obstacles=tuple(o for o in found if o not in through),
+        obstacles=tuple(_with_cure(o, found_server, backup, options) for o in found if o not in through),
         accepted=tuple(map(str, through)),
         unknowns=preflight.unknowns(found_server, live),
+        warnings=preflight.warnings(found_server, _more_memory(options)),
     )
+
+
+def _more_memory(options: Options) -> str:
+    return options.host.more_memory() if options.host else "More memory for that machine is the cure."
+
+
+def _with_cure(obstacle: Obstacle, server: Server, backup: Backup, options: Options) -> Obstacle:
+    """Return the obstacle with the cure that the server's machine has for it, if it has one."""
+    lack = room.of(server, backup.manifest) if obstacle.item == preflight.SPACE else None
+    if lack is None or options.host is None:
+        return obstacle
+    return replace(obstacle, cure=options.host.more_room(lack.total_bytes, lack.wanted_bytes))
 
 
 def _refuse_set_aside(connection: Connection, oid: int | None) -> None:

@@ -31,7 +31,8 @@ def doctor(c: Context, site: str = "", json: bool = False) -> None:
 
     Shows every setting with its source, secrets masked, then looks at server, pg_dump, folders, space, keys, backups and Fly.
     Changes nothing, so it runs the same with -R. Exits 3 if something would stop a backup or a restore (no backup at all, or
-    a newest one that is damaged or FAILED, does), and while the app's machines wait to come back.
+    a newest one that is damaged or FAILED, does; so does a disk on which no copy of the live database fits), and while the app's
+    machines wait to come back.
 
     Examples:
         invoke doctor
