@@ -72,7 +72,7 @@ def obtained(flyctl: Flyctl, api: Api | None, app: str, folder: Path) -> Certifi
         raise FlyError(
             f"no certificate for SSH to {app} could be had",
             detail=BELOW.join(f"{each.message}: {each.detail}" for each in refused),
-            hint=error.hint,
+            hint=refused[0].hint,
             name=error.name,
             passes=error.passes,
         ) from error

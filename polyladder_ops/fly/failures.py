@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import OpsError
+from polyladder_ops.fly import rights
 from polyladder_ops.redaction import redact
 
-__all__ = ["FAILURES", "Failure", "FlyError", "explain", "named"]
+if TYPE_CHECKING:
+    from polyladder_ops.fly.rights import Action
+
+__all__ = ["FAILURES", "Failure", "FlyError", "cure", "explain", "named"]
 
 _LONGEST = 400
 
@@ -83,7 +88,7 @@ FAILURES: tuple[Failure, ...] = (
         "network-refused",
         r"non-200 status code: 500",
         "Fly's API failed; it does so for a deploy token that asks for the app's network.",
-        "Try again; with a deploy token, use an org token.",
+        "Try again; if it stays, another token is needed.",
     ),
     Failure(
         "no-room",
@@ -190,6 +195,15 @@ def named(text: str) -> Failure | None:
     return next((each for each in FAILURES if re.search(each.text, text)), None)
 
 
+_OF_RIGHTS = ("unknown-app", "token-refused", "network-refused")
+
+
+def cure(known: Failure, action: Action | None, app: str) -> str:
+    """Return the next command for a failure; where a right may be missing, which one, and which token has it."""
+    text = known.cure.format(app=app)
+    return f"{text} {rights.explained(action, app)}" if action and known.name in _OF_RIGHTS else text
+
+
 def explain(words: str, stderr: str, code: int, *, app: str = "APP") -> FlyError:
     """Return the error for a call that ended with this exit code and stderr (contract 0.1); secrets are taken out first."""
     said = " ".join(redact(stderr).replace("Error: ", "", 1).split())
@@ -197,9 +211,8 @@ def explain(words: str, stderr: str, code: int, *, app: str = "APP") -> FlyError
     message = f"`fly {words}` failed"
     if known := named(stderr):
         detail = f"{known.meaning} {shown}".strip()
-        return FlyError(
-            message, detail=detail, hint=known.cure.format(app=app), name=known.name, passes=known.passes
-        )
+        hint = cure(known, rights.action_of(words), app)
+        return FlyError(message, detail=detail, hint=hint, name=known.name, passes=known.passes)
     if code == 127 and not said:
         return FlyError(message, detail="It was interrupted.", hint="Run it again.", name="interrupted")
     if code == 3:

@@ -35,6 +35,7 @@ OLDEST = (0, 4, 80)
 _QUIET = {"LOG_LEVEL": "error", "FLY_NO_UPDATE_CHECK": "1", "FLY_SEND_METRICS": "0", "NO_COLOR": "1"}
 _NAMES = ("fly", "flyctl")
 _FOLDER = "FLY_CONFIG_DIR"
+_OF_TWO_WORDS = ("machine", "scale", "secrets", "checks", "config", "volumes", "ssh", "mpg")
 _MOST = 64 << 20
 _DRAIN_S = 2.0
 _ENDING_S = 8.0  # flyctl needs up to 5 s to give a lease back (contract 1.5)
@@ -94,9 +95,7 @@ class Flyctl:
     def run(self, *words: str, app: str = "") -> str:
         """Return what the command printed on stdout. Raise FlyError, explained, if it fails or does not end in time."""
         argv = [self.program, *words, *(("-a", app) if app else ())]
-        told = " ".join(
-            words[:2] if words[0] in ("machine", "scale", "secrets", "checks", "config") else words[:1]
-        )
+        told = " ".join(words[:2] if words[0] in _OF_TWO_WORDS else words[:1])
         code, out, err = self._run(argv, told)
         if code is None:
             raise failures.FlyError(

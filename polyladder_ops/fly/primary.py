@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import OpsError, Refused
-from polyladder_ops.fly import machines
+from polyladder_ops.fly import kinds, machines
+from polyladder_ops.fly.failures import FlyError
 from polyladder_ops.redaction import hide_password
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from polyladder_ops.fly.flyctl import Flyctl
     from polyladder_ops.fly.machines import Machine
     from polyladder_ops.fly.shell import Shell
@@ -22,7 +25,6 @@ __all__ = ["USER", "Surroundings", "choose", "find", "look", "parsed"]
 USER = "postgres"
 """Whom the server's own socket lets in without a password; nobody else (contract 4.2)."""
 _ROLES = ("primary", "leader")
-_ELSE = "Set DATABASE_URL to the database's address, as this machine or the app's tunnel reaches it."
 # PGDATA and PGHOST are as the image sets them; the socket's folder is Debian's where it says nothing (contract 4.2, 4.3).
 _SCRIPT = """
 port=${PG_PORT:-5433}
@@ -61,9 +63,22 @@ class Surroundings:
     is_zombie: bool = False
 
 
-def find(flyctl: Flyctl, app: str) -> Machine:
-    """Return the machine that holds the primary; one call. Raise Refused or OpsError, with the cure, if there is none to go to."""
-    return choose(machines.read(flyctl.json(list, "machine", "list", "--json", app=app)), app)
+def find(flyctl: Flyctl, app: str, *, organisation: Callable[[], str] | None = None) -> Machine:
+    """Return the machine that holds the primary; one call. Raise Refused or OpsError, with the cure, if there is none to go to.
+
+    `organisation` tells the slug by which a Managed Postgres of that name is looked for where there is no such app.
+    """
+    try:
+        found = machines.read(flyctl.json(list, "machine", "list", "--json", app=app))
+    except FlyError as error:
+        if (
+            error.name == "unknown-app"
+            and organisation
+            and (refusal := kinds.managed(flyctl, app, organisation))
+        ):
+            raise refusal from error
+        raise
+    return choose(found, app)
 
 
 def choose(found: tuple[Machine, ...], app: str) -> Machine:
@@ -90,12 +105,7 @@ def _of_another_kind(found: tuple[Machine, ...], app: str) -> OpsError:
             detail="There is nothing to go to: its machines were destroyed, or it never had one.",
             hint=f"Look with `fly volumes list -a {app}`: a volume or its snapshots may hold the data still.",
         )
-    images = ", ".join(sorted({each.image or "unknown" for each in found}))
-    return Refused(
-        f"{app} is no Fly Postgres that this way leads to",
-        detail=f"Its machines run {images}; this way is for flyio/postgres-flex.",
-        hint=_ELSE,
-    )
+    return kinds.of_another_kind(found, app)
 
 
 def _without_primary(cluster: list[Machine], app: str) -> OpsError:

@@ -191,7 +191,8 @@ def test_where_all_ways_refuse_each_is_told(cloud: Cloud, caller: Flyctl, api: A
     with pytest.raises(FlyError, match=f"no certificate for SSH to {DB} could be had") as raised:
         certificates.obtained(caller, api, DB, tmp_path / "state")
     assert "Not authorized to access this issueCertificate" in raised.value.detail
-    assert "`fly ssh` failed" in raised.value.detail
+    assert "`fly ssh issue` failed" in raised.value.detail
+    assert f"`fly tokens create ssh -a {DB}`" in raised.value.hint, "the least token that leads there"
     assert raised.value.name == "token-refused"
 
 

@@ -38,7 +38,7 @@ def test_the_primary_is_told_from_its_replicas() -> None:
     ("found", "kind", "said", "cure"),
     [
         ((), OpsError, "has no machine", "volumes list"),
-        ((member(is_flex=False, image="flyio/postgres:14"),), Refused, "no Fly Postgres", "DATABASE_URL"),
+        ((member(is_flex=False, image="flyio/postgres:14"),), Refused, "Stolon", "DATABASE_URL"),
         ((member("m1"), member("m2")), Refused, "has 2 primaries", "checks list"),
         ((member(state="stopped"),), OpsError, "no machine of polyladder-db is started", "machine start m1"),
         ((member(role="replica"),), OpsError, "holds the primary", "checks list"),

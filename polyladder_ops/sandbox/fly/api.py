@@ -81,7 +81,7 @@ def _answer(here: World, scopes: set[str], asked: dict[str, Any]) -> dict[str, A
     if "issueCertificate" in asked["query"]:
         return {"issueCertificate": {"certificate": _certificate(here, scopes, variables["input"])}}
     name = variables["name"]
-    if name not in here.apps or not _covers(scopes, name):
+    if name not in here.apps or not _may_look(scopes, name):
         raise _Refused(f'Could not find App "{name}"')
     return {"app": {"organization": {"id": _ORGANISATION}}}
 
@@ -108,6 +108,10 @@ def _is_refused(here: World) -> bool:
 
 def _covers(scopes: set[str], app: str) -> bool:
     return bool(scopes & {"personal", "org", f"deploy:{app}", f"ssh:{app}"})
+
+
+def _may_look(scopes: set[str], app: str) -> bool:
+    return _covers(scopes, app) or bool(scopes & {"readonly", f"machine-exec:{app}"})
 
 
 def serve(folder: Path, port: int) -> None:

@@ -38,6 +38,7 @@ _SHORT = {
     "g": "process-group", "r": "region", "o": "org", "i": "image", "s": "signal", "m": "metadata", "f": "force", "e": "env",
     "b": "bind-addr", "u": "username", "d": "dotssh", "C": "command",
 }  # fmt: skip
+_SHORT_OF: dict[tuple[str, ...], dict[str, str]] = {("volumes", "extend"): {"s": "size"}}
 _BOOLEAN = {"json", "yes", "quiet", "verbose", "debug", "all", "skip-start", "skip-health-checks", "stage", "detach",
             "force", "with-new-volumes", "autostart", "watch", "select", "watch-stdin", "overwrite", "agent", "dotssh", "pty"}  # fmt: skip
 _EVERYWHERE = {"app", "config", "json", "access-token", "verbose", "debug", "help"}
@@ -69,6 +70,7 @@ _FLAGS: dict[tuple[str, ...], set[str]] = {
     ("checks", "list"): {"check-name"},
     ("config", "show"): set(),
     ("volumes", "list"): set(),
+    ("volumes", "extend"): {"size", "yes"},
     ("secrets", "list"): set(),
     ("secrets", "set"): {"stage", "detach"},
     ("secrets", "unset"): {"stage", "detach"},
@@ -88,6 +90,7 @@ _FLAGS: dict[tuple[str, ...], set[str]] = {
         "user",
         "org",
     },
+    ("mpg", "list"): {"org", "deleted"},
     ("proxy",): {"org", "select", "quiet", "bind-addr", "watch-stdin"},
 }
 _ALIASES = {
@@ -95,6 +98,8 @@ _ALIASES = {
     "machines": "machine",
     "ls": "list",
     "vols": "volumes",
+    "vol": "volumes",
+    "volume": "volumes",
     "remove": "destroy",
     "rm": "destroy",
 }
@@ -127,9 +132,10 @@ def _take(call: Call, word: str, rest: list[str], known: set[str]) -> None:
     name, has_value, value = word.partition("=")
     if not name.startswith("--"):
         short, value = name[1], value if has_value else name[2:]
-        if short not in _SHORT or _SHORT[short] not in known:
+        meant = {**_SHORT, **_SHORT_OF.get(call.command, {})}
+        if meant.get(short) not in known:
             raise FlyError(f"unknown shorthand flag: '{short}' in {word}")
-        name, has_value = _SHORT[short], has_value or ("=" if value else "")
+        name, has_value = meant[short], has_value or ("=" if value else "")
     name = name.removeprefix("--")
     if name not in known:
         raise FlyError(f"unknown flag: --{name}")

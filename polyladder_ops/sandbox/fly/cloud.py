@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import portable
 from polyladder_ops.errors import OpsError, UsageError
-from polyladder_ops.sandbox.fly import machines, platform, tunnels, world
+from polyladder_ops.sandbox.fly import disks, machines, platform, tunnels, world
 from polyladder_ops.sandbox.fly.faults import FAULTS
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class Cloud:
             guest = {**_SMALL, "memory_mb": 256}
             made = platform.make(here, db_app, group="app", region="iad", guest=guest)
             made["shown"]["checks"] = [{"name": "role", "status": "passing", "output": "primary"}]
+            here.apps[db_app]["volumes"][0]["attached_machine_id"] = made["shown"]["id"]
             made["behind"] = {str(port): list(address) for port, address in (behind or {}).items()}
 
     def _write_programs(self) -> None:
@@ -153,6 +154,11 @@ class Cloud:
                 machine["ssh"] = {"host_key": credentials.new_key(), "env": dict(env or {}), "pid": 0}
         for identifier in there:
             self._serve_ssh(app, identifier)
+
+    def open_disk(self, app: str, folder: Path) -> None:
+        """Put a `df` into a folder, for the PATH of whatever runs on the app's machine: it tells of the volume, not of our disk."""
+        with world.changing(self.folder) as here:
+            disks.give(here.apps[app], folder)
 
     def start_api(self) -> str:
         """Have Fly's API answer, and return its address, which FLY_API_BASE_URL takes; the authority must be there."""

@@ -37,6 +37,8 @@ FAULTS = {
     "ssh-denies": "A machine lets nobody in by SSH but flyctl's own console.",
     "crlf": "What `fly ssh console` prints has a terminal's line ends, both streams in one.",
     "output-cut": "What `fly ssh console` prints ends in its middle, with exit code 0.",
+    "extend-waits": "A volume that is extended is not larger for its machine before that is stopped and started.",
+    "extend-lies": "An extension of a volume says that it was done, and nothing changed.",
     "tunnel-closes": "A tunnel takes each connection and closes it at once.",
     "tunnel-stalls": "Nothing passes a tunnel any more once 256 KB came down.",
     "tunnel-cuts": "A tunnel cuts each connection once 256 KB came down.",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "checks",
+    "clusters",
     "config",
     "managed",
     "releases",
@@ -187,6 +188,23 @@ def volumes(session: Session, world: World) -> str:
     """`fly volumes list` (contract 1.21)."""
     _, app = session.app(world)
     return render(app["volumes"])
+
+
+def clusters(session: Session, world: World) -> str:
+    """`fly mpg list`: English where there is none, and nothing for tokens of the old kind (contract 1.20)."""
+    if not session.is_of_new_kind:
+        raise FlyError("MPG commands require updated tokens but found older-style tokens.")
+    if not session.scopes(world) & {"personal", "org", "readonly"}:
+        raise FlyError("failed retrieving organization with slug: Not authorized to access this organization")
+    organisation = session.call.text("org")
+    if not organisation:
+        raise FlyError("prompt: non interactive")
+    if organisation != world.data["organisation"]:
+        raise FlyError(
+            f"failed retrieving organization with slug {organisation}: Could not find Organization"
+        )
+    found = world.data.get("clusters", [])
+    return render(found) if found else f"No managed postgres clusters found in organization {organisation}\n"
 
 
 def missing(command: tuple[str, ...]) -> FlyError:

@@ -6,7 +6,7 @@ import secrets as random
 import time
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops.sandbox.fly import machines
+from polyladder_ops.sandbox.fly import disks, machines
 from polyladder_ops.sandbox.fly.arguments import FlyError
 from polyladder_ops.sandbox.fly.world import timestamp
 
@@ -149,6 +149,7 @@ def event(machine: Machine, kind: str, status: str, source: str, **more: Any) ->
 def start(world: World, name: str, machine: Machine, *, source: str) -> None:
     """Start a stopped machine; it is `started` after a moment in `starting`."""
     machines.start(world, world.apps[name], machine)
+    disks.grow(world.apps[name])
     event(machine, "start", "started", source)
     world.becomes(machine, "starting", after_s=world.data["moment_s"], then="started")
 

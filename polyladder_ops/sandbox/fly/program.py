@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.sandbox.fly import acting, looking, scaling, tunnels, vault
+from polyladder_ops.sandbox.fly import acting, disks, looking, scaling, tunnels, vault
 from polyladder_ops.sandbox.fly.arguments import FlyError, parse
 from polyladder_ops.sandbox.fly.session import Session
 from polyladder_ops.sandbox.fly.world import World, changing, log_call
@@ -33,6 +33,7 @@ _LOOKING: dict[tuple[str, ...], Callable[[Session, World], str]] = {
     ("checks", "list"): looking.checks,
     ("config", "show"): looking.config,
     ("volumes", "list"): looking.volumes,
+    ("mpg", "list"): looking.clusters,
     ("secrets", "list"): vault.listed,
     ("secrets", "set"): vault.change,
     ("secrets", "import"): vault.change,
@@ -42,6 +43,7 @@ _LOOKING: dict[tuple[str, ...], Callable[[Session, World], str]] = {
 }
 _ACTING: dict[tuple[str, ...], Callable[[Session, Path], Iterator[str]]] = {
     **acting.COMMANDS,
+    **disks.COMMANDS,
     **tunnels.COMMANDS,
     ("scale", "count"): scaling.count,
 }

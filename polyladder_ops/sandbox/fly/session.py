@@ -21,6 +21,7 @@ _CHANGING = {
     *(("machine", word) for word in ("stop", "start", "update", "destroy")),
     *(("secrets", word) for word in ("set", "import", "unset", "deploy")),
     ("scale", "count"),
+    ("volumes", "extend"),
 }
 _PREFIX = {
     (
@@ -50,16 +51,31 @@ class Session:
         scopes = self.scopes(world)
         if world.has_fault("wrong-scope") or name not in world.apps or not _covers(scopes, name):
             raise FlyError(f'{_PREFIX.get(self.call.command, "get app: ")}Could not find App "{name}"')
+        if self.call.command == ("proxy",) and not _may_enter(scopes, name):
+            raise FlyError(
+                "ssh: can't build tunnel for personal: Not authorized to access this addWireGuardPeer"
+            )
         if self.call.command in _CHANGING and not _may_change(scopes, name):
             raise FlyError(f"failed to {' '.join(self.call.command)}: unauthorized")
         return name, world.apps[name]
 
+    @property
+    def is_of_new_kind(self) -> bool:
+        """Whether all tokens are macaroons (contract 0.3)."""
+        return all(token.startswith(("fm1", "fm2")) for token in self._tokens)
+
+    @property
+    def _tokens(self) -> list[str]:
+        given = token_of(self.call, self.environ)
+        return (
+            [re.sub(r"^(FlyV1|Bearer)\s+", "", token.strip()) for token in given.split(",")] if given else []
+        )
+
     def scopes(self, world: World) -> set[str]:
         """Return what the tokens are for. Raise FlyError if there is none, or one that Fly does not know."""
-        given = token_of(self.call, self.environ)
-        if not given or world.has_fault("no-token"):
+        tokens = self._tokens
+        if not tokens or world.has_fault("no-token"):
             raise FlyError(NO_TOKEN)
-        tokens = [re.sub(r"^(FlyV1|Bearer)\s+", "", token.strip()) for token in given.split(",")]
         if world.has_fault("expired-token") or not all(token in world.data["tokens"] for token in tokens):
             raise FlyError(
                 "failed to list VMs: failed to do request: unauthorized"
@@ -84,10 +100,19 @@ def token_of(call: Call, environ: Mapping[str, str]) -> str:
     return found[1].strip() if found else ""
 
 
+_ALL_APPS = ("personal", "org")
+_OF_ONE_APP = ("deploy", "ssh", "machine-exec")
+
+
 def _may_change(scopes: set[str], app: str) -> bool:
-    """Whether a token may stop, start, scale and set secrets; others only look (contract 1.22)."""
-    return bool(scopes & {"personal", "org", f"deploy:{app}"})
+    """Whether a token may stop, start and scale, set secrets and enlarge volumes; others only look (contract 1.22)."""
+    return bool(scopes & {*_ALL_APPS, f"deploy:{app}"})
+
+
+def _may_enter(scopes: set[str], app: str) -> bool:
+    """Whether a token may make a peer of the organisation's network for this app (contract 1.22)."""
+    return bool(scopes & {*_ALL_APPS, f"deploy:{app}", f"ssh:{app}"})
 
 
 def _covers(scopes: set[str], app: str) -> bool:
-    return bool(scopes & {"personal", "org", "readonly", f"deploy:{app}", f"ssh:{app}"})
+    return bool(scopes & {*_ALL_APPS, "readonly", *(f"{kind}:{app}" for kind in _OF_ONE_APP)})
