@@ -14,6 +14,7 @@ from polyladder_ops.errors import OpsError, Refused, UsageError
 from polyladder_ops.manifest import Manifest, Source
 from polyladder_ops.postgres import clients, dump, public, session, snapshot, survey
 from polyladder_ops.postgres.contents import ALGORITHM, Contents, Ledger
+from polyladder_ops.postgres.here import Here
 from polyladder_ops.postgres.lexer import DumpError, Lexer
 from polyladder_ops.postgres.session import Connection, Identity, translated
 from polyladder_ops.postgres.snapshot import Changed, LocksExhausted, Snapshot
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from polyladder_ops.catalog import Backup, Catalog
     from polyladder_ops.postgres.clients import Client
     from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.programs import Program
 
 __all__ = ["Options", "look", "shrinkage", "take"]
 
@@ -39,7 +41,11 @@ _QUEUED_S = 2.0
 
 @dataclass(frozen=True)
 class Options:
-    """How a backup is taken; the defaults are what a nightly run wants."""
+    """How a backup is taken; the defaults are what a nightly run wants.
+
+    `dumper` is a pg_dump elsewhere that is to be used instead of one of `clients`; `compress_there` whether it compresses
+    what it sends, which costs its machine's processor and spares the way.
+    """
 
     recipients: tuple[str, ...] = ()
     new_source: bool = False
@@ -48,6 +54,8 @@ class Options:
     lock_wait_s: float = snapshot.LOCK_WAIT_S
     beat_s: float = 60.0  # what relays connections cuts idle ones; ours is idle while pg_dump works
     clients: Sequence[Client] | None = None
+    dumper: Program | None = None
+    compress_there: bool = True
     progress: Callable[[int], None] | None = None
     exported: Callable[[Snapshot], None] | None = None
     dumped: Callable[[datetime], None] | None = None
@@ -92,11 +100,11 @@ def take(
         identity = session.identify(connection)
         _check_source(identity, previous, site, new_source=options.new_source)
         need_tls = connection.pgconn.ssl_in_use
-        client = _client(options, identity, need_tls=need_tls)
+        program = _program(options, identity, need_tls=need_tls)
 
         def attempt(number: int, *, lock: bool) -> _Dumped:
             data = work / f"{number}.sql.gz"
-            dumping = _Dumping(connection, target, client, options, keys, hidden, identity, need_tls)
+            dumping = _Dumping(connection, target, program, options, keys, hidden, identity, need_tls)
             try:
                 return dumping.run(data, lock=lock)
             except BaseException:
@@ -104,7 +112,7 @@ def take(
                 raise
 
         dumped, data = _until_quiet(attempt, work)
-        manifest = _manifest(dumped, site, identity, client, previous, keys=keys)
+        manifest = _manifest(dumped, site, identity, program, previous, keys=keys)
         return publishing.publish(folder, work, data, manifest, dumped.stored, recipients=keys)
 
 
@@ -114,7 +122,7 @@ def look(target: Target, *, site: str, previous: Catalog, options: Options) -> N
     with closing(session.connect(target)) as connection, translated("the server failed during the look"):
         identity = session.identify(connection)
         _check_source(identity, previous, site, new_source=options.new_source)
-        _client(options, identity, need_tls=connection.pgconn.ssl_in_use)
+        _program(options, identity, need_tls=connection.pgconn.ssl_in_use)
 
 
 def _keys(options: Options) -> list[Any]:
@@ -128,9 +136,11 @@ def _keys(options: Options) -> list[Any]:
     return encryption.recipients(options.recipients) if options.recipients else []
 
 
-def _client(options: Options, identity: Identity, *, need_tls: bool) -> Client:
+def _program(options: Options, identity: Identity, *, need_tls: bool) -> Program:
+    if options.dumper:
+        return options.dumper
     found = clients.find_clients() if options.clients is None else options.clients
-    return clients.choose(found, identity.major, need_tls=need_tls)
+    return Here(clients.choose(found, identity.major, need_tls=need_tls))
 
 
 @contextmanager
@@ -193,7 +203,7 @@ class _Dumping:
 
     connection: Connection
     target: Target
-    client: Client
+    program: Program
     options: Options
     keys: list[Any]
     hidden: Path
@@ -231,7 +241,7 @@ class _Dumping:
             raise OpsError(
                 f"pg_dump left out {len(lost)} tables or sequences",
                 detail=f"The dump has nothing of {', '.join(lost[:5])}{', …' if lost[5:] else ''}.",
-                hint=f"Nothing was kept. Look at {self.client}, then run `invoke backup` again.",
+                hint=f"Nothing was kept. Look at {self.program}, then run `invoke backup` again.",
             )
 
     def _stream(self, held: Snapshot, writer: StoredWriter) -> tuple[Contents, survey.Survey]:
@@ -266,7 +276,7 @@ class _Dumping:
         except DumpError as error:
             raise OpsError(
                 f"what pg_dump wrote is unusable: {error.message}",
-                detail=error.detail or f"It is {self.client}.",
+                detail=error.detail or f"It is {self.program}.",
                 hint="Nothing was kept. Look at that program, then run `invoke backup` again.",
             ) from error
         return ledger.contents, facts[0]
@@ -274,7 +284,7 @@ class _Dumping:
     def _run(self, held: Snapshot, sink: Callable[[bytes], None], meanwhile: Callable[[], None]) -> None:
         wait_s = self.options.lock_wait_s
         dump.run(
-            self.client,
+            self.program,
             self.target,
             held.name,
             sink,
@@ -283,6 +293,7 @@ class _Dumping:
             need_tls=self.need_tls,
             encoding=self.identity.encoding,
             holder=self.connection,
+            compress=self.options.compress_there,
             lock_wait_s=min(_QUEUED_S, wait_s) if held.locked else wait_s,
             stall_s=self.options.stall_s,
         )
@@ -312,7 +323,7 @@ def _verifiers(roles: dict[str, str]) -> bytes:
 
 
 def _manifest(
-    dumped: _Dumped, site: str, identity: Identity, client: Client, previous: Catalog, *, keys: list[Any]
+    dumped: _Dumped, site: str, identity: Identity, program: Program, previous: Catalog, *, keys: list[Any]
 ) -> Manifest:
     facts = dumped.facts
     moved = [
@@ -329,7 +340,7 @@ def _manifest(
             database_oid=identity.database_oid,
             server_version=identity.server_version,
             server_major=identity.major,
-            client_version=client.version,
+            client_version=program.version,
             tool_version=version("polyladder-ops"),
         ),
         taken_at=dumped.snapshot.taken_at,
@@ -356,7 +367,7 @@ def _manifest(
         materialized_views=facts.materialized_views,
         not_included=facts.not_included,
         lost=facts.lost,
-        warnings=(*facts.warnings, *moved, *public.lost(facts.inventory.entries, client_major=client.major)),
+        warnings=(*facts.warnings, *moved, *public.lost(facts.inventory.entries, client_major=program.major)),
         expressions=expressions.packed(facts.inventory.expressions),
     )
     latest = previous.newest(manifest.taken_at)
