@@ -50,6 +50,7 @@ class Stream:
         self._peer = peer
         self._channel = channel
         self._errors = bytearray()
+        self._is_closed = False
         channel.settimeout(_SILENT_S)
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
@@ -64,7 +65,9 @@ class Stream:
                     continue
                 if not piece:
                     return
-                self._errors += piece[: max(0, _MOST - len(self._errors))]
+                self._errors += piece
+                if len(self._errors) > _MOST:  # its first and its last words
+                    del self._errors[_MOST // 4 : -_MOST // 4]
 
     def read(self, size: int = _PIECE) -> bytes:
         """Return the next bytes, none at the command's end. Raise FlyError if the connection is lost, or silent.
@@ -77,6 +80,8 @@ class Stream:
             except TimeoutError:
                 self._expect_answer()
                 continue
+            if self._is_closed:
+                return b""
             # paramiko gives nothing, too, where the connection was cut; only these tell whether the far end said so.
             if not came and not self._channel.eof_received and self._channel.exit_status == NO_CODE:
                 raise self._peer.lost(EOFError("the connection ended amid the command"))
@@ -95,6 +100,16 @@ class Stream:
                 raise self._peer.lost(error) from error
             rest = rest[sent:]
 
+    def beat(self) -> None:
+        """Send an empty line, for who listens whether we live. If it can't be sent, who reads finds out why."""
+        with contextlib.suppress(OSError):
+            self._channel.send(b"\n")
+
+    def close(self) -> None:
+        """Hang up on the command; whoever reads wakes up, with nothing. It may run on there."""
+        self._is_closed = True
+        self._channel.close()
+
     def close_stdin(self) -> None:
         """Tell the command that nothing more comes."""
         self._channel.shutdown_write()
@@ -111,7 +126,11 @@ class Stream:
             raise self._peer.lost(
                 EOFError("the command ended without an exit code: it was killed, or the machine was")
             )
-        return Outcome(code, "", bytes(self._errors).decode(errors="replace"))
+        return Outcome(code, "", self.said())
+
+    def said(self) -> str:
+        """Return what it has said on stderr until now; of much, the beginning and the end."""
+        return bytes(self._errors).decode(errors="replace")
 
     def _expect_answer(self) -> None:
         if not self._peer.answers():

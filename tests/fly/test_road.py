@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,81 +10,17 @@ import pytest
 from polyladder_ops import backups, verification
 from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.fly import road
-from polyladder_ops.fly.api import Api
-from polyladder_ops.fly.flyctl import Flyctl
 from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.session import connect
-from polyladder_ops.sandbox import place, seed
-from polyladder_ops.sandbox import server as servers
-from polyladder_ops.sandbox.fly import world
-from polyladder_ops.sandbox.fly.cloud import Cloud
-from tests.conftest import FAST
 from tests.faults.places import rows_of
-from tests.fly.conftest import APP, DB, shown, until
+from tests.fly.conftest import DATABASE, DB, opening, target_of, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from polyladder_ops.fly.road import Road
-
-DATABASE = "polyladder"
-
-
-@pytest.fixture(scope="module")
-def flex(need: Callable[[object, str], None]) -> Iterator[servers.Server]:
-    """A server as Fly's image sets one up: its own socket lets the role postgres in without a password, and nobody else."""
-    need(shutil.which("socat"), "no socat (apt-get install socat)")
-    made = servers.create(Path(tempfile.mkdtemp(prefix="plt-")), settings=FAST)
-    home = Path(place.read(made.folder).home)
-    rules = home / "data" / "pg_hba.conf"
-    rules.write_text(f"local all postgres trust\nlocal all all reject\n{rules.read_text()}", encoding="utf-8")
-    with connect(made.target()) as connection:
-        connection.execute(b"SELECT pg_reload_conf()")
-    seed.fill(made.target(DATABASE), scale=0.02)
-    yield made
-    made.remove()
-
-
-@pytest.fixture(scope="module")
-def far(flex: servers.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    state = json.loads((flex.folder / "server.json").read_text(encoding="utf-8"))
-    made = Cloud(tmp_path_factory.mktemp("far") / "fly")
-    made.make(app=APP, db_app=DB, moment_s=0.2)
-    until(lambda: shown(made, DB)[0]["state"] == "started")
-    env = {"PGHOST": state["sockets"], "PG_PORT": str(state["port"]), "PGDATA": f"{made.folder}/postgresql"}
-    made.open_ssh(DB, env)
-    yield made
-    made.remove()
-
-
-@pytest.fixture(scope="module")
-def base(far: Cloud) -> str:
-    return far.start_api()
-
-
-@pytest.fixture
-def deploy_token(far: Cloud) -> str:
-    with world.changing(far.folder) as here:
-        here.data["tokens"]["fm2_deploy_db"] = f"deploy:{DB}"
-    return "fm2_deploy_db"
-
-
-def opening(far: Cloud, base: str, token: str, folder: Path) -> Any:
-    return road.opened(
-        Flyctl(str(far.program), token, folder / "config"), Api(token, base), DB, folder / "runs"
-    )
-
-
-@pytest.fixture
-def way(far: Cloud, base: str, deploy_token: str, tmp_path: Path) -> Iterator[Road]:
-    before = len(far.calls())
-    with opening(far, base, deploy_token, tmp_path) as made:
-        assert [call[:2] for call in far.calls()[before:]] == [["machine", "list"], ["proxy", "0:22"]]
-        yield made
-
-
-def target_of(way: Road) -> Target:
-    return Target.of(host=str(way.folder), port=way.port, user=road.USER, dbname=DATABASE)
+    from polyladder_ops.sandbox import server as servers
+    from polyladder_ops.sandbox.fly.cloud import Cloud
 
 
 def test_an_apps_own_token_leads_to_the_servers_own_socket(way: Road, flex: servers.Server) -> None:
