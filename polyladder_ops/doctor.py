@@ -50,6 +50,7 @@ class Answer:
     uses_tls: bool
     is_local: bool
     is_relayed: bool = False
+    by_ssh: bool = False
     login_triggers: tuple[str, ...] = ()
     ahead_by: timedelta = timedelta(0)
     """Its clock, of ours."""
@@ -66,14 +67,20 @@ def stopping(checks: Sequence[Check]) -> tuple[Check, ...]:
     return tuple(check for check in checks if check.ok is False and check.blocks)
 
 
-def examine(settings: Settings) -> list[Check]:
-    """Return every check of this site, in the order in which a person would look."""
-    target = _attempt("database", "backup", lambda: Site(settings).target())
+def examine(settings: Settings, say: Callable[[str], None] = lambda _sentence: None) -> list[Check]:
+    """Return every check of this site, in the order in which a person would look; `say` hears which way is opened."""
+
+    def steps(sentence: str) -> None:
+        if not sentence.startswith("note: "):  # which way it is stands in the table
+            say(sentence)
+
+    target = _attempt("database", "backup", lambda: Site(settings, steps).target())
     answer = _attempt("server", "backup", lambda: _ask(target)) if isinstance(target, Target) else None
     known = answer if isinstance(answer, Answer) else None
     clients = find_clients()
     return [
         *_unknown_names(settings),
+        *_way(settings),
         target if isinstance(target, Check) else Check("database", True, f"{target}."),
         *([answer] if isinstance(answer, Check) else _judge(answer)),
         judge_clients(clients, known),
@@ -226,6 +233,11 @@ def judge_fly(answers: Sequence[FlyAnswer]) -> Check:
     )
 
 
+def _way(settings: Settings) -> Iterator[Check]:
+    if choice := Site(settings).choice():
+        yield Check("way", None, f"{choice.why}{f' {choice.said}.' if choice.said else ''}")
+
+
 def _unknown_names(settings: Settings) -> Iterator[Check]:
     if settings.unknown:
         yield Check(
@@ -246,7 +258,8 @@ def _ask(target: Target) -> Answer:
         is_local = target.host in _LOCAL or target.host.startswith("/")
         tls, relayed = bool(connection.pgconn.ssl_in_use), is_relayed(connection)
         fired = login_triggers.that_run(connection)
-        return Answer(identify(connection), int(row[0]), tls, is_local, relayed, fired, row[1] - asked_at)
+        ahead, by_ssh = row[1] - asked_at, target.way is not None
+        return Answer(identify(connection), int(row[0]), tls, is_local, relayed, by_ssh, fired, ahead)
 
 
 def _judge(answer: Answer | None) -> Iterator[Check]:
@@ -278,6 +291,8 @@ def judge_tls(answer: Answer) -> Check:
     """Return whether somebody on the way could read along; a warning, since a tunnel can do TLS's work."""
     if answer.uses_tls:
         return Check("TLS", True, "The connection is encrypted.")
+    if answer.by_ssh:
+        return Check("TLS", True, "Not needed: SSH encrypts the way to the machine.")
     if answer.is_local:
         return Check(
             "TLS", None, "Not encrypted, and the server is on this machine or behind a tunnel to it."

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from polyladder_ops import expressions, seal, storage
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import capacity, databases, inventory, public, session, team
-from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.contents import decode
 from polyladder_ops.postgres.lexer import Lexer
 from polyladder_ops.postgres.load.bare import OnlyAccepted
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from polyladder_ops.catalog import Backup
     from polyladder_ops.manifest import Manifest
     from polyladder_ops.postgres.capacity import Capacity
+    from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.contents import Contents
     from polyladder_ops.postgres.described import Expressions, Inventory
     from polyladder_ops.postgres.lexer import Handler
@@ -404,7 +404,7 @@ def circumstances(server: Target, manifest: Manifest) -> tuple[Target, dict[str,
         can_be_quiet, knows_money = databases.can_read_as(connection, money(manifest))
     if can_be_quiet:
         options = f"{server.parameters.get('options', '')} -c event_triggers=off".strip()
-        server = Target.of(**{**server.parameters, "options": options})
+        server = server.changed(options=options)
     return server, {"lc_monetary": money(manifest)} if knows_money else {}
 
 

@@ -18,7 +18,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -171,6 +170,8 @@ def step(sentence: str) -> None:
 
 def _stand(text: str) -> None:
     """Write a text on the terminal's last line, as much of it as fits, over the one before it."""
+    import shutil  # late: a list of tasks needs it not, and it brings every kind of compression
+
     width = shutil.get_terminal_size().columns - 1
     fits = text if len(text) <= width else f"{text[: width - 1]}…"
     _write("stderr", _ERASE + fits, end="")

@@ -28,10 +28,12 @@ from polyladder_ops.values import (
     AbsolutePath,
     Bucket,
     Count,
+    DatabaseName,
     Days,
     ExistingFile,
     FlyName,
     Recipients,
+    RouteName,
     SiteName,
     WebUrl,
     is_site,
@@ -46,11 +48,12 @@ SANDBOX = "sandbox"
 _SANDBOX_CHECKS = Path(__file__).parent / SANDBOX / "checks.sql"
 # What site sandbox does not read: all that could lead to production.
 _CLOSED = re.compile(
-    r"DATABASE_URL|POLYLADDER_(?:SCRATCH_URL|HEALTH_URL|FLYCTL|APP_DIR|MIGRATE_COMMAND)|FLY_.+|AWS_(?!CA_BUNDLE$|PAGER$).+"
+    r"DATABASE_URL|POLYLADDER_(?:ROUTE|DATABASE|SCRATCH_URL|HEALTH_URL|FLYCTL|APP_DIR|MIGRATE_COMMAND)|FLY_.+"
+    r"|AWS_(?!CA_BUNDLE$|PAGER$).+"
 )
 # Not settings of ours, but the programs and libraries below us read them and may quote them.
 # What leads to one site's database and app: `.env` says it for the site that it names, or production.
-_OF_ONE_SITE = re.compile(r"DATABASE_URL|POLYLADDER_(?:HEALTH_URL|APP|DB_APP)|FLY_.+")
+_OF_ONE_SITE = re.compile(r"DATABASE_URL|POLYLADDER_(?:ROUTE|DATABASE|HEALTH_URL|APP|DB_APP)|FLY_.+")
 _OTHER_SECRETS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -93,6 +96,20 @@ class Settings(BaseModel):
             is_secret=True,
         ),
     ] = None
+    route: Annotated[
+        RouteName | None,
+        Variable(
+            "POLYLADDER_ROUTE",
+            "How the database is reached: direct (DATABASE_URL) or fly (SSH, no password); unset: direct if there is a URL.",
+        ),
+    ] = None
+    database: Annotated[
+        DatabaseName | None,
+        Variable(
+            "POLYLADDER_DATABASE",
+            "The database's name, on the way by Fly; unset: the app's name, with _ for -.",
+        ),
+    ] = None
     backup_dir: Annotated[
         AbsolutePath,
         Variable(
@@ -127,6 +144,9 @@ class Settings(BaseModel):
     org: Annotated[
         FlyName | None, Variable("POLYLADDER_ORG", "Organisation on Fly, where the token knows several.")
     ] = None
+    fly_api_base_url: Annotated[
+        WebUrl, Variable("FLY_API_BASE_URL", "Address of Fly's API.", "https://api.fly.io")
+    ]
     flyctl: Annotated[
         AbsolutePath | None,
         Variable("POLYLADDER_FLYCTL", "The program flyctl, where it is not `fly` or `flyctl` on PATH."),

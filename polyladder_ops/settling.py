@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.postgres import databases, leftovers, locks, marks, session, switch
-from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.undoing import at_work, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.session import Connection
     from polyladder_ops.postgres.switch import Switched
 
@@ -125,7 +125,7 @@ def _lock_again(connection: Connection, server: Target, live: str) -> Iterator[C
         yield connection
         return
     deadline = time.monotonic() + _AGAIN_S
-    soon = Target.of(**{**server.parameters, "connect_timeout": _CONNECT_S})
+    soon = server.changed(connect_timeout=_CONNECT_S)
     with ExitStack() as stack:
         again = None
         while again is None:

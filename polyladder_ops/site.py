@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from polyladder_ops import portable
+from polyladder_ops import portable, runs
 from polyladder_ops.errors import Interrupted, OpsError, Refused, SettingsError
 from polyladder_ops.interrupts import held
 from polyladder_ops.redaction import hide
+from polyladder_ops.route import Route
+from polyladder_ops.route import choose as choose_route
 from polyladder_ops.sandbox import installations, place, scratch, server
 from polyladder_ops.sandbox.fly import cloud as clouds
 from polyladder_ops.undoing import at_work, standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
     from datetime import datetime
     from pathlib import Path
 
     from polyladder_ops.catalog import Backup
     from polyladder_ops.fly.fleet import Fleet
     from polyladder_ops.fly.flyctl import Flyctl
+    from polyladder_ops.fly.road import Road
     from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.route import Choice
     from polyladder_ops.sandbox.fly.cloud import Cloud
     from polyladder_ops.sandbox.installations import Installation
     from polyladder_ops.settings import Settings
@@ -32,6 +37,7 @@ __all__ = ["ASIDE", "Scratch", "Site"]
 ASIDE = "-aside"
 """What the site of backups of set-aside databases has behind the name of the site that they were live at."""
 
+_PRODUCTION = "production"
 # A server that is thrown away needs no durability, room for many locks, and no triggers that answer what we do.
 _SCRATCH = {"fsync": "off", "max_locks_per_transaction": "256", "event_triggers": "off"}
 _SINCE = {"event_triggers": 17}
@@ -45,11 +51,16 @@ class Scratch:
     trusted: bool
 
 
+def _nothing(_sentence: str) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True)
 class Site:
-    """What the settings name."""
+    """What the settings name; `say` hears what is opened, and which way it takes."""
 
     settings: Settings
+    say: Callable[[str], None] = field(default=_nothing, compare=False)
 
     @property
     def name(self) -> str:
@@ -69,6 +80,7 @@ class Site:
     def target(self) -> Target:
         """Return the database of the site; at site sandbox the one in our own server, whatever is exported.
 
+        By Fly the way there is opened, and kept open until the command ends.
         Raise Refused at a site of backups of set-aside databases, where DATABASE_URL is that of what is live now; SettingsError
         if it is unset or unusable, OpsError if there is no sandbox.
         """
@@ -87,9 +99,66 @@ class Site:
             if not opened.is_running():
                 raise OpsError("the sandbox does not run", hint="Start it with `invoke sandbox.up`.")
             return opened.target(place.DATABASE)
+        if self.road():
+            return self._by_fly()
         from polyladder_ops.postgres.conninfo import parse  # late: looking at files needs no client library
 
         return parse(self.settings.needed("DATABASE_URL"))
+
+    def _by_fly(self) -> Target:
+        from polyladder_ops.fly import databases
+
+        road, settings = self.road(), self.settings
+        assert road is not None
+        name = databases.choose(settings.database, settings.app, road.databases)
+        if name not in (settings.database, settings.app):
+            self.say(f"the database is {name} of {settings.db_app}")
+        return road.target(name)
+
+    def road(self) -> Road | None:
+        """Return the way to the database's machine on Fly, opened once in a command; None where the site goes by DATABASE_URL.
+
+        Raise SettingsError if nothing says which app's database is meant, OpsError or Refused if there is no such way now.
+        """
+        settings, choice = self.settings, self.choice()
+        if choice is None:
+            return None
+        if choice.said:
+            runs.kept(("said", choice.said), lambda: self._telling(choice.said))
+        if choice.route is not Route.FLY:
+            return None
+        self._expect_own_database()
+        return runs.kept(("road", settings.db_app), self._opened_road)
+
+    def choice(self) -> Choice | None:
+        """Return which way leads to the database, and why; None at site sandbox, which has its own."""
+        settings = self.settings
+        if settings.is_sandbox:
+            return None
+        return choose_route(settings.route, has_url=bool(settings.database_url), has_fly=self.has_fly)
+
+    @contextlib.contextmanager
+    def _telling(self, sentence: str) -> Iterator[None]:
+        self.say(f"note: {sentence}")
+        yield
+
+    def _opened_road(self) -> AbstractContextManager[Road]:
+        from polyladder_ops.fly import road
+        from polyladder_ops.fly.api import Api
+
+        settings = self.settings
+        api = Api(settings.fly_api_token, settings.fly_api_base_url) if settings.fly_api_token else None
+        return road.opened(self.flyctl(self.say), api, settings.db_app, self.private, say=self.say)
+
+    def _expect_own_database(self) -> None:
+        """Return if a site other than production names its database's app: a slip in `--site` would mean production's."""
+        settings = self.settings
+        if settings.site != _PRODUCTION and settings.sources.get("POLYLADDER_DB_APP") == "default":
+            raise SettingsError(
+                f"POLYLADDER_DB_APP is not set for site {settings.site}",
+                detail=f"By Fly it would lead to {settings.db_app}, which is production's.",
+                hint=f"Write it into .env.{settings.site}, or set DATABASE_URL there.",
+            )
 
     def clock(self) -> datetime | None:
         """Return the server's present by its own clock; None if it can't be asked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -12,12 +13,22 @@ from polyladder_ops.errors import OpsError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["exist", "private_folder", "waiting"]
+__all__ = ["exist", "fits", "private_folder", "waiting"]
+
+_LONGEST = 80  # a socket's path holds about 100 bytes, its own name among them
 
 
 def exist() -> bool:
     """Whether this system has Unix sockets."""
     return portable.name_socket_folder(None) is not None
+
+
+def fits(folder: Path) -> bool:
+    """Whether a socket in this folder can be named to libpq, which parts hosts at commas."""
+    return (
+        sys.platform != "win32"
+        and re.fullmatch(rf"[\w/.+-]{{1,{_LONGEST}}}", str(folder), re.ASCII) is not None
+    )
 
 
 def private_folder() -> Path:

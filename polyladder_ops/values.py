@@ -13,18 +13,24 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 
+from polyladder_ops.route import Route
+
 __all__ = [
     "AbsolutePath",
     "Bucket",
     "Count",
+    "DatabaseName",
     "Days",
     "ExistingFile",
     "FlyName",
     "Recipients",
+    "RouteName",
     "SiteName",
     "WebUrl",
     "is_site",
 ]
+
+_NAME_BYTES = 63
 
 
 def is_site(text: str) -> bool:
@@ -112,7 +118,24 @@ def _recipients(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _route(text: str) -> Route:
+    try:
+        return Route(text)
+    except ValueError:
+        raise ValueError("is no way to a database; write direct or fly.") from None
+
+
+def _database(text: str) -> str:
+    if len(text.encode()) > _NAME_BYTES or re.search(r"[\x00-\x1f\x7f=/#]", text):
+        raise ValueError(
+            f"is no database's name that we take: at most {_NAME_BYTES} bytes, without =, / and #, which programs read as more."
+        )
+    return text
+
+
 SiteName = Annotated[str, AfterValidator(_site)]
+RouteName = Annotated[Route, BeforeValidator(_route)]
+DatabaseName = Annotated[str, AfterValidator(_database)]
 FlyName = Annotated[str, AfterValidator(_fly_name)]
 Bucket = Annotated[str, AfterValidator(_bucket)]
 Count = Annotated[int, BeforeValidator(_count)]

@@ -149,8 +149,8 @@ LAYERS = [
     ("storage", "decryption", "decryptor", "workspace", "trials", "textfile", "output"),
     ("encryption", "gzipped", "settings", "terminal"),
     ("sources", "values"),
-    ("lifeline", "undoing", "usage", "sockets"),
-    ("interrupts", "plainfile", "portable", "redaction", "clocks", "http"),
+    ("lifeline", "undoing", "usage", "sockets", "runs"),
+    ("interrupts", "plainfile", "portable", "redaction", "clocks", "http", "route"),
     ("errors",),
 ]
 LAYER_OF = {module: level for level, modules in enumerate(LAYERS) for module in modules}
@@ -426,4 +426,24 @@ def test_listing_the_tasks_imports_nothing_heavy() -> None:
     assert "doctor" in done.stdout
     assert done.stdout.splitlines()[-1] == "heavy: []", (
         "people wait for --list and for completion; import late"
+    )
+
+
+def test_a_target_is_changed_and_not_made_anew() -> None:
+    places = (
+        "postgres/conninfo.py",
+        "postgres/standbys.py",
+        "postgres/inside.py",
+        "fly/road.py",
+        "sandbox/",
+        "bench/",
+    )
+    wrong = [
+        use
+        for path in FILES
+        for use in names(path)
+        if use.name == "Target.of" and not use.file.removeprefix("polyladder_ops/").startswith(places)
+    ]
+    assert not wrong, broken(
+        wrong, "a target knows more than libpq's parameters: `changed` and `as_login` keep the way to it"
     )

@@ -333,3 +333,17 @@ def test_a_file_for_all_sites_leads_to_the_database_of_one(
         for name in ("DATABASE_URL", "FLY_API_TOKEN", "POLYLADDER_APP", "POLYLADDER_HEALTH_URL")
     ] == [is_read] * 4
     assert found.sources["BACKUP_RETENTION"] == ".env"
+
+
+@pytest.mark.parametrize("text", ["ssh", "Fly", "direct,fly"])
+def test_a_way_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    said = faults(tmp_path, POLYLADDER_ROUTE=text)
+    assert "POLYLADDER_ROUTE (environment) is no way to a database; write direct or fly." in said
+
+
+@pytest.mark.parametrize("text", ["a=b", "a/b", "#a", "x" * 64, "a\tb"])
+def test_a_databases_name_that_programs_read_as_more_is_refused(tmp_path: Path, text: str) -> None:
+    assert "POLYLADDER_DATABASE (environment) is no database's name" in faults(
+        tmp_path, POLYLADDER_DATABASE=text
+    )
+    assert read(tmp_path, POLYLADDER_DATABASE="poly ladder").database == "poly ladder"

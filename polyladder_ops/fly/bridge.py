@@ -1,7 +1,7 @@
-"""A socket of ours behind which each connection is a program on a machine: libpq here, the server's own socket there.
+"""An address of ours behind which each connection is a program on a machine: libpq here, the server there.
 
-It lies in a folder that only we can enter. A port would do as well for libpq, and let every account of this computer in to a
-server that trusts whoever comes by its socket.
+To the server's own socket, which trusts whoever comes by it, leads a socket in a folder that only we can enter; a port would let
+every account of this computer in. To the server's port, which asks for a password, a port of this computer leads as well.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from polyladder_ops import sockets
 from polyladder_ops.errors import OpsError
+from polyladder_ops.workspace import workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from polyladder_ops.fly.remote import Remote
     from polyladder_ops.fly.stream import Stream
 
-__all__ = ["Bridge", "bridged"]
+__all__ = ["HOST", "Bridge", "bridged", "bridged_port"]
 
 _PIECE = 128 << 10
 _NAME = ".s.PGSQL."
+HOST = "127.0.0.1"
+"""Where a port of ours is."""
 
 
 @dataclass
@@ -39,34 +42,58 @@ class Bridge:
 
 
 @contextlib.contextmanager
-def bridged(remote: Remote, command: str, port: int) -> Iterator[Bridge]:
+def bridged(remote: Remote, command: str, port: int, parent: Path) -> Iterator[Bridge]:
     """Within the block each connection to the socket runs the command on the machine, and talks to it.
 
-    All of them end with the block. Raise OpsError where there are no such sockets.
+    All of them end with the block. The socket is below `parent`, a folder of ours that is swept of what killed runs left, if its
+    name is short enough. Raise OpsError where there are no such sockets.
     """
+    with _folder(parent) as folder:
+        bridge = Bridge(folder, port)
+        crossings = _Crossings(remote, command, bridge.lost)
+        with sockets.waiting(folder / f"{_NAME}{port}") as listener, _served(listener, crossings):
+            yield bridge
+
+
+@contextlib.contextmanager
+def _folder(parent: Path) -> Iterator[Path]:
+    with workspace(parent) as place:
+        if sockets.fits(place):
+            yield place
+            return
     folder = sockets.private_folder()
-    bridge = Bridge(folder, port)
-    crossings = _Crossings(remote, command, bridge)
     try:
-        with sockets.waiting(folder / f"{_NAME}{port}") as listener:
-            thread = threading.Thread(target=crossings.serve, args=(listener,), daemon=True)
-            thread.start()
-            try:
-                yield bridge
-            finally:
-                crossings.end(listener)
-                thread.join()
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def bridged_port(remote: Remote, command: str) -> Iterator[int]:
+    """Within the block each connection to this port of `HOST` runs the command on the machine, which must ask who comes."""
+    crossings = _Crossings(remote, command, [])
+    with socket.create_server((HOST, 0), backlog=64) as listener, _served(listener, crossings):
+        yield int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _served(listener: socket.socket, crossings: _Crossings) -> Iterator[None]:
+    thread = threading.Thread(target=crossings.serve, args=(listener,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        crossings.end(listener)
+        thread.join()
 
 
 class _Crossings:
     """The connections that are open, each with two threads: one up, one down."""
 
-    def __init__(self, remote: Remote, command: str, bridge: Bridge) -> None:
+    def __init__(self, remote: Remote, command: str, lost: list[OpsError]) -> None:
         self._remote = remote
         self._command = command
-        self._bridge = bridge
+        self._lost = lost
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -108,7 +135,7 @@ class _Crossings:
                     up.join()
             except OpsError as error:
                 if not self._is_over:
-                    self._bridge.lost.append(error)
+                    self._lost.append(error)
             finally:
                 with self._lock:
                     self._open.discard(near)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from polyladder_ops.errors import OpsError, Refused
-from polyladder_ops.fly import certificates, primary, tunnel
-from polyladder_ops.fly.bridge import bridged
+from polyladder_ops.fly import bridge, certificates, databases, primary, tunnel
 from polyladder_ops.fly.remote import logged_in
+from polyladder_ops.postgres import session
+from polyladder_ops.postgres.conninfo import Target, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from polyladder_ops.fly.api import Api
-    from polyladder_ops.fly.bridge import Bridge
     from polyladder_ops.fly.flyctl import Flyctl
     from polyladder_ops.fly.machines import Machine
     from polyladder_ops.fly.primary import Surroundings
@@ -28,26 +29,22 @@ __all__ = ["USER", "Road", "opened"]
 USER = "postgres"
 """Whom the server's own socket lets in without a password; nobody else (contract 4.2)."""
 _SSH = 22
+_MAINTENANCE = "postgres"
 
 
 @dataclass(frozen=True)
 class Road:
-    """Where libpq connects as `USER`: `folder` as its host, `port` as its port; and the machine at the other end."""
+    """The machine with the primary, how it is reached, its server as `USER`, and the app's databases there."""
 
     machine: Machine
     seen: Surroundings
     remote: Remote
-    bridge: Bridge
+    server: Target
+    databases: tuple[str, ...]
 
-    @property
-    def folder(self) -> Path:
-        """The folder of our socket."""
-        return self.bridge.folder
-
-    @property
-    def port(self) -> int:
-        """The number in the socket's name."""
-        return self.bridge.port
+    def target(self, database: str) -> Target:
+        """Return this database of the server."""
+        return self.server.with_database(database)
 
 
 @contextlib.contextmanager
@@ -73,10 +70,40 @@ def opened(
     ):
         seen = primary.look(remote)
         _expect(seen, machine, app)
-        with bridged(
-            remote, f"exec socat - {shlex.quote(f'UNIX-CONNECT:{seen.socket}')}", seen.port
-        ) as bridge:
-            yield Road(machine, seen, remote, bridge)
+        with _entered(remote, seen, f"{app} on Fly (machine {machine.id})", folder) as server:
+            yield _looked(machine, seen, remote, server)
+
+
+@contextlib.contextmanager
+def _entered(remote: Remote, seen: Surroundings, name: str, folder: Path) -> Iterator[Target]:
+    """Within the block the server: `USER` by its own socket, logins of a run by its port inside the machine."""
+    own = f"exec socat - {shlex.quote(f'UNIX-CONNECT:{seen.socket}')}"
+    with (
+        bridge.bridged(remote, own, seen.port, folder) as ours,
+        bridge.bridged_port(remote, f"exec socat - TCP:127.0.0.1:{seen.port}") as port,
+    ):
+        logins = {"host": bridge.HOST, "port": str(port)}
+        # SSH does the work of TLS, and the server's own socket has none.
+        server = Target.of(
+            host=str(ours.folder), port=ours.port, user=USER, dbname=_MAINTENANCE, sslmode="disable"
+        )
+        yield replace(server, way=Way(name, logins=logins))
+
+
+def _looked(machine: Machine, seen: Surroundings, remote: Remote, server: Target) -> Road:
+    """Return the road, whose sessions will each be expected on the server that answers now. Raise OpsError if it is a standby."""
+    with closing(session.connect(server)) as connection:
+        found = session.identify(connection)
+        names = databases.of_apps(connection)
+    assert server.way is not None
+    if found.is_standby:
+        raise OpsError(
+            f"{server.way.name} is a standby",
+            detail="Fly's checks call it the primary; they tell of a change up to 15 s late.",
+            hint="Run it again in a moment.",
+        )
+    way = replace(server.way, system_identifier=found.system_identifier)
+    return Road(machine, seen, remote, replace(server, way=way), names)
 
 
 def _expect(seen: Surroundings, machine: Machine, app: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -22,7 +22,7 @@ from polyladder_ops.redaction import hide_password
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Target", "parse"]
+__all__ = ["Target", "Way", "parse"]
 
 _SCHEMES = ("postgres://", "postgresql://")
 _EXAMPLE = "postgres://user:password@host:5432/database"
@@ -56,11 +56,28 @@ _REFUSED = {
 }
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a server is reached that has no address here: what people call it, which server it is, where logins of a run go.
+
+    The server's own socket lets in who administers it, without a password, and nobody else; so others come by `logins`,
+    libpq's parameters of another entrance.
+    """
+
+    name: str
+    system_identifier: str = ""
+    logins: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, repr=False)
 class Target:
-    """One database on one server: libpq's parameters, complete enough that no environment can redirect them."""
+    """One database on one server: libpq's parameters, complete enough that no environment can redirect them.
+
+    `way` is how it is reached, where that is not plain from the parameters.
+    """
 
     parameters: Mapping[str, str]
+    way: Way | None = None
 
     @classmethod
     def of(cls, **parameters: str | int) -> Target:
@@ -98,9 +115,20 @@ class Target:
 
     def with_database(self, name: str) -> Target:
         """Return the same server and login with another database."""
-        return Target(MappingProxyType({**self.parameters, "dbname": name}))
+        return replace(self, parameters=MappingProxyType({**self.parameters, "dbname": name}))
+
+    def changed(self, **parameters: str | int) -> Target:
+        """Return the same with other parameters, reached by the same way."""
+        return replace(Target.of(**{**self.parameters, **parameters}), way=self.way)
+
+    def as_login(self, user: str, password: str, **parameters: str | int) -> Target:
+        """Return the same database for another role, who gives a password."""
+        entrance = self.way.logins if self.way else {}
+        return self.changed(**{**entrance, "user": user, "password": password, **parameters})
 
     def __str__(self) -> str:
+        if self.way:
+            return f"{self.database} on {self.way.name}"
         address = self.parameters.get("hostaddr", self.host)
         return f"{self.database} on {self.host}{f' ({address})' if address != self.host else ''}:{self.port}"
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.portable import by_whom
 from polyladder_ops.postgres import heartbeat, holders, orphans
-from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.holders import CLASS, KEY
 from polyladder_ops.postgres.session import Connection, backend_of, connect, translated
 from polyladder_ops.terminal import plain
@@ -27,6 +26,7 @@ from polyladder_ops.terminal import plain
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.holders import Holder
 
 __all__ = ["DURABLY", "KEY", "Busy", "acquire", "check", "exclusive", "holder", "maintenance"]
@@ -84,7 +84,7 @@ def exclusive(
     `ends` is false; `say` gets who it was. Raise Busy at once if another run does, naming what, who, from where and since when;
     OpsError if the server fails within the block and nobody there says it better.
     """
-    named = Target.of(**{**server.parameters, "application_name": f"polyladder-ops {doing} {by_whom()}"})
+    named = server.changed(application_name=f"polyladder-ops {doing} {by_whom()}")
     with closing(connect(named)) as connection:
         with translated("could not take the lock"):
             passed = acquire(connection, database, ends=ends)

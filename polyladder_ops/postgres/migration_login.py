@@ -22,7 +22,6 @@ from psycopg import sql
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases, locks, session, silence
-from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.grants import quoted
 from polyladder_ops.redaction import hide, hide_url
 from polyladder_ops.undoing import undone
@@ -30,6 +29,7 @@ from polyladder_ops.undoing import undone
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.session import Connection
 
 __all__ = ["AtWork", "Login", "at_work", "blockers", "end_sessions", "living", "opened"]
@@ -139,7 +139,7 @@ def _make(server: Connection, target: Target, name: str, owner: str) -> Target:
             make = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} VALID UNTIL {}").format(role, verifier, row[0])
             server.execute(make)
             server.execute(sql.SQL("GRANT {} TO {}" + options).format(sql.Identifier(owner), role))
-    made = Target.of(**{**target.parameters, "user": name, "password": password})
+    made = target.as_login(name, password)
     try:
         session.connect(made).close()
     except OpsError as error:

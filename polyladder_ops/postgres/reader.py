@@ -17,12 +17,12 @@ from psycopg import sql
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases, session
-from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.redaction import hide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.session import Connection
 
 __all__ = ["Reader", "opened"]
@@ -63,7 +63,7 @@ def opened(server: Connection, target: Target) -> Iterator[Reader]:
     try:
         with contextlib.ExitStack() as stack:
             if not why:
-                login = Target.of(**{**target.parameters, "user": name, "password": password, "options": ""})
+                login = target.as_login(name, password, options="")
                 try:
                     connection = stack.enter_context(closing(session.connect(login, settings=_READING)))
                 except OpsError as error:

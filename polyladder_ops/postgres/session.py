@@ -160,6 +160,7 @@ def _begin(
     if not relayed(target):
         connection.backend = _pinned(connection, settings, by=connection.info.backend_pid)
         if connection.backend is not None:
+            _expect_the_same(connection, target)
             return
         _expect_own_session(connection, target, parameters)
         _RELAYED.add(_key(target))
@@ -167,6 +168,28 @@ def _begin(
     given = dict(_OPTION.findall(parameters["options"]))
     more = {name: value for name, value in given.items() if name not in {**PINNED, **_OVERRIDDEN}}
     connection.backend = _pinned(connection, {**more, **settings})
+
+
+def _expect_the_same(connection: Connection, target: Target) -> None:
+    """Return if a session by a way of its own is on the server that it leads to, and that is a primary still.
+
+    A failover in the middle of a run leaves the machine where it is, as a standby. Raise OpsError if that has happened.
+    """
+    if target.way is None or not target.way.system_identifier:
+        return
+    found = identify(connection)
+    if found.system_identifier != target.way.system_identifier:
+        raise OpsError(
+            f"another server answers as {target.way.name}",
+            detail=f"It has the system identifier {found.system_identifier}, before it was {target.way.system_identifier}.",
+            hint="Run it again, from its beginning.",
+        )
+    if found.is_standby:
+        raise OpsError(
+            f"{target.way.name} is no primary any more",
+            detail="Another machine of its cluster has taken over meanwhile.",
+            hint="Run it again, from its beginning: it looks for the primary first.",
+        )
 
 
 def _expect_own_session(connection: Session, target: Target, parameters: Mapping[str, str]) -> None:

@@ -6,11 +6,14 @@ ordinary one: its settings, in a file that a person links to ``.env.rehearsal``,
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from polyladder_ops import portable
+from polyladder_ops.postgres import clients
 from polyladder_ops.redaction import hide
 from polyladder_ops.sandbox import place, seed
 from polyladder_ops.sandbox.fly.cloud import Cloud
@@ -38,8 +41,32 @@ def bring_up(settings: Settings, server: Server) -> str:
         cloud.make(app=settings.app, db_app=settings.db_app, program=[sys.executable, *_APP], secrets=as_app)
     hide(cloud.token)
     cloud.start(settings.app)
-    _write_rehearsal(settings, server, cloud)
+    _write_rehearsal(settings, cloud, _road(settings, server, cloud))
     return cloud.url
+
+
+def _road(settings: Settings, server: Server, cloud: Cloud) -> dict[str, str]:
+    """Return the settings that lead site rehearsal to the database: by the stand-in's SSH, or where that can't be, by its address."""
+    target = server.target(place.DATABASE)
+    if not (server.socket_folder and importlib.util.find_spec("asyncssh")):
+        return {"DATABASE_URL": _url(target)}
+    programs = clients.embedded_folder()
+    cloud.put_behind(settings.db_app, server.port, (target.host, server.port))
+    machine = {
+        "PATH": os.pathsep.join(
+            [*([str(programs)] if programs else []), portable.clean_environment().get("PATH", os.defpath)]
+        ),
+        "PGDATA": f"{server.folder}/postgresql",
+        "PGHOST": server.socket_folder,
+        "PG_PORT": str(server.port),
+        "OPERATOR_PASSWORD": target.password,
+    }
+    cloud.open_ssh(settings.db_app, machine)
+    return {
+        "POLYLADDER_ROUTE": "fly",
+        "POLYLADDER_DATABASE": place.DATABASE,
+        "FLY_API_BASE_URL": cloud.start_api(),
+    }
 
 
 def take_down(settings: Settings) -> None:
@@ -53,9 +80,9 @@ def rehearsal_of(settings: Settings) -> Path:
     return settings.sandbox_cloud.parent / f"{REHEARSAL}.env"
 
 
-def _write_rehearsal(settings: Settings, server: Server, cloud: Cloud) -> None:
+def _write_rehearsal(settings: Settings, cloud: Cloud, road: dict[str, str]) -> None:
     values = {
-        "DATABASE_URL": _url(server.target(place.DATABASE)),
+        **road,
         "BACKUP_DIR": settings.sandbox_cloud.parent / "rehearsal-backups",
         "POLYLADDER_STATE_DIR": settings.state_dir,
         "POLYLADDER_CHECKS": settings.checks,

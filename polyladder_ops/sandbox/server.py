@@ -52,6 +52,8 @@ _INITDB = (
     *("-D", "data", "-U", SUPERUSER, "-E", "UTF8", "--locale=C"),
     *("--auth=scram-sha-256", "--pwfile=password", "--no-sync"),
 )
+# As pg_hba.conf is set up by Fly's image (contract 4.2).
+_AS_ON_FLY = f"local all {SUPERUSER} trust\nlocal all all reject\n"
 # The builtin locale sorts and folds the same on every system; the C library's differ.
 _INITDB_SINCE = {14: ("--no-instructions",), 17: ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")}
 # What passes by itself: children of a killed server that are still going, and another program that took our port.
@@ -94,10 +96,12 @@ def create(
     port: int | None = None,
     settings: Mapping[str, str] | None = None,
     installation: Installation | None = None,
+    trusts_socket: bool = False,
 ) -> Server:
     """Return a new server in `folder`, started, of the wheel or of an installation; `settings` are added to its configuration.
 
-    The folder is made, or is empty, or holds what an earlier call left half-made. Raise Refused if it holds
+    With `trusts_socket` its own socket lets its superuser in without a password, and nobody else, as on Fly; a folder that only the
+    server's account can enter holds it. The folder is made, or is empty, or holds what an earlier call left half-made. Raise Refused if it holds
     anything else; OpsError if a server is there already, if the port is taken, or if initdb or the start fails
     (then nothing is left).
     """
@@ -124,7 +128,12 @@ def create(
         )
         server = Server(folder)
         try:
-            server._make(account, {**_SETTINGS, **(settings or {})}, local.major if local else _WHEEL)
+            server._make(
+                account,
+                {**_SETTINGS, **(settings or {})},
+                local.major if local else _WHEEL,
+                _AS_ON_FLY if trusts_socket else "",
+            )
         except BaseException as error:
             with at_work(f"removing the half-made server in {folder}", error):
                 server.remove()
@@ -166,6 +175,16 @@ class Server:
     def log(self) -> Path:
         """The server's log file."""
         return self._home / "log"
+
+    @property
+    def port(self) -> int:
+        """The port that it has, or had when it last ran."""
+        return self._state.port
+
+    @property
+    def socket_folder(self) -> str:
+        """The folder of its own socket; empty where it has none: it does not run, or the system knows no such sockets."""
+        return self._state.sockets
 
     @property
     def recorded_identifier(self) -> str:
@@ -247,12 +266,16 @@ class Server:
             time.sleep(0.05)
             self.stop()
 
-    def _make(self, account: portable.Account | None, settings: Mapping[str, str], major: int) -> None:
+    def _make(
+        self, account: portable.Account | None, settings: Mapping[str, str], major: int, rules: str
+    ) -> None:
         self._home.mkdir(mode=0o700)
         portable.give_to(self._home, account)
         if not self._state.programs:
             place.offer(programs(), self._home / "programs", account)
         self._initdb(account, settings, major)
+        if rules:
+            self._put_first(self._home / "data" / "pg_hba.conf", rules)
         self.start()
         self._remember(system_identifier=self.system_identifier())
 
@@ -270,6 +293,12 @@ class Server:
         lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
         with (self._home / "data" / "postgresql.conf").open("a", encoding="ascii") as file:
             file.writelines(lines)  # initdb itself takes settings from 16 on only
+
+    @staticmethod
+    def _put_first(file: Path, rules: str) -> None:
+        """Put rules of access before the others, of which the first that fits counts; nothing has run there yet."""
+        text = file.read_text(encoding="utf-8")
+        file.write_text(f"{rules}{text}", encoding="utf-8")
 
     def _prepare(self) -> None:
         """Clear what a server that died left behind, and find a place for its socket and its port."""

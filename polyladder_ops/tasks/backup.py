@@ -298,7 +298,7 @@ def open_site(c: Context, site: str) -> Any:
     """Return the site that the flag or the settings name."""
     from polyladder_ops.site import Site
 
-    return Site(open_settings(c, site=site))
+    return Site(open_settings(c, site=site), output.step)
 
 
 def rule_of(place: Any) -> Rule:

@@ -15,7 +15,6 @@ import inspect
 import math
 import os
 import re
-import shutil
 import sys
 import threading
 import traceback
@@ -26,10 +25,9 @@ from invoke.exceptions import Exit, UnexpectedExit
 from invoke.tasks import Task
 from invoke.tasks import task as invoke_task
 
-from polyladder_ops import output, undoing
+from polyladder_ops import output, runs, undoing
 from polyladder_ops.errors import Interrupted, OpsError, Refused, UsageError
 from polyladder_ops.interrupts import stop_on_signals
-from polyladder_ops.postgres import silence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -87,12 +85,14 @@ class OpsTask(Task[Any]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the body; raise Exit with the code and the text that a person reads."""
+        from polyladder_ops.postgres import silence  # late: a list of tasks needs it not
+
         output.prepare()
         site = str(kwargs.get("site") or "")
         with output.followed(site), _ending_as_exit(inspect.getfile(self.body)), _interruptible():
             kwargs = {name: value for name, value in kwargs.items() if value is not None}
             refuse_flags_as_values(kwargs)
-            with silence.allow(allowed_s(args[0]) if args else None):
+            with silence.allow(allowed_s(args[0]) if args else None), runs.scope():
                 result = super().__call__(*args, **kwargs)
             output.flush()  # here a lost reader can still be told apart; at Python's end it is noise and code 120
             _refuse_lost()
@@ -171,6 +171,8 @@ class Told(Exit):
 
 @contextlib.contextmanager
 def _ending_as_exit(tasks_file: str) -> Iterator[None]:
+    from polyladder_ops.postgres import silence
+
     try:
         yield
     except (Exit, UnexpectedExit):
@@ -349,6 +351,8 @@ def open_settings(c: Context, **flags: str) -> Settings:
 
 def _flyctl_of(loaded: Settings) -> str:
     """Return the program that `fly` means at this site, if it is another one than `fly` on PATH."""
+    import shutil
+
     from polyladder_ops.sandbox.fly.cloud import Cloud
 
     if loaded.is_sandbox:

@@ -39,7 +39,7 @@ def check(c: Context, database: str = "", checks: str = "", site: str = "", json
     from polyladder_ops import terminal
     from polyladder_ops.site import Site
 
-    place = Site(open_settings(c, site=site, checks=checks))
+    place = Site(open_settings(c, site=site, checks=checks), output.step)
     wanted = checks_.read(Path(place.settings.needed("POLYLADDER_CHECKS")))
     target = place.target()
     target = target.with_database(database) if database else target

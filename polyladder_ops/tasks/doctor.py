@@ -41,7 +41,7 @@ def doctor(c: Context, site: str = "", json: bool = False) -> None:
     from polyladder_ops.doctor import examine, stopping
 
     settings = open_settings(c, site=site)
-    checks = examine(settings)
+    checks = examine(settings, output.step)
     stops = stopping(checks)
     if json:
         output.document(_document(settings, checks, is_fine=not stops))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
@@ -58,6 +57,8 @@ def down(c: Context, force: bool = False) -> None:
         invoke sandbox.down --force
     """
     refuse_dry(c)
+    import shutil
+
     from polyladder_ops.sandbox import practice, server
 
     settings = open_settings(c, site="sandbox")
@@ -232,7 +233,7 @@ def bring_up(settings: Settings, scale: float) -> Server:
     folder = settings.sandbox_server
     if not server.exists(folder):
         _say("making a PostgreSQL of our own …")
-        server.create(folder)
+        server.create(folder, trusts_socket=True)
     opened = own_server(settings, start=True)
     if seed.DATABASE not in session.database_sizes(opened.target()) or seed.is_empty(
         opened.target(seed.DATABASE)

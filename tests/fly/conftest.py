@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -20,9 +19,7 @@ from polyladder_ops.fly.api import Api
 from polyladder_ops.fly.fleet import Fleet, Pace
 from polyladder_ops.fly.flyctl import Flyctl
 from polyladder_ops.postgres import clients
-from polyladder_ops.postgres.conninfo import Target
-from polyladder_ops.postgres.session import connect
-from polyladder_ops.sandbox import place, seed
+from polyladder_ops.sandbox import seed
 from polyladder_ops.sandbox import server as servers
 from polyladder_ops.sandbox.fly import platform, world
 from polyladder_ops.sandbox.fly.cloud import Cloud
@@ -32,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from polyladder_ops.fly.road import Road
+    from polyladder_ops.postgres.conninfo import Target
 
 APP = "polyladder"
 DB = "polyladder-db"
@@ -169,12 +167,7 @@ def set_world(cloud: Cloud, **changes: Any) -> None:
 def flex(need: Callable[[object, str], None]) -> Iterator[servers.Server]:
     """A server as Fly's image sets one up: its own socket lets the role postgres in without a password, and nobody else."""
     need(shutil.which("socat"), "no socat (apt-get install socat)")
-    made = servers.create(Path(tempfile.mkdtemp(prefix="plt-")), settings=FAST)
-    home = Path(place.read(made.folder).home)
-    rules = home / "data" / "pg_hba.conf"
-    rules.write_text(f"local all postgres trust\nlocal all all reject\n{rules.read_text()}", encoding="utf-8")
-    with connect(made.target()) as connection:
-        connection.execute(b"SELECT pg_reload_conf()")
+    made = servers.create(Path(tempfile.mkdtemp(prefix="plt-")), settings=FAST, trusts_socket=True)
     seed.fill(made.target(DATABASE), scale=0.02)
     yield made
     made.remove()
@@ -182,7 +175,6 @@ def flex(need: Callable[[object, str], None]) -> Iterator[servers.Server]:
 
 @pytest.fixture(scope="module")
 def far(flex: servers.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    state = json.loads((flex.folder / "server.json").read_text(encoding="utf-8"))
     made = Cloud(tmp_path_factory.mktemp("far") / "fly")
     made.make(app=APP, db_app=DB, moment_s=0.2)
     until(lambda: shown(made, DB)[0]["state"] == "started")
@@ -190,7 +182,7 @@ def far(flex: servers.Server, tmp_path_factory: pytest.TempPathFactory) -> Itera
     path = os.pathsep.join(
         (str(made.folder / "programs"), str(clients.embedded_folder()), os.environ["PATH"])
     )
-    env = {"PGHOST": state["sockets"], "PG_PORT": str(state["port"]), "PGDATA": f"{made.folder}/postgresql"}
+    env = {"PGHOST": flex.socket_folder, "PG_PORT": str(flex.port), "PGDATA": f"{made.folder}/postgresql"}
     made.open_ssh(DB, {**env, "PATH": path})
     yield made
     made.remove()
@@ -229,4 +221,4 @@ def way(far: Cloud, base: str, deploy_token: str, tmp_path: Path) -> Iterator[Ro
 
 
 def target_of(way: Road) -> Target:
-    return Target.of(host=str(way.folder), port=way.port, user=road.USER, dbname=DATABASE)
+    return way.target(DATABASE)

@@ -6,7 +6,9 @@ import contextlib
 import shutil
 import socket
 import stat
+import tempfile
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -57,8 +59,8 @@ def machine(
 
 
 @pytest.fixture
-def crossing(machine: Remote, database: Target) -> Iterator[Bridge]:
-    with bridge.bridged(machine, f"exec socat - TCP:{database.host}:{database.port}", PORT) as made:
+def crossing(machine: Remote, database: Target, tmp_path: Path) -> Iterator[Bridge]:
+    with bridge.bridged(machine, f"exec socat - TCP:{database.host}:{database.port}", PORT, tmp_path) as made:
         yield made
 
 
@@ -94,24 +96,32 @@ def test_many_sessions_at_once_and_after_each_other(crossing: Bridge, database: 
     assert crossing.lost == []
 
 
-def test_nobody_else_of_this_computer_gets_in_and_nothing_stays(machine: Remote, database: Target) -> None:
-    with bridge.bridged(machine, f"exec socat - TCP:{database.host}:{database.port}", PORT) as made:
+def test_nobody_else_of_this_computer_gets_in_and_nothing_stays(
+    machine: Remote, database: Target, tmp_path: Path
+) -> None:
+    with bridge.bridged(machine, f"exec socat - TCP:{database.host}:{database.port}", PORT, tmp_path) as made:
         assert stat.S_IMODE(made.folder.stat().st_mode) == 0o700
-        assert [path.name for path in made.folder.iterdir()] == [".s.PGSQL.5433"]
+        assert [path.name for path in made.folder.iterdir() if path.is_socket()] == [".s.PGSQL.5433"]
     assert not made.folder.exists()
 
 
-def test_a_session_that_is_open_ends_with_the_block(machine: Remote, database: Target) -> None:
+def test_a_session_that_is_open_ends_with_the_block(
+    machine: Remote, database: Target, tmp_path: Path
+) -> None:
     with contextlib.ExitStack() as stack:
-        with bridge.bridged(machine, f"exec socat - TCP:{database.host}:{database.port}", PORT) as made:
+        with bridge.bridged(
+            machine, f"exec socat - TCP:{database.host}:{database.port}", PORT, tmp_path
+        ) as made:
             session = stack.enter_context(connect(through(made, database)))
         with pytest.raises(psycopg.OperationalError):
             session.execute(b"SELECT 1")
 
 
-def test_a_program_that_is_not_there_lets_nobody_in(machine: Remote, database: Target) -> None:
+def test_a_program_that_is_not_there_lets_nobody_in(
+    machine: Remote, database: Target, tmp_path: Path
+) -> None:
     with (
-        bridge.bridged(machine, "exec no-such-program", PORT) as made,
+        bridge.bridged(machine, "exec no-such-program", PORT, tmp_path) as made,
         pytest.raises(OpsError),
         connect(through(made, database)),
     ):
@@ -143,3 +153,24 @@ def test_a_look_at_the_machine_by_its_own_programs(machine: Remote) -> None:
     assert 0 < seen.free <= seen.size
     assert seen.memory > 1 << 27
     assert seen.has_socat
+
+
+def test_the_socket_is_where_what_killed_runs_left_is_swept_if_its_name_is_short(
+    machine: Remote, database: Target
+) -> None:
+    command = f"exec socat - TCP:{database.host}:{database.port}"
+    with tempfile.TemporaryDirectory(prefix="b-") as short:
+        with bridge.bridged(machine, command, PORT, Path(short)) as made:
+            assert made.folder.parent == Path(short)
+            with connect(through(made, database)) as session:
+                session.execute(b"SELECT 1")
+        assert not made.folder.exists()
+
+
+def test_a_port_leads_there_too_while_the_block_lasts(machine: Remote, database: Target) -> None:
+    with bridge.bridged_port(machine, f"exec socat - TCP:{database.host}:{database.port}") as port:
+        there = database.changed(host=bridge.HOST, port=port)
+        with connect(there) as session:
+            session.execute(b"SELECT 1")
+    with pytest.raises(OpsError), connect(there):
+        pytest.fail("it is still open")

@@ -161,7 +161,7 @@ def test_it_runs_there_behind_all_others_and_knows_nothing_of_us(
     assert env["PGAPPNAME"].startswith("polyladder-ops pg_dump of ")
     assert (env["PGUSER"], env["PGTZ"], env["PGPORT"]) == ("postgres", "UTC", str(way.seen.port))
     assert way.seen.socket.startswith(env["PGHOST"])
-    assert str(way.folder) not in f"{env}{command!r}"
+    assert way.server.host not in f"{env}{command!r}"
     assert "PGDATA" not in env
     assert b"--snapshot=" in command
 

@@ -10,7 +10,6 @@ import pytest
 from polyladder_ops import backups, verification
 from polyladder_ops.errors import OpsError, Refused
 from polyladder_ops.fly import road
-from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.session import connect
 from tests.faults.places import rows_of
 from tests.fly.conftest import DATABASE, DB, opening, target_of, until
@@ -68,6 +67,34 @@ def test_what_the_machine_lacks_is_said(
 
 
 def test_another_role_is_not_let_in_by_the_socket(way: Road) -> None:
-    other = Target.of(**{**target_of(way).parameters, "user": "nobody"})
+    other = target_of(way).changed(user="nobody")
     with pytest.raises(OpsError, match="could not connect"), connect(other):
         pytest.fail("it was let in")
+
+
+def test_a_login_of_a_run_comes_in_by_the_servers_port(way: Road) -> None:
+    there = target_of(way)
+    with connect(there) as connection:
+        connection.execute(b"CREATE ROLE of_a_run LOGIN PASSWORD 'of-a-run'")
+        connection.execute(b"GRANT CONNECT ON DATABASE polyladder TO of_a_run")
+        try:
+            with connect(there.as_login("of_a_run", "of-a-run")) as other:
+                row = other.execute(b"SELECT current_user, inet_server_addr() IS NOT NULL").fetchone()
+                assert row == ("of_a_run", True)
+            with pytest.raises(OpsError, match="could not connect"), connect(there.as_login("of_a_run", "x")):
+                pytest.fail("it was let in")
+        finally:
+            connection.execute(b"DROP OWNED BY of_a_run; DROP ROLE of_a_run")
+
+
+def test_a_session_on_another_server_than_the_first_is_refused(way: Road) -> None:
+    there = target_of(way)
+    assert there.way is not None
+    assert there.way.system_identifier
+    other = replace(there, way=replace(there.way, system_identifier="7"))
+    with pytest.raises(OpsError, match="another server answers"), connect(other):
+        pytest.fail("it was taken")
+
+
+def test_the_apps_databases_are_known(way: Road) -> None:
+    assert way.databases == (DATABASE,)

@@ -231,9 +231,9 @@ def test_a_key_that_nobody_has_signed_is_not_let_in(way: Tunnel, tmp_path: Path)
             )
 
 
-def test_sessions_cross_to_a_real_server(machine: Remote, database: Target) -> None:
+def test_sessions_cross_to_a_real_server(machine: Remote, database: Target, tmp_path: Path) -> None:
     to = f"exec socat - TCP:{database.host}:{database.port}"
-    with bridge.bridged(machine, to, PORT) as crossing:
+    with bridge.bridged(machine, to, PORT, tmp_path) as crossing:
         there = Target.of(**{**database.parameters, "host": str(crossing.folder), "port": str(crossing.port)})
         with connect(there) as one, connect(there) as two:
             row = one.execute(b"SELECT length(%s), repeat('y', 20000000)", ["x" * 20_000_000]).fetchone()

@@ -22,13 +22,13 @@ from psycopg.adapt import Buffer, Loader
 
 from polyladder_ops.errors import OpsError
 from polyladder_ops.postgres import databases
-from polyladder_ops.postgres.conninfo import Target
 from polyladder_ops.postgres.session import in_short, is_full, translated
 from polyladder_ops.redaction import hide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.session import Connection
 
 __all__ = [
@@ -196,10 +196,10 @@ def _made(owner: Connection, role: str, password: str, target: Target, *, is_sea
         public = _make(owner, role, password, target)
     except psycopg.Error as error:
         raise NoLogin(in_short(error)) from error
-    reached = Target.of(**{**target.parameters, "user": role, "password": password})
+    reached = target.as_login(role, password)
     if _is_quiet(target) and owner.execute(_MAY_BE_QUIET, [role]).fetchone() != (True,):
         loud = target.parameters["options"].replace(_QUIET, "").strip()
-        reached = Target.of(**{**reached.parameters, "options": loud})
+        reached = reached.changed(options=loud)
     return Login(role, reached, public)
 
 

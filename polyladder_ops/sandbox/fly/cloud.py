@@ -144,14 +144,18 @@ class Cloud:
         """
         from polyladder_ops.sandbox.fly import credentials  # cryptography takes a moment to load
 
+        there: list[str] = []
         with world.changing(self.folder) as here:
             if not here.data["authority"]:
                 private = credentials.new_key()
                 here.data["authority"] = {"private": private, "public": credentials.public_of(private)}
-            there = [each["shown"]["id"] for each in here.machines(app)]
-            for identifier in there:
-                machine = here.apps[app]["machines"][identifier]
-                machine["ssh"] = {"host_key": credentials.new_key(), "env": dict(env or {}), "pid": 0}
+            for each in here.machines(app):
+                before = each.get("ssh", {})
+                if before.get("env") == dict(env or {}) and self._runs(before["pid"]):
+                    continue
+                self._end(before.get("pid"))
+                each["ssh"] = {"host_key": credentials.new_key(), "env": dict(env or {}), "pid": 0}
+                there.append(each["shown"]["id"])
         for identifier in there:
             self._serve_ssh(app, identifier)
 
@@ -160,14 +164,31 @@ class Cloud:
         with world.changing(self.folder) as here:
             disks.give(here.apps[app], folder)
 
-    def start_api(self) -> str:
-        """Have Fly's API answer, and return its address, which FLY_API_BASE_URL takes; the authority must be there."""
-        port = _free_port(0)
-        pid = self._start_python("polyladder_ops.sandbox.fly.api", "api.log", str(port))
+    def put_behind(self, app: str, port: int, address: tuple[str, int]) -> None:
+        """Have this address answer at a port of the app's machines, where it is not so already."""
         with world.changing(self.folder) as here:
-            here.data["api_pid"] = pid
+            for each in here.machines(app):
+                each.setdefault("behind", {})[str(port)] = list(address)
+
+    def start_api(self) -> str:
+        """Have Fly's API answer, where it does not, and return its address, which FLY_API_BASE_URL takes; the authority must be there."""
+        known = world.seen(self.folder).data
+        port = int(known.get("api_port", 0))
+        if not self._runs(known.get("api_pid")):
+            port = _free_port(port)
+            pid = self._start_python("polyladder_ops.sandbox.fly.api", "api.log", str(port))
+            with world.changing(self.folder) as here:
+                here.data |= {"api_pid": pid, "api_port": port}
         _wait_for(lambda: _listens(port), "the API of the stand-in does not answer")
         return f"http://{machines.HOST}:{port}"
+
+    def _runs(self, pid: int | None) -> bool:
+        """Whether this is a process of the stand-in's that runs."""
+        return bool(pid) and portable.runs(pid or 0, "python", str(self.folder))
+
+    def _end(self, pid: int | None) -> None:
+        if pid and self._runs(pid):
+            os.kill(pid, signal.SIGTERM)
 
     def _start_python(self, module: str, log_name: str, *words: str) -> int:
         """Start a process of the stand-in's that outlives us, until its world is gone; return its id."""
@@ -216,12 +237,9 @@ class Cloud:
             for app in here.apps:
                 for machine in here.machines(app):
                     machines.force_to_end(machine)
-                    pid = machine.get("ssh", {}).get("pid")
-                    if pid and portable.runs(pid, "python", str(self.folder)):
-                        os.kill(pid, signal.SIGTERM)
+                    self._end(machine.get("ssh", {}).get("pid"))
             for pid in (here.data["edge"]["pid"], here.data.get("api_pid")):
-                if pid and portable.runs(pid, "python", str(self.folder)):
-                    os.kill(pid, signal.SIGTERM)
+                self._end(pid)
 
     def is_running(self) -> bool:
         """Whether the edge answers."""
