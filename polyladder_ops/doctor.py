@@ -83,7 +83,7 @@ def examine(settings: Settings, say: Callable[[str], None] = lambda _sentence: N
         *_way(settings),
         target if isinstance(target, Check) else Check("database", True, f"{target}."),
         *([answer] if isinstance(answer, Check) else _judge(answer)),
-        judge_clients(clients, known),
+        _attempt("pg_dump", "backup", lambda: _dumps(settings, clients, known)),
         try_folder("BACKUP_DIR", settings.backup_dir, "backup"),
         try_folder("POLYLADDER_STATE_DIR", settings.state_dir, "restore"),
         *(space(settings.backup_dir, settings.state_dir, known.size_bytes) if known else ()),
@@ -303,6 +303,11 @@ def judge_tls(answer: Answer) -> Check:
         "The connection is not encrypted, and the server is on another machine.",
         "Add sslmode=verify-full (at least require) to the URL, or go through `fly proxy`.",
     )
+
+
+def _dumps(settings: Settings, clients: Sequence[Client], known: Answer | None) -> Check:
+    far = Site(settings).dumper() if known and known.by_ssh else None
+    return Check("pg_dump", True, f"{far}.") if far else judge_clients(clients, known)
 
 
 def judge_clients(clients: Sequence[Client], answer: Answer | None) -> Check:

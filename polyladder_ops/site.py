@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from polyladder_ops.fly.flyctl import Flyctl
     from polyladder_ops.fly.road import Road
     from polyladder_ops.postgres.conninfo import Target
+    from polyladder_ops.postgres.programs import Program
     from polyladder_ops.route import Choice
     from polyladder_ops.sandbox.fly.cloud import Cloud
     from polyladder_ops.sandbox.installations import Installation
@@ -129,6 +130,16 @@ class Site:
             return None
         self._expect_own_database()
         return runs.kept(("road", settings.db_app), self._opened_road)
+
+    def dumper(self) -> Program | None:
+        """Return the pg_dump of the database's machine, which is nearer to it than ours; None where ours is to dump.
+
+        Raise what `road` raises.
+        """
+        from polyladder_ops.fly import dumping
+
+        road = self.road()
+        return dumping.there(road, say=self.say) if road else None
 
     def choice(self) -> Choice | None:
         """Return which way leads to the database, and why; None at site sandbox, which has its own."""

@@ -219,7 +219,9 @@ def discard(
                 _whose(place, into),
                 database,
                 site=place,
-                options=backups.Options(recipients=place.settings.backup_age_recipients, new_source=True),
+                options=backups.Options(
+                    recipients=place.settings.backup_age_recipients, new_source=True, dumper=place.dumper()
+                ),
                 without_backup=without_backup,
                 accept=accepted,
                 say=_to_stderr,

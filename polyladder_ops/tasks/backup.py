@@ -66,6 +66,7 @@ def take(
         recipients=place.settings.backup_age_recipients,
         new_source=new_source,
         with_passwords=with_passwords,
+        dumper=place.dumper(),
         stall_s=c.config.timeouts.command or dump.STALL_S,
     )
     if is_dry(c):

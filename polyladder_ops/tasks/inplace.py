@@ -46,7 +46,9 @@ def run_in_place(
     before = (
         None
         if without_backup
-        else backups.Options(recipients=place.settings.backup_age_recipients, new_source=True)
+        else backups.Options(
+            recipients=place.settings.backup_age_recipients, new_source=True, dumper=place.dumper()
+        )
     )
     if is_dry(c):
         _preview(place, target, chosen, options, before)

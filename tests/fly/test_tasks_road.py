@@ -148,6 +148,7 @@ def test_the_doctor_goes_the_same_way(asked: Callable[..., Ended], home: Project
     checks = {each["name"]: each for each in json.loads(seen.out)["checks"]}
     assert checks["database"]["detail"].startswith(f"polyladder on {DB} on Fly (machine ")
     assert checks["server"]["ok"]
+    assert " on machine " in checks["pg_dump"]["detail"]
     assert checks["TLS"]["ok"]
     assert checks["way"]["detail"] == "By Fly: no DATABASE_URL, and a token or a login."
     assert seen.code == 0, seen
