@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -69,13 +69,13 @@ _WORTH_A_CONNECTION = 4_000_000  # bytes of rows; a dump of few is in before oth
 class Loaded:
     """What a load had to let through, and why the dump was not sent by a login made for it (empty: it was).
 
-    `rendered` is what the source's expressions come to on this server, as far as they come out otherwise. `changed` is what
+    `rendered` is what the source's expressions come to on this server, as far as they come out otherwise; None if that is to be found out yet. `changed` is what
     the rows' own code made of the definitions: then nothing was given to whom it belongs, and nothing needs to be proved.
     """
 
     accepted: tuple[Accepted, ...] = ()
     by_ourselves: str = ""
-    rendered: Expressions = field(default_factory=dict)
+    rendered: Expressions | None = None
     changed: tuple[Difference, ...] = ()
 
     @property
