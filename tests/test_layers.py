@@ -434,7 +434,7 @@ def test_a_target_is_changed_and_not_made_anew() -> None:
         "postgres/conninfo.py",
         "postgres/standbys.py",
         "postgres/inside.py",
-        "fly/road.py",
+        "fly/entrances.py",
         "sandbox/",
         "bench/",
     )

@@ -60,11 +60,12 @@ exit "$code"
 
 
 def there(road: Road, *, say: Callable[[str], None] = lambda _sentence: None) -> There | None:
-    """Return the pg_dump of the machine at the road's end; None, which is said, where it has none: then one of ours does it."""
+    """Return the pg_dump of the machine at the road's end; None, which is said, where none can be used: then one of ours does it."""
     found = re.search(r"pg_dump \(PostgreSQL\) (\d+[\w.]*)", road.seen.pg_dump)
-    if not found:
+    if road.remote is None or not found:
+        why = "has no pg_dump" if road.remote else "takes no key of ours for SSH"
         say(
-            f"machine {road.machine.id} has no pg_dump: one of this computer dumps through the tunnel, which is slower"
+            f"machine {road.machine.id} {why}: a pg_dump of this computer dumps through the tunnel, which is slower"
         )
         return None
     return There(road.remote, road.seen, found[1])

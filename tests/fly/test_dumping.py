@@ -173,6 +173,12 @@ def test_a_machine_without_pg_dump_is_said_to_have_none(way: Road) -> None:
     assert f"machine {way.machine.id} has no pg_dump" in said[0]
 
 
+def test_a_machine_that_takes_no_key_of_ours_is_said_to_be_one(way: Road) -> None:
+    said: list[str] = []
+    assert dumping.there(replace(way, remote=None), say=said.append) is None
+    assert [f"machine {way.machine.id} takes no key of ours" in each for each in said] == [True]
+
+
 @pytest.mark.parametrize(
     ("words", "kind", "said"),
     [

@@ -55,7 +55,6 @@ def test_the_bytes_came_through_the_tunnel(far: Cloud, base: str, deploy_token: 
     [
         ({"is_zombie": True}, Refused, "lost its quorum"),
         ({"socket": ""}, OpsError, "does not run"),
-        ({"has_socat": False}, OpsError, "has no socat"),
     ],
 )
 def test_what_the_machine_lacks_is_said(
