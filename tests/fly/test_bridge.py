@@ -147,12 +147,24 @@ def test_who_hangs_up_at_once_leaves_no_program_there(
     until(lambda: not machine.outcome(f"pgrep -f '[s]ocat - TCP:{database.host}:{database.port}'").out)
 
 
-def test_a_look_at_the_machine_by_its_own_programs(machine: Remote) -> None:
+def test_a_look_at_the_machine_by_its_own_programs(machine: Remote, far: Cloud) -> None:
     seen = primary.look(machine)
+    disk = shutil.disk_usage(far.folder)
     assert seen.port == 5433
-    assert 0 < seen.free <= seen.size
+    assert seen.size == disk.total
+    assert seen.free == pytest.approx(disk.free, rel=0.1, abs=1 << 28)
     assert seen.memory > 1 << 27
     assert seen.has_socat
+    assert not seen.is_read_only
+    assert not seen.is_zombie
+
+
+@pytest.mark.parametrize("name", ["readonly", "zombie"])
+def test_a_look_finds_what_flys_own_watch_has_left(machine: Remote, far: Cloud, name: str) -> None:
+    (far.folder / f"{name}.lock").touch()
+    seen = primary.look(machine)
+    (far.folder / f"{name}.lock").unlink()
+    assert (seen.is_read_only, seen.is_zombie) == (name == "readonly", name == "zombie")
 
 
 def test_the_socket_is_where_what_killed_runs_left_is_swept_if_its_name_is_short(

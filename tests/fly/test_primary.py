@@ -29,8 +29,9 @@ def primary_state(caller: Flyctl) -> str:
     return machines.read(caller.json(list, "machine", "list", "--json", app=DB))[0].state
 
 
-def test_the_primary_is_told_from_its_replicas() -> None:
-    found = (member("m1", role="replica"), member("m2"), member("m3", role=""))
+@pytest.mark.parametrize("role", ["primary", "leader"])
+def test_1_4_the_primary_is_told_from_its_replicas(role: str) -> None:
+    found = (member("m1", role="replica"), member("m2", role=role), member("m3", role=""))
     assert primary.choose(found, DB).id == "m2"
 
 
@@ -104,6 +105,11 @@ def test_a_look_reads_sizes_socket_and_programs() -> None:
         has_socat=True,
         is_read_only=True,
     )
+
+
+def test_what_a_look_says_nothing_of_is_not_there() -> None:
+    seen = primary.parsed("port=5433\nsize=1\nfree=1\nmemory=1\nzombie=1\nend=1\n", "m1")
+    assert seen == primary.Surroundings(5433, 1, 1, 1, is_zombie=True)
 
 
 @pytest.mark.parametrize(
