@@ -129,9 +129,11 @@ class _Crossings:
                 with self._remote.streamed(self._command) as stream:
                     up = threading.Thread(target=_up, args=(near, stream), daemon=True)
                     up.start()
-                    _down(stream, near)
-                    with contextlib.suppress(OSError):
-                        near.shutdown(socket.SHUT_RDWR)
+                    try:
+                        _down(stream, near)
+                    finally:  # to close it would not end it, while `up` waits for what comes from it
+                        with contextlib.suppress(OSError):
+                            near.shutdown(socket.SHUT_RDWR)
                     up.join()
             except OpsError as error:
                 if not self._is_over:

@@ -8,12 +8,14 @@ import socket
 import stat
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
+from polyladder_ops import portable
 from polyladder_ops.errors import OpsError
 from polyladder_ops.fly import bridge, certificates, machines, primary, remote, tunnel
 from polyladder_ops.fly.flyctl import Flyctl
@@ -136,6 +138,28 @@ def test_a_backend_that_is_ended_is_an_end_and_no_hang(crossing: Bridge, databas
             other.execute(b"SELECT pg_terminate_backend(%s)", [row[0]])
         with pytest.raises(psycopg.OperationalError):
             session.execute(b"SELECT 1")
+
+
+def test_a_session_whose_way_is_lost_ends_at_once_and_it_is_told_why(
+    far: Cloud, database: Target, tmp_path: Path
+) -> None:
+    flyctl = Flyctl(str(far.program), far.token, tmp_path / "config")
+    (there,) = machines.read(flyctl.json(list, "machine", "list", "--json", app=DB))
+    certificate = certificates.issued(flyctl, "personal", tmp_path)
+    command = f"exec socat - TCP:{database.host}:{database.port}"
+    with (
+        tunnel.opened(flyctl, DB, there, 22, answers=tunnel.ssh_answers) as way,
+        remote.logged_in(way, certificate) as made,
+        bridge.bridged(made, command, PORT, tmp_path) as crossing,
+        connect(through(crossing, database)) as session,
+    ):
+        portable.kill_group(way.proxy._process.pid)
+        began = time.monotonic()
+        with pytest.raises(psycopg.OperationalError):
+            session.execute(b"SELECT 1")
+        assert time.monotonic() - began < 10
+        until(lambda: crossing.lost)
+        assert "is gone" in crossing.lost[0].message
 
 
 def test_who_hangs_up_at_once_leaves_no_program_there(
