@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["by_port", "by_socket", "needs_password", "opened"]
 
 _MAINTENANCE = "postgres"
+# Nobody promises that the machine ends what has lost its connection: what is idle for six hours nobody waits for any more.
+_CARRY = f"exec socat -T {6 * 3600} -"
 _RESET = r"""printf '%s\n' '\getenv new OPERATOR_PASSWORD' "ALTER ROLE postgres PASSWORD :'new'" | psql -U postgres -p """
 
 
@@ -49,10 +51,10 @@ def opened(
 @contextlib.contextmanager
 def by_socket(remote: Remote, seen: Surroundings, name: str, folder: Path) -> Iterator[Target]:
     """Within the block the server: `USER` by its own socket, logins of a run by its port inside the machine."""
-    own = f"exec socat - {shlex.quote(f'UNIX-CONNECT:{seen.socket}')}"
+    own = f"{_CARRY} {shlex.quote(f'UNIX-CONNECT:{seen.socket}')}"
     with (
         bridge.bridged(remote, own, seen.port, folder) as ours,
-        bridge.bridged_port(remote, f"exec socat - TCP:127.0.0.1:{seen.port}") as port,
+        bridge.bridged_port(remote, f"{_CARRY} TCP:127.0.0.1:{seen.port}") as port,
     ):
         logins = {"host": bridge.HOST, "port": str(port)}
         # SSH does the work of TLS, and the server's own socket has none.
