@@ -12,7 +12,7 @@ from polyladder_ops.fly.failures import FlyError
 from polyladder_ops.fly.flyctl import Flyctl
 from polyladder_ops.fly.machines import Machine
 from polyladder_ops.sandbox.fly import world
-from tests.fly.conftest import DB
+from tests.fly.conftest import DB, shown, until
 
 if TYPE_CHECKING:
     from polyladder_ops.sandbox.fly.cloud import Cloud
@@ -80,6 +80,7 @@ def test_an_organisation_that_can_not_be_told_changes_nothing(reader: Flyctl) ->
 
 
 def test_an_app_that_is_there_asks_for_no_cluster(reader: Flyctl, cloud: Cloud) -> None:
+    until(lambda: shown(cloud, DB)[0]["state"] == "started")
     find(reader, DB)
     assert [call[:2] for call in cloud.calls()] == [["machine", "list"]]
 
