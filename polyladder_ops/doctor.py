@@ -17,13 +17,12 @@ from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.fly import shape
 from polyladder_ops.fly.answers import Answer as FlyAnswer
 from polyladder_ops.fly.answers import ask_each
-from polyladder_ops.folders import is_there, judge_copy, space, try_folder
+from polyladder_ops.folders import is_there, room_for_a_copy, space, try_folder
 from polyladder_ops.kept import Check, Stops
-from polyladder_ops.postgres import login_triggers, poolers, volume
+from polyladder_ops.postgres import login_triggers, poolers
 from polyladder_ops.postgres.clients import Client, choose, find_clients
 from polyladder_ops.postgres.conninfo import Target, parse
 from polyladder_ops.postgres.session import Identity, connect, identify, is_relayed, translated
-from polyladder_ops.restore import room as rooms
 from polyladder_ops.sandbox import installations
 from polyladder_ops.site import Site
 from polyladder_ops.terminal import age, size
@@ -91,7 +90,11 @@ def examine(settings: Settings, say: Callable[[str], None] = lambda _sentence: N
         try_identity(settings),
         try_checks(settings),
         _attempt("proof by restore", "", lambda: _proof(settings, known)),
-        *(_room(target, known.size_bytes) if isinstance(target, Target) and known else ()),
+        *(
+            _room(target, Site(settings, say), known.size_bytes)
+            if isinstance(target, Target) and known
+            else ()
+        ),
         *_restores(target, is_known=known is not None),
         *(kept.judge_clocks(known.present) if known else ()),
         *_backups(settings, known.present if known else Present(clocks.ours())),
@@ -178,17 +181,9 @@ def judge_restore(backup: str, obstacles: Sequence[Obstacle]) -> Check:
     return Check("restore", False, f"{backup} would be refused: {detail}.", obstacles[0].cure)
 
 
-def _room(target: Target, size_bytes: int) -> list[Check]:
+def _room(target: Target, site: Site, size_bytes: int) -> list[Check]:
     """Return whether a restore would find room, as the server itself sees its disk."""
-    return [_attempt("space for a copy", "", lambda: _look_for_room(target, size_bytes))]
-
-
-def _look_for_room(target: Target, size_bytes: int) -> Check:
-    with connect(target) as connection, translated(f"could not look at the disk of {target}"):
-        disk, wal_bytes = volume.measure(connection), volume.wal_bytes(connection)
-    return judge_copy(
-        rooms.for_copy(disk, wal_bytes, rooms.needed_bytes(size_bytes)), lambda _room: rooms.ENLARGE
-    )
+    return [_attempt("space for a copy", "", lambda: room_for_a_copy(target, site, size_bytes))]
 
 
 def look_at_fly(settings: Settings) -> list[Check]:

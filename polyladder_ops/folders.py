@@ -1,22 +1,28 @@
-"""Whether folders take what a backup and a proof put into them, as checks of the doctor."""
+"""Whether there is room for what a backup, a proof and a restore make: in folders here, on the server's disk; checks of the doctor."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING
 
 from polyladder_ops import trials
 from polyladder_ops.kept import Check, Stops
+from polyladder_ops.postgres import volume
+from polyladder_ops.postgres.session import connect, translated
+from polyladder_ops.restore import room as rooms
 from polyladder_ops.terminal import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.restore.room import Room
+    from polyladder_ops.site import Site
 
-__all__ = ["is_there", "judge_copy", "judge_space", "space", "try_folder"]
+__all__ = ["is_there", "judge_copy", "judge_space", "room_for_a_copy", "space", "try_folder"]
 
 # A dump as gzip is a fifth to a half of its database with indexes; an eighth is less than was ever seen.
 _LEAST = 8
@@ -95,3 +101,20 @@ def judge_copy(room: Room | None, cure: Callable[[Room], str]) -> Check:
     if room.is_enough:
         return Check(name, True, detail)
     return Check(name, False, detail, cure(room), "restore")
+
+
+def room_for_a_copy(target: Target, site: Site, size_bytes: int) -> Check:
+    """Return whether a copy of the live database, of this size, would fit beside it, as its server sees its disk.
+
+    Raise OpsError if the server fails.
+    """
+    with connect(target) as connection, translated(f"could not look at the disk of {target}"):
+        disk = volume.measure(connection, is_far=target.way is not None)
+        wal_bytes = volume.wal_bytes(connection)
+    found = rooms.for_copy(disk, wal_bytes, rooms.needed_bytes(size_bytes))
+    return judge_copy(found, partial(_more_room, site))
+
+
+def _more_room(site: Site, room: Room) -> str:
+    host = site.host()
+    return host.more_room(room.total_bytes, room.wanted_bytes) if host else rooms.ENLARGE

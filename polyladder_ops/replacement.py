@@ -327,5 +327,6 @@ class _Run:
         began = time.monotonic()
         report = self.options.progress(name) if self.options.progress else lambda _size: None
         is_watched = self.plan.server.volume is not None and "space" not in self.options.accept
-        yield Watch(self._held, report, room.FULL_SHARE if is_watched else None)
+        is_far = self.server.way is not None
+        yield Watch(self._held, report, room.FULL_SHARE if is_watched else None, is_far)
         self.seconds[name] = time.monotonic() - began

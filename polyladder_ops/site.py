@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from polyladder_ops import portable, runs
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from polyladder_ops.fly.fleet import Fleet
     from polyladder_ops.fly.flyctl import Flyctl
     from polyladder_ops.fly.road import Road
+    from polyladder_ops.fly.volumes import Host
     from polyladder_ops.postgres.conninfo import Target
     from polyladder_ops.postgres.programs import Program
     from polyladder_ops.route import Choice
@@ -159,7 +161,34 @@ class Site:
 
         settings = self.settings
         api = Api(settings.fly_api_token, settings.fly_api_base_url) if settings.fly_api_token else None
-        return road.opened(self.flyctl(self.say), api, settings.db_app, self.private, say=self.say)
+        flyctl = self.flyctl(self.say)
+        return road.opened(
+            flyctl,
+            api,
+            settings.db_app,
+            self.private,
+            say=self.say,
+            organisation=partial(self._organisation, flyctl),
+        )
+
+    def _organisation(self, flyctl: Flyctl) -> str:
+        from polyladder_ops.fly import certificates
+
+        return self.settings.org or certificates.organisation(flyctl, self.settings.app)
+
+    def host(self, agree: Callable[[str], bool] = lambda _question: False) -> Host | None:
+        """Return the database's machine as something that can be given more; None where the site goes by DATABASE_URL.
+
+        `agree` is asked before its volume is enlarged.
+        """
+        from polyladder_ops.fly.volumes import Host
+
+        road = self.road()
+        return (
+            Host(self.flyctl(self.say), self.settings.db_app, road.machine.id, agree, self.say)
+            if road
+            else None
+        )
 
     def _expect_own_database(self) -> None:
         """Return if a site other than production names its database's app: a slip in `--site` would mean production's."""

@@ -48,6 +48,7 @@ KINDS = (
     Kind("personal", "fly auth login", frozenset(Action)),
     Kind("org", "fly tokens create org ORG", frozenset(Action)),
     Kind("readonly", "fly tokens create readonly ORG", frozenset({Action.LOOK, Action.CLUSTERS})),
+    Kind("wireguard", "fly tokens create wireguard", frozenset()),
     Kind("machine-exec", "fly tokens create machine-exec -a {app}", frozenset({Action.LOOK}), of_one_app=True),
     Kind("deploy", "fly tokens create deploy -a {app}", _SSH | {Action.CHANGE, Action.EXTEND}, of_one_app=True),
     Kind("ssh", "fly tokens create ssh -a {app}", _SSH, of_one_app=True),
@@ -63,6 +64,7 @@ TASKS: dict[tuple[str, ...], tuple[Need, ...]] = {
     ("fly.stop", "fly.start", "fly.scale"): (_LOOKS, _CHANGES),
     ("doctor",): (_LOOKS, Need(Action.LOOK, of_database=True)),
     ("backup", "restore", "migrate"): _ROAD,
+    ("restore --extend-volume",): (*_ROAD, Need(Action.EXTEND, of_database=True)),
 }
 """By tasks what they need; what goes by DATABASE_URL needs no token. `backup` and so on stand for all that ask the database."""
 

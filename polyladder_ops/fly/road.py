@@ -61,13 +61,14 @@ def opened(
     folder: Path,
     *,
     say: Callable[[str], None] = lambda _sentence: None,
+    organisation: Callable[[], str] | None = None,
 ) -> Iterator[Road]:
     """Within the block a way to the server of the database's app; two calls of flyctl, up to six where ways are refused.
 
     `folder` is one of ours for what a run keeps for a moment. Raise OpsError or Refused, explained, if there is none.
     """
     say(f"looking for the primary of {app} …")
-    machine = primary.find(flyctl, app)
+    machine = primary.find(flyctl, app, organisation=organisation)
     with contextlib.ExitStack() as stack:
         shell = _Shore(flyctl, api, app, folder, say).shell(stack, machine)
         seen = primary.look(shell, needs_password=entrances.needs_password(shell))

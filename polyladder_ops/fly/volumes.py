@@ -42,7 +42,7 @@ class Host:
         except OpsError as error:
             return f"{error.with_hint} Or discard what `invoke restore.status` lists."
         commands = ", ".join(f"`{each.command(self.app)}`" for each in steps)
-        return f"Add --extend-volume, which runs {commands}: {_COSTS}. Or discard what `invoke restore.status` lists."
+        return f"With --extend-volume `invoke restore` runs {commands}: {_COSTS}. Or discard what `invoke restore.status` lists."
 
     def enlarge(self, total_bytes: int, wanted_bytes: int) -> bool:
         """Enlarge the volume if somebody agrees, and return whether that was done and Fly says so.

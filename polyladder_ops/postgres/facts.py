@@ -105,7 +105,7 @@ def read_server(connection: Connection, server: Target, live: str) -> Server:
             extensions=databases.available_extensions(connection),
             roles=frozenset(_column(connection, "SELECT rolname FROM pg_catalog.pg_roles")),
             tablespaces=databases.tablespaces(connection),
-            volume=volume.measure(connection),
+            volume=volume.measure(connection, is_far=server.way is not None),
             standbys=there,
             out_of_reach=tuple(s for s in there if standbys.reach(server, s) is None),
             live_oid=oid,

@@ -30,14 +30,14 @@ def enlarged(connection: Connection, plan: Plan, options: Options) -> bool:
         return False
     if not options.host.enlarge(lack.total_bytes, lack.wanted_bytes):
         return False
-    _await_growth(connection, lack.total_bytes)
+    _await_growth(connection, lack.total_bytes, is_far=plan.target.way is not None)
     return True
 
 
-def _await_growth(connection: Connection, before: int) -> None:
+def _await_growth(connection: Connection, before: int, *, is_far: bool) -> None:
     until = time.monotonic() + _GROWS_S
     while time.monotonic() < until:
-        found = volume.measure(connection)
+        found = volume.measure(connection, is_far=is_far)
         if found is not None and found.total_bytes > before:
             return
         time.sleep(_LOOK_S)

@@ -23,12 +23,13 @@ _BEAT_S = 2.0  # between two looks
 class Watch:
     """Counts bytes, and looks every other second whether the lock is still ours and the server's disk not too full.
 
-    `held` returns the session that holds the lock.
+    `held` returns the session that holds the lock; `is_far` says that the server is on another machine.
     """
 
     held: Callable[[], Connection]
     report: Callable[[int], None]
     full: float | None
+    is_far: bool = False
     looked_at: float = field(default_factory=time.monotonic)
 
     def __call__(self, size: int) -> None:
@@ -37,7 +38,7 @@ class Watch:
         if time.monotonic() - self.looked_at < _BEAT_S:
             return
         connection = self.held()
-        disk = volume.measure(connection) if self.full else None
+        disk = volume.measure(connection, is_far=self.is_far) if self.full else None
         if disk and self.full and disk.used_share > self.full:
             raise OpsError(
                 f"the server's disk is {disk.used_share:.0%} full",

@@ -27,6 +27,7 @@ from polyladder_ops.tasks.backup import (
 from polyladder_ops.tasks.boundary import cleaning_in_sight, confirm, is_dry, number_of, split_items, task
 from polyladder_ops.tasks.checks import check
 from polyladder_ops.tasks.hints import followed
+from polyladder_ops.tasks.hosts import host_of
 from polyladder_ops.tasks.inplace import run_in_place
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ _SHOWN = 7
         "without-backup": "With --in-place: take no backup of what is there now.",
         "create-roles": "Make missing roles as the backup describes them, without passwords.",
         "jobs": JOBS,
+        "extend-volume": "On Fly: enlarge the database's volume if a copy does not fit. It can't be made smaller again.",
         "accept": ACCEPT,
         "allow-cross": "The site that the backup is of, if it is another one than the target's.",
         "force": FORCE,
@@ -79,6 +81,7 @@ def restore(
     jobs: str = "",
     accept: Any = None,
     allow_cross: str = "",
+    extend_volume: bool = False,
     force: bool = False,
     site: str = "",
     json: bool = False,
@@ -106,6 +109,7 @@ def restore(
         in_place and into,
         without_backup and not in_place,
         jobs and in_place,
+        extend_volume and in_place,
     )
     target = place.target()
     if into == target.database:
@@ -126,6 +130,7 @@ def restore(
             jobs=number_of(jobs, "jobs"),
             checks=checks.read(place.settings.checks) if place.settings.checks else (),
             progress=bars.begin,
+            host=host_of(place, extend=extend_volume, force=force, end=bars.end),
         )
         if is_dry(c) and not in_place:
             _preview(target, chosen, options)
@@ -184,7 +189,9 @@ def _list(place: Site, *, as_json: bool) -> None:
         raise no_backup(place, found)
 
 
-def _refuse_contradictions(two: object, replace: object, both: object, without: object, many: object) -> None:
+def _refuse_contradictions(
+    two: object, replace: object, both: object, without: object, many: object, extend: object
+) -> None:
     """Raise UsageError if flags contradict each other."""
     if two:
         raise UsageError("--latest and --backup name two backups", hint="Write one of them.")
@@ -200,6 +207,10 @@ def _refuse_contradictions(two: object, replace: object, both: object, without: 
         raise UsageError(
             "--jobs and --in-place exclude each other",
             hint="One transaction has one connection; leave --jobs out.",
+        )
+    if extend:
+        raise UsageError(
+            "--extend-volume is for a copy, and --in-place makes none", hint="Write one of them."
         )
 
 

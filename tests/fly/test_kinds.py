@@ -13,8 +13,11 @@ from polyladder_ops.fly.flyctl import Flyctl
 from polyladder_ops.fly.machines import Machine
 from polyladder_ops.sandbox.fly import world
 from tests.fly.conftest import DB, shown, until
+from tests.test_tasks import project
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from polyladder_ops.sandbox.fly.cloud import Cloud
 
 CLUSTER = {"id": "gjpkdonnk1lyq06e", "name": "pl-db", "region": "ams", "status": "ready"}
@@ -102,3 +105,22 @@ def test_another_kind_in_an_app_of_its_own_is_told_by_name_with_the_two_ways_rou
     assert image in raised.value.detail
     assert "`fly proxy 15432:5432 -a polyladder-db`" in raised.value.hint
     assert "polyladder-db.internal:5432" in raised.value.hint
+
+
+@pytest.mark.parametrize("organisation", ["", "personal"])
+@pytest.mark.parametrize("command", ["backup", "restore.status"])
+def test_a_person_is_told_whatever_he_asks_for(
+    command: str, organisation: str, reader: Flyctl, cloud: Cloud, tmp_path: Path
+) -> None:
+    """The organisation is the setting's, else the web app's."""
+    home = project(
+        tmp_path / "project",
+        POLYLADDER_SITE="rehearsal",
+        POLYLADDER_DB_APP="pl-db",
+        POLYLADDER_FLYCTL=str(cloud.program),
+        FLY_API_TOKEN=reader.token or "",
+        **({"POLYLADDER_ORG": organisation} if organisation else {}),
+    )
+    ended = home.run(command)
+    assert (ended.code, "error: pl-db is a Managed Postgres" in ended.err) == (4, True), ended
+    assert "mpg proxy gjpkdonnk1lyq06e" in ended.err

@@ -128,7 +128,7 @@ def caller_of(sky: Cloud, tmp_path: Path) -> Callable[[str], Flyctl]:
 
 
 def test_the_stand_in_knows_the_same_kinds() -> None:
-    known = {*session._ALL_APPS, *session._OF_ONE_APP, "readonly"}
+    known = {*session._ALL_APPS, *session._OF_ONE_APP, *session._OF_NO_APP, "readonly"}
     assert {kind.name for kind in KINDS} == known
 
 

@@ -96,8 +96,9 @@ def test_a_token_that_may_not_is_told_which_may(scope: str, host: Host, cloud: C
 
 def test_the_cure_names_the_command_and_what_it_costs(host: Host, cloud: Cloud) -> None:
     cure = host.more_room(A_GB, 2 * A_GB)
+    command = f"`fly volumes extend {VOLUME} -s 2 -a {DB} -y`"
     assert cure.startswith(
-        f"Add --extend-volume, which runs `fly volumes extend {VOLUME} -s 2 -a {DB} -y`: a volume"
+        f"With --extend-volume `invoke restore` runs {command}: a volume can't be made smaller"
     )
     assert size(cloud) == 1
 

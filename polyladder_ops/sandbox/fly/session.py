@@ -102,6 +102,7 @@ def token_of(call: Call, environ: Mapping[str, str]) -> str:
 
 _ALL_APPS = ("personal", "org")
 _OF_ONE_APP = ("deploy", "ssh", "machine-exec")
+_OF_NO_APP = ("wireguard",)  # a peer of the network, without a look at any app
 
 
 def _may_change(scopes: set[str], app: str) -> bool:
