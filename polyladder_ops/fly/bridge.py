@@ -116,8 +116,7 @@ class _Crossings:
             listener.shutdown(socket.SHUT_RDWR)  # which wakes who waits in accept
         with self._lock:
             for near in self._open:
-                with contextlib.suppress(OSError):
-                    near.shutdown(socket.SHUT_RDWR)
+                _shut(near)
         for thread in self._threads:
             thread.join()
 
@@ -126,21 +125,28 @@ class _Crossings:
             with self._lock:
                 self._open.add(near)
             try:
-                with self._remote.streamed(self._command) as stream:
-                    up = threading.Thread(target=_up, args=(near, stream), daemon=True)
-                    up.start()
-                    try:
-                        _down(stream, near)
-                    finally:  # to close it would not end it, while `up` waits for what comes from it
-                        with contextlib.suppress(OSError):
-                            near.shutdown(socket.SHUT_RDWR)
-                    up.join()
+                self._talk(near)
             except OpsError as error:
                 if not self._is_over:
                     self._lost.append(error)
             finally:
+                _shut(near)
                 with self._lock:
                     self._open.discard(near)
+
+    def _talk(self, near: socket.socket) -> None:
+        with self._remote.streamed(self._command) as stream:
+            up = threading.Thread(target=_up, args=(near, stream), daemon=True)
+            up.start()
+            _down(stream, near)
+            _shut(near)
+            up.join()
+
+
+def _shut(near: socket.socket) -> None:
+    """Let both sides know that it is over; to close it would tell nobody, while a thread of ours waits for what comes from it."""
+    with contextlib.suppress(OSError):
+        near.shutdown(socket.SHUT_RDWR)
 
 
 def _up(near: socket.socket, stream: Stream) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from polyladder_ops import sockets
-from polyladder_ops.errors import OpsError
+from polyladder_ops.errors import BELOW, OpsError
 from polyladder_ops.fly import bridge, tunnel
 from polyladder_ops.fly.primary import USER
 from polyladder_ops.fly.remote import Remote
@@ -16,7 +16,7 @@ from polyladder_ops.postgres import session
 from polyladder_ops.postgres.conninfo import Target, Way
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -61,7 +61,8 @@ def by_socket(remote: Remote, seen: Surroundings, name: str, folder: Path) -> It
         server = Target.of(
             host=str(ours.folder), port=ours.port, user=USER, dbname=_MAINTENANCE, sslmode="disable"
         )
-        yield replace(server, way=Way(name, logins=logins))
+        with _told(lambda: next(iter(ours.lost), None)):
+            yield replace(server, way=Way(name, logins=logins))
 
 
 @contextlib.contextmanager
@@ -83,7 +84,21 @@ def by_port(flyctl: Flyctl, app: str, machine: Machine, seen: Surroundings, name
         )  # fmt: skip
         server = replace(server, way=Way(name))
         _expect_let_in(server, app, seen.port)
-        yield server
+        with _told(way.why_lost):
+            yield server
+
+
+@contextlib.contextmanager
+def _told(why_lost: Callable[[], OpsError | None]) -> Iterator[None]:
+    """Within the block what fails because the way was lost says what became of it; libpq knows only that the server is gone."""
+    try:
+        yield
+    except OpsError as error:
+        if type(error) is not OpsError or (lost := why_lost()) is None:
+            raise
+        detail = BELOW.join((lost.in_a_line, error.detail))
+        hint = lost.hint if error.hint in ("", session.ASK_DOCTOR) else error.hint
+        raise OpsError(error.message, detail=detail, hint=hint) from error
 
 
 def _expect_let_in(server: Target, app: str, port: int) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from polyladder_ops.postgres.conninfo import Target
 
 __all__ = [
+    "ASK_DOCTOR",
     "PINNED",
     "Connection",
     "Identity",
@@ -76,6 +77,8 @@ _OVERRIDDEN = {
     "standard_conforming_strings": "on",
     "client_min_messages": "warning",
 }
+ASK_DOCTOR = "Run `invoke doctor`."
+"""The hint where nothing more is known."""
 _ASKING_S = 5.0
 _ONCE_MORE_S = 3.0  # for an address that has just fallen silent: a clean-up tries it, and says what is left
 _BY_MAJOR = {14: "idle_session_timeout", 17: "transaction_timeout"}
@@ -345,7 +348,7 @@ def hint_for(error: psycopg.Error) -> str:
         "No space left": "Free space on the server's disk.",
         "timeout": "Check that the address is right and that no firewall is in between.",
     }
-    return next((hint for piece, hint in known.items() if piece in text), "Run `invoke doctor`.")
+    return next((hint for piece, hint in known.items() if piece in text), ASK_DOCTOR)
 
 
 def database_size(target: Target) -> int:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from polyladder_ops import backups, redaction, verification
-from polyladder_ops.errors import OpsError
-from polyladder_ops.fly import road
+from polyladder_ops.errors import BELOW, OpsError, Refused
+from polyladder_ops.fly import entrances, road
 from polyladder_ops.fly.api import Api
 from polyladder_ops.fly.console import Console
+from polyladder_ops.fly.failures import FlyError
 from polyladder_ops.fly.flyctl import Flyctl
 from polyladder_ops.postgres.session import connect
 from polyladder_ops.sandbox import seed
@@ -246,3 +247,28 @@ def test_what_a_terminal_and_flyctl_add_does_not_get_into_the_password(
     far.switch("noise")
     with opening() as way, connect(way.target(DATABASE)) as connection:
         assert connection.execute(b"SELECT 1").fetchone() == (1,)
+
+
+LOST = FlyError("the tunnel is gone", detail="It was killed.", hint="Run it again.")
+
+
+@pytest.mark.parametrize(
+    ("hint", "kept"),
+    [("", "Run it again."), ("Run `invoke doctor`.", "Run it again."), ("Run `invoke restore.abort`.",) * 2],
+)
+def test_who_fails_because_the_way_was_lost_is_told_so_and_keeps_a_hint_that_knows_more(
+    hint: str, kept: str
+) -> None:
+    with pytest.raises(OpsError) as raised, entrances._told(lambda: LOST):
+        raise OpsError("could not look", detail="The server is gone.", hint=hint)
+    assert raised.value.message == "could not look"
+    assert raised.value.detail.split(BELOW) == ["the tunnel is gone. It was killed.", "The server is gone."]
+    assert raised.value.hint == kept
+
+
+@pytest.mark.parametrize("lost", [None, LOST])
+def test_a_refusal_stays_one_and_so_does_what_failed_on_a_way_that_stands(lost: FlyError | None) -> None:
+    error = Refused("this is another server") if lost else OpsError("the disk is full")
+    with pytest.raises(OpsError) as raised, entrances._told(lambda: lost):
+        raise error
+    assert raised.value is error
