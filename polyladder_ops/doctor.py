@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from polyladder_ops import catalog, checks, clocks, encryption, kept, replacement, setaside
+from polyladder_ops import ailments, catalog, checks, clocks, encryption, kept, replacement, setaside
 from polyladder_ops.clocks import Present
 from polyladder_ops.errors import Interrupted, OpsError
 from polyladder_ops.fly import shape
@@ -95,6 +95,7 @@ def examine(settings: Settings, say: Callable[[str], None] = lambda _sentence: N
             if isinstance(target, Target) and known
             else ()
         ),
+        *(_ailments(target) if isinstance(target, Target) and known else ()),
         *_restores(target, is_known=known is not None),
         *(kept.judge_clocks(known.present) if known else ()),
         *_backups(settings, known.present if known else Present(clocks.ours())),
@@ -112,6 +113,11 @@ def _attempt(name: str, blocks: Stops, look: Callable[[], T]) -> T | Check:
     except OpsError as error:
         said = error.in_a_line
         return Check(name, False, said[:1].upper() + said[1:], error.hint, blocks)
+
+
+def _ailments(target: Target) -> list[Check]:
+    found = _attempt("server's condition", "", lambda: ailments.look(target))
+    return [found] if isinstance(found, Check) else found
 
 
 def _restores(target: Target | Check, *, is_known: bool) -> list[Check]:

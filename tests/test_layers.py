@@ -111,6 +111,7 @@ def test_a_library_is_imported_in_one_place_only(
 LAYERS = [
     ("tasks",),
     ("doctor", "sandbox.drill"),
+    ("ailments",),
     ("kept", "folders"),
     ("recovery", "runbooks"),
     ("report", "restore_report"),
