@@ -86,7 +86,6 @@ def of_app(api: Api, app: str) -> Certificate:
     private = Ed25519PrivateKey.generate()
     form = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     key = private.private_bytes(*form).decode().strip()
-    hide(key)
     public = _bytes(
         private.public_key(), serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     ).decode()

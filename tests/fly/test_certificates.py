@@ -9,10 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from polyladder_ops.fly import certificates, machines, remote, tunnel
 from polyladder_ops.fly.api import Api
 from polyladder_ops.fly.failures import FlyError
+from polyladder_ops.fly.flyctl import Flyctl
 from polyladder_ops.redaction import redact
 from polyladder_ops.sandbox.fly import credentials, world
 from tests.fly.conftest import APP, DB, shown, until
@@ -20,7 +22,6 @@ from tests.fly.conftest import APP, DB, shown, until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from polyladder_ops.fly.flyctl import Flyctl
     from polyladder_ops.sandbox.fly.cloud import Cloud
 
 Fly = Any
@@ -93,7 +94,7 @@ def test_ours_lasts_an_hour_is_hidden_and_leaves_no_file(
     monkeypatch.setenv("FLY_ORG", "nobody")
     made = certificates.issued(caller, certificates.organisation(caller, DB), tmp_path / "state")
     assert HOUR_S - 120 < made.until - time.time() <= HOUR_S
-    assert "PRIVATE KEY" not in redact(f"the key is {made.key}")
+    assert made.key.splitlines()[2] not in redact(f"it is {made.key.splitlines()[2]}")
     assert "PRIVATE" not in repr(made)
     assert [path for path in (tmp_path / "state").rglob("*") if "id" in path.name.split("-")] == []
 
@@ -147,6 +148,36 @@ def test_what_no_machine_would_take_is_named(key: str, text: str, why: str) -> N
     assert why in raised.value.detail
 
 
+def test_a_clock_that_is_half_a_minute_behind_does_not_matter() -> None:
+    assert certificates.judged(*pair(begins=NOW + 30), now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('echo \'{"Organization": {"Slug": ""}}\'', "does not tell the organisation"),
+        ("echo '{}'", "does not tell"),
+    ],
+)
+def test_an_app_without_an_organisation_is_told(tmp_path: Path, body: str, said: str) -> None:
+    with pytest.raises(FlyError, match=said):
+        certificates.organisation(script(tmp_path, body), DB)
+
+
+def test_a_flyctl_that_writes_no_files_is_found_out(tmp_path: Path) -> None:
+    with pytest.raises(FlyError, match="useless") as raised:
+        certificates.issued(script(tmp_path, "true"), "personal", tmp_path / "state")
+    assert raised.value.detail == "The key is empty."
+
+
+def script(tmp_path: Path, body: str) -> Flyctl:
+    """A flyctl that does what these lines of shell say."""
+    program = tmp_path / "flyctl"
+    program.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+    program.chmod(0o700)
+    return Flyctl(str(program), None, tmp_path / "config")
+
+
 def test_a_key_stands_in_place_of_a_certificate() -> None:
     key, _ = pair()
     with pytest.raises(FlyError) as raised:
@@ -167,9 +198,16 @@ def test_an_apps_own_token_gets_one_for_this_app_without_a_file(
     for token in ("fm2_deploy", "FlyV1 fm2_deploy", "ssh-token", cloud.token):
         made = certificates.obtained(caller, replace(api, token=token), DB, tmp_path / "state")
         assert 0 < made.until - time.time() <= HOUR_S
-        assert "PRIVATE KEY" not in redact(f"the key is {made.key}")
+        assert principals(made) == [b"root", b"fly"], "as flyctl asks for one"
+        assert made.key.splitlines()[2] not in redact(f"it is {made.key.splitlines()[2]}")
     assert not (tmp_path / "state").exists()
     assert [call for call in cloud.calls() if call[0] == "ssh"] == []
+
+
+def principals(made: certificates.Certificate) -> list[bytes]:
+    found = serialization.load_ssh_public_identity(made.text.encode())
+    assert isinstance(found, serialization.SSHCertificate)
+    return list(found.valid_principals)
 
 
 def test_where_the_api_refuses_flyctl_is_asked(
@@ -194,6 +232,17 @@ def test_where_all_ways_refuse_each_is_told(cloud: Cloud, caller: Flyctl, api: A
     assert "`fly ssh issue` failed" in raised.value.detail
     assert f"`fly tokens create ssh -a {DB}`" in raised.value.hint, "the least token that leads there"
     assert raised.value.name == "token-refused"
+    assert "fly auth login" in raised.value.hint
+    assert not raised.value.passes
+
+
+def test_where_the_last_way_may_be_taken_later_that_is_told(
+    cloud: Cloud, caller: Flyctl, tmp_path: Path
+) -> None:
+    cloud.switch("rate-limited")
+    with pytest.raises(FlyError) as raised:
+        certificates.obtained(caller, None, DB, tmp_path / "state")
+    assert raised.value.passes
 
 
 @pytest.mark.parametrize(("token", "name"), [("nobody", "token-refused"), ("deploy-other", "unknown-app")])
