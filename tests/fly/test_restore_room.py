@@ -229,7 +229,9 @@ def home(cloud: Cloud, base: str, tmp_path: Path) -> Project:
 def test_it_is_told_on_a_quiet_day_refused_with_force_alone_and_done_where_the_flag_says_so(
     home: Project, cloud: Cloud
 ) -> None:
-    assert home.run("backup").code == 0
+    with world.changing(cloud.folder) as here:
+        here.data["tokens"] |= {"fm2_ssh": f"ssh:{DB}", "fm2_deploy": f"deploy:{DB}"}
+    assert home.run("backup", FLY_API_TOKEN="fm2_ssh").code == 0, "the least token that README tells of"
     quiet = home.run("doctor")
     assert (quiet.code, "restore would not work here" in quiet.err) == (3, True), quiet
     command = f"fly volumes extend vol_4y6k1l2m3n -s 2 -a {DB} -y`"
@@ -243,7 +245,9 @@ def test_it_is_told_on_a_quiet_day_refused_with_force_alone_and_done_where_the_f
     ), dry
     forced = home.run("restore", "--latest", "--force")
     assert (forced.code, command in forced.err, size_gb(cloud)) == (4, True, 1), forced
-    done = home.run("restore", "--latest", "--force", "--extend-volume")
+    weak = home.run("restore", "--latest", "--force", "--extend-volume", FLY_API_TOKEN="fm2_ssh")
+    assert (weak.code, "the right to enlarge a volume" in weak.err, size_gb(cloud)) == (1, True, 1), weak
+    done = home.run("restore", "--latest", "--force", "--extend-volume", FLY_API_TOKEN="fm2_deploy")
     assert (done.code, size_gb(cloud)) == (0, 2), done
     assert "enlarging volume vol_4y6k1l2m3n of polyladder-db to 2 GB" in done.err
     assert home.run("doctor").code == 0

@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from polyladder_ops.fly import certificates, failures, machines, rights, tunnel
+from polyladder_ops.fly import certificates, failures, machines, rights, starting, stopping, tunnel
+from polyladder_ops.fly.answers import ask_each
 from polyladder_ops.fly.api import Api
 from polyladder_ops.fly.console import Console
 from polyladder_ops.fly.failures import FlyError
+from polyladder_ops.fly.fleet import Fleet
+from polyladder_ops.fly.flyctl import Flyctl, hostname
 from polyladder_ops.fly.rights import KINDS, TASKS, Action, Kind, Need
 from polyladder_ops.sandbox.fly import session, world
-from tests.fly.conftest import APP, DB, shown, until
+from tests.fly.conftest import APP, DB, PACE, shown, until
 from tests.test_readme import block, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from polyladder_ops.fly.flyctl import Flyctl
     from polyladder_ops.sandbox.fly.cloud import Cloud
 
     Try = Callable[[Flyctl, str], object]
@@ -122,9 +124,43 @@ def test_each_token_may_what_the_table_says_and_nothing_else(
 
 @pytest.fixture
 def caller_of(sky: Cloud, tmp_path: Path) -> Callable[[str], Flyctl]:
-    from polyladder_ops.fly.flyctl import Flyctl
-
     return lambda token: Flyctl(str(sky.program), token, tmp_path / "config", deadline_s=60)
+
+
+def stopped_and_started(fleet: Fleet) -> None:
+    stopping.stop(fleet)
+    starting.start(fleet)
+
+
+DONE: dict[tuple[str, ...], Callable[[Flyctl, Fleet], object]] = {
+    ("fly.status", "health"): lambda caller, fleet: (fleet.look(), hostname(caller, APP)),
+    ("fly.stop", "fly.start", "fly.scale"): lambda _caller, fleet: stopped_and_started(fleet),
+    ("doctor",): lambda caller, _fleet: ask_each(caller, APP, DB),
+}
+
+
+@pytest.mark.parametrize("names", DONE, ids=" ".join)
+def test_a_task_does_on_fly_what_the_table_says_and_its_least_token_suffices(
+    names: tuple[str, ...], sky: Cloud, caller_of: Callable[[str], Flyctl], tmp_path: Path
+) -> None:
+    """What goes by the road is tried with a server behind it, in test_restore_room."""
+    caller = caller_of(token_of(least(TASKS[names]), next(iter(by_app(TASKS[names])))))
+    fleet = Fleet(caller, APP, tmp_path / "state", pace=PACE)
+    before = len(sky.calls())
+    done = DONE[names](caller, fleet)
+    assert seen(sky.calls()[before:]) == {
+        (action, app) for app, actions in by_app(TASKS[names]).items() for action in actions
+    }
+    if names == ("doctor",):
+        assert isinstance(done, tuple)
+        assert [answer for answer in done if not answer.ok] == []
+
+
+def seen(calls: list[list[str]]) -> set[tuple[Action | None, str]]:
+    """What was done, and to which app; `version` asks nobody."""
+    asked = [call for call in calls if call[0] != "version"]
+    words = [(" ".join(call[:2]), call[0], call[call.index("-a") + 1]) for call in asked]
+    return {(rights.action_of(two) or rights.action_of(one), app) for two, one, app in words}
 
 
 def test_the_stand_in_knows_the_same_kinds() -> None:
@@ -173,14 +209,14 @@ def by_app(needs: tuple[Need, ...]) -> dict[str, list[Action]]:
     return {app: [action for other, action in of if other == app] for app, _ in of}
 
 
-def least(needs: tuple[Need, ...]) -> str:
+def least(needs: tuple[Need, ...]) -> Kind:
     """The least token: one of an app for one app, one of the organisation for both."""
-    apps = by_app(needs)
-    wanted = {need.action for need in needs}
-    fitting = [
-        kind for kind in reversed(KINDS) if wanted <= kind.may and (len(apps) == 1 or not kind.of_one_app)
-    ]
-    return fitting[0].made_by.removeprefix("fly tokens create ").format(app=next(iter(apps)))
+    wanted, is_one = {need.action for need in needs}, len(by_app(needs)) == 1
+    return next(kind for kind in reversed(KINDS) if wanted <= kind.may and (is_one or not kind.of_one_app))
+
+
+def made_by(needs: tuple[Need, ...]) -> str:
+    return least(needs).made_by.removeprefix("fly tokens create ").format(app=next(iter(by_app(needs))))
 
 
 def tasks_table() -> str:
@@ -188,7 +224,7 @@ def tasks_table() -> str:
         (
             ", ".join(f"`{name}`" for name in names),
             "; ".join(f"{app}: {', '.join(actions)}" for app, actions in by_app(needs).items()),
-            f"`{least(needs)}`",
+            f"`{made_by(needs)}`",
         )
         for names, needs in TASKS.items()
     ]
