@@ -172,6 +172,8 @@ class _Road:
                 return
             with socket.create_connection(tuple(behind), timeout=10) as far:
                 far.settimeout(None)
+                for each in (near, far):  # as Go does with each of its sockets
+                    each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._exchange(near, far, _Trouble(stalls, cuts, after))
 
     def _exchange(self, near: socket.socket, far: socket.socket, trouble: _Trouble) -> None:
