@@ -145,6 +145,23 @@ def test_what_comes_is_compressed_on_the_way(
     assert carried(compress=False) > NOISE_ROWS * 33
 
 
+def test_a_dump_goes_on_while_new_keys_are_agreed_on(
+    opens: Callable[[], Any], noise: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from paramiko.packet import Packetizer
+
+    monkeypatch.setattr(Packetizer, "REKEY_BYTES", 4 << 20)  # half a gigabyte else
+    monkeypatch.setattr(dumping, "_BEAT_S", 0.01)
+    plain = []
+    with opens() as way:
+        before = way.remote._connection.transport.session_id, way.remote._connection.transport.H
+        dump_by(way, tmp_path, noise, lambda block: plain.append(len(block)))
+        after = way.remote._connection.transport.session_id, way.remote._connection.transport.H
+    assert sum(plain) > NOISE_ROWS * 33
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+
+
 def test_it_runs_there_behind_all_others_and_knows_nothing_of_us(
     way: Road, noise: str, tmp_path: Path
 ) -> None:
