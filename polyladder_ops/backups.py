@@ -44,7 +44,7 @@ class Options:
     """How a backup is taken; the defaults are what a nightly run wants.
 
     `dumper` is a pg_dump elsewhere that is to be used instead of one of `clients`; `compress_there` whether it compresses
-    what it sends, which costs its machine's processor and spares the way.
+    what it sends, which costs its machine's processor and spares the way; that is kept as it came.
     """
 
     recipients: tuple[str, ...] = ()
@@ -250,6 +250,7 @@ class _Dumping:
         progress = self.options.progress or (lambda _size: None)
         facts: list[survey.Survey] = []
         heard_at: float | None = None
+        keeps = self.options.compress_there and self.program.packs
 
         def look_early() -> None:
             # pg_dump waits for whoever holds a lock, by itself; when it has got through, so can we.
@@ -266,12 +267,15 @@ class _Dumping:
             if heard_at is None or time.monotonic() - heard_at > self.options.beat_s:
                 survey.clock(self.connection)
                 heard_at = time.monotonic()
-            writer.write(block)
+            if keeps:
+                writer.count(len(block))
+            else:
+                writer.write(block)
             lexer.feed(block)
             progress(len(block))
 
         try:
-            self._run(held, sink, look_early)
+            self._run(held, sink, look_early, writer.write_packed)
             lexer.close()
         except DumpError as error:
             raise OpsError(
@@ -281,7 +285,13 @@ class _Dumping:
             ) from error
         return ledger.contents, facts[0]
 
-    def _run(self, held: Snapshot, sink: Callable[[bytes], None], meanwhile: Callable[[], None]) -> None:
+    def _run(
+        self,
+        held: Snapshot,
+        sink: Callable[[bytes], None],
+        meanwhile: Callable[[], None],
+        keep: Callable[[bytes], None],
+    ) -> None:
         wait_s = self.options.lock_wait_s
         dump.run(
             self.program,
@@ -294,6 +304,7 @@ class _Dumping:
             encoding=self.identity.encoding,
             holder=self.connection,
             compress=self.options.compress_there,
+            keep=keep,
             lock_wait_s=min(_QUEUED_S, wait_s) if held.locked else wait_s,
             stall_s=self.options.stall_s,
         )

@@ -127,6 +127,10 @@ class _EarlySync:
                 return
 
 
+class _Packed(bytes):
+    """What is gzip already: a whole member, in pieces."""
+
+
 class StoredWriter:
     """Compresses and, with recipients, encrypts what is written, in threads of its own, into a new file.
 
@@ -153,6 +157,18 @@ class StoredWriter:
         self._plain_bytes += len(data)
         self._early.due(self._out.size_bytes)
         self._put(data)
+
+    def write_packed(self, packed: bytes) -> None:
+        """Take the next bytes of SQL compressed, as they came: pieces of one gzip member, whose SQL `count` is told of.
+
+        Whoever hands them over has unpacked them to their end, or aborts.
+        """
+        self._early.due(self._out.size_bytes)
+        self._put(_Packed(packed))
+
+    def count(self, plain_bytes: int) -> None:
+        """Take note of so many bytes of SQL, which are handed over compressed."""
+        self._plain_bytes += plain_bytes
 
     def finish(self) -> Stored:
         """Write what is left, sync the file and return what it holds."""
@@ -211,13 +227,22 @@ class StoredWriter:
             self._failure = self._failure or error
 
     def _compress(self, write: Callable[[bytes], object]) -> None:
-        gzip = packer()
+        gzip, is_empty = None, True
         while (block := self._blocks.get()) is not None:
             if self._failure is not None:
                 return
+            is_empty = False
+            if isinstance(block, _Packed):
+                if gzip:  # a member ends before another begins
+                    write(gzip.flush())
+                    gzip = None
+                write(block)
+                continue
+            gzip = gzip or packer()
             if packed := gzip.compress(block):
                 write(packed)
-        write(gzip.flush())
+        if gzip or is_empty:
+            write((gzip or packer()).flush())
 
     def _encrypt(self) -> None:
         """Age pulls where gzip pushes, so a pipe stands between them."""

@@ -75,6 +75,23 @@ def store(path: Path, data: bytes, key: Key | None, *, block: int = 1000) -> Sto
     return writer.finish()
 
 
+@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
+def test_what_is_compressed_already_is_kept_between_what_is_not(tmp_path: Path, key: Key | None) -> None:
+    path, packed = tmp_path / "data", gzip.compress(b"SELECT 2;\n", 1, mtime=0)
+    writer = StoredWriter(path, key.recipients if key else ())
+    writer.write(b"SELECT 1;\n")
+    for at in range(0, len(packed), 7):
+        writer.write_packed(packed[at : at + 7])
+    writer.count(10)
+    writer.write(b"SELECT 3;\n")
+    made = writer.finish()
+    plain, found = load(path, key)
+    assert plain == b"SELECT 1;\nSELECT 2;\nSELECT 3;\n"
+    assert found == made
+    assert found.plain_bytes == 30
+    assert key or packed in path.read_bytes()
+
+
 def load(path: Path, key: Key | None) -> tuple[bytes, Stored]:
     blocks: list[bytes] = []
     found = storage.read(path, blocks.append, keys=key.identities if key else (), encrypted=key is not None)

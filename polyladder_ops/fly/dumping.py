@@ -80,6 +80,11 @@ class There:
     version: str
 
     @property
+    def packs(self) -> bool:
+        """Whether its output comes compressed, if that is wanted."""
+        return True
+
+    @property
     def major(self) -> int:
         """The part of the version that must match the server's."""
         return int(re.split(r"\D", self.version, maxsplit=1)[0])
@@ -137,6 +142,8 @@ class _Running:
         self._stream = stream
         self._machine = machine
         self._is_ended = self._is_all = False
+        self._is_packed = is_packed
+        self._pieces: list[bytes] = []
         unpacker = Gunzip() if is_packed else AsItIs()
         self._blocks = unpacker.unpacked(self._came())
 
@@ -148,6 +155,10 @@ class _Running:
             if self._is_ended or (self._is_all and self.ended().code):
                 return b""
             raise self._damaged(damage) from damage
+
+    def packed(self) -> list[bytes]:
+        pieces, self._pieces = self._pieces, []
+        return pieces
 
     def ended(self) -> End:
         if self._is_ended:
@@ -165,6 +176,8 @@ class _Running:
 
     def _came(self) -> Iterator[bytes]:
         while block := self._stream.read():
+            if self._is_packed:
+                self._pieces.append(block)
             yield block
         self._is_all = True
 

@@ -59,6 +59,7 @@ def run(
     encoding: str,
     holder: Connection,
     compress: bool = True,
+    keep: Callable[[bytes], None] = lambda _packed: None,
     lock_wait_s: float = LOCK_WAIT_S,
     stall_s: float = STALL_S,
 ) -> None:
@@ -66,7 +67,7 @@ def run(
 
     `meanwhile` is called once, when pg_dump begins to read the catalog, which keeps it and one server process busy.
     `holder` is the session whose snapshot it is. `private` is a folder for the passfile; `encoding` is the database's own, in
-    which everything it holds can be written; one far away compresses what it sends, if `compress`. Raise Changed if a table
+    which everything it holds can be written; one far away compresses what it sends, if `compress`, and `keep` is handed that as it came. Raise Changed if a table
     changed under pg_dump or was locked for `lock_wait_s` seconds, LocksExhausted if the server has no room for its locks,
     OpsError if pg_dump fails, says nothing for `stall_s` seconds, or is ended.
     """
@@ -79,12 +80,16 @@ def run(
         link = link_of(holder)
         waiting = _waiting(running, link, name) if link else None
         with _watch(running, stall_s, waiting) as watch:
-            end = _pump(running, sink, meanwhile, watch)
+            end = _pump(running, sink, keep, meanwhile, watch)
         _judge(end, watch)
 
 
 def _pump(
-    running: Running, sink: Callable[[bytes], None], meanwhile: Callable[[], None], watch: _Watch
+    running: Running,
+    sink: Callable[[bytes], None],
+    keep: Callable[[bytes], None],
+    meanwhile: Callable[[], None],
+    watch: _Watch,
 ) -> End:
     """Hand on what comes until the program ends, and return how it did."""
     with watch.unconcerned():
@@ -93,7 +98,14 @@ def _pump(
         watch.came_bytes += len(block)
         with watch.unconcerned():
             sink(block)
+            _hand_on(running.packed(), keep)
+    _hand_on(running.packed(), keep)
     return running.ended()  # the watch ends it if it hangs
+
+
+def _hand_on(pieces: list[bytes], keep: Callable[[bytes], None]) -> None:
+    for piece in pieces:
+        keep(piece)
 
 
 def _judge(end: End, watch: _Watch) -> None:

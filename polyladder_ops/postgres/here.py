@@ -49,6 +49,11 @@ class Here:
         return self.client.version
 
     @property
+    def packs(self) -> bool:
+        """Whether its output comes compressed: from here it never does."""
+        return False
+
+    @property
     def major(self) -> int:
         """The part of the version that must match the server's."""
         return self.client.major
@@ -116,6 +121,9 @@ class _Process:
             self._has_begun = True
         self._last = len(block)
         return block
+
+    def packed(self) -> list[bytes]:
+        return []
 
     def ended(self) -> End:
         code = self._process.wait()

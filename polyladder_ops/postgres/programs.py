@@ -45,6 +45,9 @@ class Running(Protocol):
     def read(self) -> bytes:
         """Return the next bytes of the dump, none at its end. Raise OpsError if they can't be had."""
 
+    def packed(self) -> list[bytes]:
+        """Return what came compressed since this was last asked, of which `read` gave what is inside; nothing where it came as it is."""
+
     def ended(self) -> End:
         """Return how it ended, once its last byte was read; it is waited for."""
 
@@ -62,6 +65,10 @@ class Program(Protocol):
     @property
     def major(self) -> int:
         """The part of the version that must match the server's."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether its output comes compressed, if that is wanted."""
 
     def running(self, call: Call) -> AbstractContextManager[Running]:
         """Within the block it runs; after it, it is ended. Raise OpsError if it can't be started."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from unittest import mock
 
 import pytest
 
-from polyladder_ops import backups, portable, verification
+from polyladder_ops import backups, decryption, encryption, portable, verification
 from polyladder_ops.errors import OpsError
 from polyladder_ops.fly import dumping
 from polyladder_ops.fly.failures import FlyError
@@ -128,6 +129,23 @@ def test_it_is_the_same_dump_as_one_from_here(way: Road, there: There, tmp_path:
     assert far.manifest.tables == near.manifest.tables
     assert far.manifest.objects == near.manifest.objects
     assert far.manifest.sequences == near.manifest.sequences
+
+
+def test_what_came_compressed_is_kept_as_it_came(
+    way: Road, there: There, program: Callable[..., None], tmp_path: Path
+) -> None:
+    """With password verifiers before it, which are of our own making."""
+    program("gzip", f"exec /bin/gzip -1 | tee {tmp_path}/sent")
+    public, secret = encryption.new_pair()
+    (tmp_path / "identity").write_text(secret)
+    keys = encryption.identities(tmp_path / "identity")
+    taken = take(way, tmp_path, dumper=there, with_passwords=True, recipients=(public,))
+    assert verification.verify_stored(taken, keys).passed
+    sent = (tmp_path / "sent").read_bytes()
+    assert gzip.decompress(sent).startswith(b"--\n-- PostgreSQL database dump")
+    kept = decryption.here(taken.path.read_bytes(), keys)
+    assert kept.endswith(sent)
+    assert gzip.decompress(kept[: -len(sent)]).startswith(b"-- polyladder-ops password verifier: ")
 
 
 def test_what_comes_is_compressed_on_the_way(
