@@ -98,13 +98,17 @@ def test_many_sessions_at_once_and_after_each_other(crossing: Bridge, database: 
     assert crossing.lost == []
 
 
+@pytest.mark.parametrize("name", ["", "long" * 25], ids=["here", "elsewhere, as it is too long for a socket"])
 def test_nobody_else_of_this_computer_gets_in_and_nothing_stays(
-    machine: Remote, database: Target, tmp_path: Path
+    machine: Remote, database: Target, name: str
 ) -> None:
-    with bridge.bridged(machine, f"exec socat - TCP:{database.host}:{database.port}", PORT, tmp_path) as made:
-        assert stat.S_IMODE(made.folder.stat().st_mode) == 0o700
-        assert [path.name for path in made.folder.iterdir() if path.is_socket()] == [".s.PGSQL.5433"]
-    assert not made.folder.exists()
+    command = f"exec socat - TCP:{database.host}:{database.port}"
+    with tempfile.TemporaryDirectory(prefix="b-") as short:
+        with bridge.bridged(machine, command, PORT, Path(short, name)) as made:
+            assert made.folder.is_relative_to(short) == (not name)
+            assert stat.S_IMODE(made.folder.stat().st_mode) == 0o700
+            assert [path.name for path in made.folder.iterdir() if path.is_socket()] == [".s.PGSQL.5433"]
+        assert not made.folder.exists()
 
 
 def test_a_session_that_is_open_ends_with_the_block(

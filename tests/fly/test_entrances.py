@@ -119,6 +119,7 @@ def test_the_password_is_in_no_argument_no_file_and_no_text(
         password = env["OPERATOR_PASSWORD"]
         assert password not in redaction.redact(f"it is {password}")
         assert password not in f"{way!r} {way.server!r}"
+        assert way.seen.password == ""
         written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
         assert password.encode() not in b"".join(written)
         arguments = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.is_file()]
