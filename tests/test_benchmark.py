@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 
 from polyladder_ops import portable, usage
-from polyladder_ops.bench import child, ending, measuring, targets
+from polyladder_ops.bench import child, ending, measuring, road, targets
 from polyladder_ops.bench.plan import PARTS, Link, Plan, parse
 from polyladder_ops.bench.report import Report, Way
 from polyladder_ops.bench.targets import COMPARISONS, MEMORY
@@ -69,8 +70,8 @@ def test_a_number_of_pairs_that_is_none_is_wrong_usage(pairs: str) -> None:
 
 
 def test_what_is_slow_runs_less_often_and_what_is_quick_more_often() -> None:
-    assert [Plan(12, 5).rounds(part) for part in PARTS] == [5, 5, 3, 20]
-    assert [Plan(12, 1).rounds(part) for part in PARTS] == [1, 1, 1, 4]
+    assert [Plan(12, 5).rounds(part) for part in PARTS] == [5, 5, 3, 5, 20]
+    assert [Plan(12, 1).rounds(part) for part in PARTS] == [1, 1, 1, 1, 4]
 
 
 @pytest.mark.parametrize("only", ["nothing", "backup,", "backup;link", "Backup"])
@@ -251,8 +252,8 @@ def test_the_benchmark_runs_every_way_but_the_slow_link_and_leaves_nothing(tmp_p
     done = invoke("dev.bench", "--scale=0.02", "--pairs=1", "--only=backup,restore,list", "--json", temporary=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    linked = {targets.LINKED, targets.PG_LINKED}
-    wanted = [each for each in COMPARISONS if each.what not in linked]
+    elsewhere = {targets.LINKED, targets.ROAD, targets.ROAD_LINKED}
+    wanted = [each for each in COMPARISONS if each.what not in elsewhere]
     assert {way["name"] for way in said["ways"]} == {name for each in wanted for name in (each.what, each.against)}  # fmt: skip
     for way in said["ways"]:
         assert len(way["runs"]) == (4 if "list" in way["name"] else 1)
@@ -278,6 +279,34 @@ def test_restores_are_measured_over_a_link_that_is_looked_at(
     assert [finding.comparison.what for finding in made.findings()] == [targets.LINKED, MEMORY.what]
     assert made.machine["link"].startswith("asked 1 ms and 10.0 MB/s, seen ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("needs")
+def test_the_road_is_measured_against_openssh_and_a_pg_dump_on_this_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, need: Callable[[object, str], None]
+) -> None:
+    need(
+        shutil.which("ssh") and shutil.which("socat"),
+        "no ssh or socat (apt-get install openssh-client socat)",
+    )
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made = measuring.run(Plan(0.02, 1, ("road",), Link(round_trip_s=0.001)), say=lambda _: None)
+    assert [way.name for way in made.ways] == [
+        targets.ROAD,
+        targets.SSH,
+        targets.ROAD_LINKED,
+        targets.NEAR_LINKED,
+    ]
+    assert [finding.comparison.what for finding in made.findings()] == [targets.ROAD, targets.ROAD_LINKED]
+    assert made.machine["link of the road"].startswith("asked 1 ms and 10.0 MB/s, seen ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_openssh_brought_counts_only_if_it_is_a_whole_dump(tmp_path: Path) -> None:
+    file = tmp_path / "dump.sql.gz"
+    file.write_bytes(gzip.compress(b"--\n-- PostgreSQL database dump\n--\n"))
+    with pytest.raises(OpsError, match="no whole dump"):
+        road._expect_whole(file)
 
 
 def running(temporary: Path) -> tuple[subprocess.Popen[str], int]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from polyladder_ops.catalog import Backup
     from polyladder_ops.usage import Usage
 
-__all__ = ["Linked"]
+__all__ = ["Linked", "seen"]
 
 _ASKED = 2_000_000
 
@@ -48,15 +48,8 @@ class Linked:
         """Do nothing: every way's database is gone already."""
 
     def seen(self) -> str:
-        """Return what was asked of the link, and what a question and two megabytes of answer take over it."""
-        with closing(session.connect(self._far)) as connection:
-            trips = [_timed(lambda: connection.execute("SELECT 1")) for _ in range(5)]
-            long = _timed(lambda: connection.execute("SELECT pg_catalog.repeat('x', %s)", [_ASKED]))
-        rate = _ASKED / max(long - median(trips), 1e-6) / 1e6
-        return (
-            f"asked {self._asked.round_trip_s * 1000:.0f} ms and {self._asked.bytes_per_s / 1e6:.1f} MB/s,"
-            f" seen {median(trips) * 1000:.0f} ms and {rate:.1f} MB/s"
-        )
+        """Return what the link is seen to do."""
+        return seen(self._far, self._asked)
 
     def _ours(self) -> Usage:
         return self._looked_at(targets.LINKED, restores.ours(self._stage, self._far, self._backup))
@@ -75,6 +68,18 @@ class Linked:
         ending.expect(self._wanted, self._restored, way=name)
         databases.drop(self._stage.server, restores.NAME)
         return took
+
+
+def seen(target: Target, asked: Link) -> str:
+    """Return what was asked of the link, and what a question and two megabytes of answer take over it."""
+    with closing(session.connect(target)) as connection:
+        trips = [_timed(lambda: connection.execute("SELECT 1")) for _ in range(5)]
+        long = _timed(lambda: connection.execute("SELECT pg_catalog.repeat('x', %s)", [_ASKED]))
+    rate = _ASKED / max(long - median(trips), 1e-6) / 1e6
+    return (
+        f"asked {asked.round_trip_s * 1000:.0f} ms and {asked.bytes_per_s / 1e6:.1f} MB/s,"
+        f" seen {median(trips) * 1000:.0f} ms and {rate:.1f} MB/s"
+    )
 
 
 def _timed(act: Callable[[], object]) -> float:

@@ -12,6 +12,7 @@ from polyladder_ops.bench.linked import Linked
 from polyladder_ops.bench.listing import Listing
 from polyladder_ops.bench.report import Report, Way
 from polyladder_ops.bench.restores import Restores
+from polyladder_ops.bench.road import ByRoad, OverLink
 from polyladder_ops.bench.stage import Say, Stage
 from polyladder_ops.bench.ways import Backups
 from polyladder_ops.errors import OpsError
@@ -45,23 +46,24 @@ def run(plan: Plan, *, say: Say) -> Report:
     Raise OpsError if a program of the old way is missing, or if any way fails: a time of a failure is worth nothing.
     """
     began_at, before = datetime.now(UTC), stages.load()
-    _look_for_programs()
+    _look_for_programs(plan)
     ways: list[Way] = []
     with stages.folders() as (home, folder), ExitStack() as ends:
         stage = Stage(home, folder, say)
         machine: dict[str, str] = {}
         for name in plan.parts:
-            part = _part(name, plan, stage, ends)
-            if isinstance(part, Linked):
-                machine["link"] = part.seen()
-            ways += _measured(name, part, plan.rounds(name), stage)
+            for part in _parts(name, plan, stage, ends):
+                if isinstance(part, Linked | OverLink):
+                    machine["link" if name == "link" else f"link of the {name}"] = part.seen()
+                ways += _measured(name, part, plan.rounds(name), stage)
         machine |= _data(ways) | stage.versions()
     machine |= {"load before, after": f"{before}; {stages.load()}"}
     return Report(plan, began_at, tuple(ways), machine)
 
 
-def _look_for_programs() -> None:
-    if missing := [name for name in ("bash", "gzip", "gunzip") if shutil.which(name) is None]:
+def _look_for_programs(plan: Plan) -> None:
+    needed = ("bash", "gzip", "gunzip", *(("ssh", "socat") if "road" in plan.parts else ()))
+    if missing := [name for name in needed if shutil.which(name) is None]:
         raise OpsError(
             f"the old way needs {' and '.join(missing)}",
             detail="It is measured exactly as the old scripts did it.",
@@ -69,15 +71,20 @@ def _look_for_programs() -> None:
         )
 
 
-def _part(name: str, plan: Plan, stage: Stage, ends: ExitStack) -> Part:
-    """Return a part, ready to run."""
+def _parts(name: str, plan: Plan, stage: Stage, ends: ExitStack) -> Iterator[Part]:
+    """Yield what a part is made of, each ready to run."""
+    small = min(plan.scale, _LINK_SCALE)
     if name == "backup":
-        return Backups(stage, plan.scale)
-    if name == "restore":
-        return Restores(stage, plan.scale)
-    if name == "link":
-        return Linked(stage, min(plan.scale, _LINK_SCALE), plan.link, ends)
-    return Listing(stage)
+        yield Backups(stage, plan.scale)
+    elif name == "restore":
+        yield Restores(stage, plan.scale)
+    elif name == "link":
+        yield Linked(stage, small, plan.link, ends)
+    elif name == "road":
+        yield ByRoad(stage, plan.scale, ends)
+        yield OverLink(stage, small, plan.link, ends)
+    else:
+        yield Listing(stage)
 
 
 def _measured(name: str, part: Part, pairs: int, stage: Stage) -> Iterator[Way]:

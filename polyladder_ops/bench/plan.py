@@ -10,7 +10,7 @@ from polyladder_ops.errors import UsageError
 
 __all__ = ["PARTS", "Link", "Plan", "parse", "parse_scale"]
 
-PARTS = ("backup", "restore", "link", "list")
+PARTS = ("backup", "restore", "link", "road", "list")
 _LINK_PAIRS = 3
 _LISTS = 4
 

@@ -94,7 +94,7 @@ class Stage:
     def server(self) -> Target:
         """The server, by a database that is nobody's."""
         self.say("making a PostgreSQL of our own …")
-        return server.create(self._home).target()
+        return server.create(self._home, trusts_socket=True).target()
 
     @cached_property
     def _identity(self) -> session.Identity:
@@ -111,6 +111,10 @@ class Stage:
         path = self.folder / "pgpass"
         portable.write_private(path, f"*:*:*:*:{self.server.password}\n")
         return path
+
+    def state(self) -> place.State:
+        """Return where the server is, and its own socket, which lets its superuser in."""
+        return place.read(self._home)
 
     def filled(self, scale: float) -> Target:
         """Return a database with the sandbox's data at this scale, made when it is first asked for."""

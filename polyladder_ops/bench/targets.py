@@ -13,6 +13,8 @@ RESTORE, PROVED, ANALYZED = "restore, no proof", "restore, full proof", "restore
 OLD_RESTORE, PIPED = "old restore", "gunzip -c | psql"
 PG_RESTORE, PG_ANALYZED = "pg_restore -j2", "pg_restore -j2, vacuumdb -Z -j2"
 LINKED, PG_LINKED = "restore over the link", "pg_restore -j4 over the link"
+ROAD, SSH = "backup by the road", "ssh 'pg_dump | gzip -1' > file"
+ROAD_LINKED, NEAR_LINKED = "backup by the road over the link", "the same, pg_dump on this side"
 LIST, EMPTY_LIST = "invoke --list", "invoke --list, one empty task"
 
 OURS = (BACKUP, ENCRYPTED, VERIFY, VERIFY_ENCRYPTED, RESTORE, PROVED, ANALYZED, LINKED)
@@ -53,6 +55,8 @@ COMPARISONS = (
     Comparison(PROVED, PG_RESTORE, 1.25),
     Comparison(ANALYZED, PG_ANALYZED),
     Comparison(LINKED, PG_LINKED, 0.5),
+    Comparison(ROAD, SSH, 1.25),
+    Comparison(ROAD_LINKED, NEAR_LINKED, 0.4),
     Comparison(LIST, EMPTY_LIST, 1.3),
 )
 MEMORY = Comparison("peak memory of any of ours", f"{MEMORY_LIMIT // 1_000_000} MB", 1.0)

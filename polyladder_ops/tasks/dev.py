@@ -72,10 +72,10 @@ def _red(root: Path) -> tuple[str, ...]:
 
 @task(
     help={
-        "only": "Parts that are measured, such as backup or restore,link (default: backup,restore,link,list).",
+        "only": "Parts that are measured, such as backup or restore,link (default: backup,restore,link,road,list).",
         "swap": "Measure instead how long clients are kept out while restores and undos switch the database.",
         "scale": "Size of the data: 1 is 50 MB of plain SQL (default: 12, 600 MB; with --swap 0.02).",
-        "pairs": "Rounds in which each way runs once, in turn (default: 5; over the link 3 at most).",
+        "pairs": "Rounds in which each way runs once, in turn (default: 5; of restores over the link 3 at most).",
         "switches": "With --swap: how often it is switched (default: 10).",
         "clients": "With --swap: how many hammer it (default: 8).",
         "json": JSON,
@@ -94,7 +94,7 @@ def bench(
     """Time us against pg_dump, pg_restore and old scripts.
 
     Runs on a throw-away server with data of this scale and a fixed seed, and changes nothing else. Prints medians, ratios
-    and targets, every run, CPU, memory, versions and load. Takes about 20 minutes. From --scale=12 and --pairs=5 on it
+    and targets, every run, CPU, memory, versions and load. Takes about 25 minutes. From --scale=12 and --pairs=5 on it
     exits 3 if a target is missed. With --swap it times instead how long clients that hammer a database are kept out when it
     is switched, and exits 3 if that was ever more than half a second, or if one ever saw the old database after the new one;
     where pgbouncer is installed, it also tells how long clients behind one are.
