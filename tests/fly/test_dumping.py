@@ -361,11 +361,14 @@ def test_a_run_that_is_killed_leaves_nothing_running_there_for_long(
         cwd=Path(__file__).parents[2],
     )
     assert process.stdout
-    with process.stdout:
+    try:
         assert process.stdout.readline() == b"dumping\n"
         (pid,) = running_for(noise)
         process.kill()
         process.wait()
+    finally:
+        portable.end(process)
+        process.stdout.close()
     began = time.monotonic()
     until(lambda: not portable.is_alive(pid))
     assert time.monotonic() - began < dumping._SILENT_S + 15
