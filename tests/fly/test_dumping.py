@@ -306,7 +306,7 @@ def test_a_tunnel_that_is_cut_ends_the_dump_here_and_soon_there(
 def test_what_a_cut_left_running_there_is_ended_before_a_new_try(
     cut: None, opens: Callable[[], Any], flex: servers.Server, noise: str, tmp_path: Path
 ) -> None:
-    deaf = dumping._SCRIPT.replace("while read -r -t {silent_s}; do :; done", "sleep 3600")
+    deaf = dumping._SCRIPT.replace("while read -r -t {silent_s}; do :; done", "sleep 120")
     with mock.patch.object(dumping, "_SCRIPT", deaf), opens() as way, pytest.raises(FlyError, match="was lost"):  # fmt: skip
         dump_by(way, tmp_path, noise)
     (pid,) = running_for(noise)
