@@ -191,12 +191,17 @@ class Site:
         )
 
     def _expect_own_database(self) -> None:
-        """Return if a site other than production names its database's app: a slip in `--site` would mean production's."""
+        """Return if a site other than production names its database's app: a slip in `--site` would mean production's.
+
+        What is said for all sites (invoke.yaml, an export) counts only where the site itself is said in the same place.
+        """
         settings = self.settings
-        if settings.site != _PRODUCTION and settings.sources.get("POLYLADDER_DB_APP") == "default":
+        source = settings.sources.get("POLYLADDER_DB_APP", "default")
+        is_the_sites = source.startswith(".env") or source == settings.sources.get("POLYLADDER_SITE")
+        if settings.site != _PRODUCTION and (source == "default" or not is_the_sites):
             raise SettingsError(
                 f"POLYLADDER_DB_APP is not set for site {settings.site}",
-                detail=f"By Fly it would lead to {settings.db_app}, which is production's.",
+                detail=f"By Fly it would lead to {settings.db_app} ({source}), which may be production's.",
                 hint=f"Write it into .env.{settings.site}, or set DATABASE_URL there.",
             )
 

@@ -95,6 +95,7 @@ class _Crossings:
         self._command = command
         self._lost = lost
         self._open: set[socket.socket] = set()
+        self._streams: set[Stream] = set()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._is_over = False
@@ -117,6 +118,8 @@ class _Crossings:
         with self._lock:
             for near in self._open:
                 _shut(near)
+            for stream in self._streams:  # what stands still there would be waited for without an end
+                stream.close()
         for thread in self._threads:
             thread.join()
 
@@ -135,12 +138,23 @@ class _Crossings:
                     self._open.discard(near)
 
     def _talk(self, near: socket.socket) -> None:
-        with self._remote.streamed(self._command) as stream:
+        with self._remote.streamed(self._command) as stream, self._known(stream):
             up = threading.Thread(target=_up, args=(near, stream), daemon=True)
             up.start()
             _down(stream, near)
             _shut(near)
+            stream.close()
             up.join()
+
+    @contextlib.contextmanager
+    def _known(self, stream: Stream) -> Iterator[None]:
+        with self._lock:
+            self._streams.add(stream)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._streams.discard(stream)
 
 
 def _shut(near: socket.socket) -> None:

@@ -81,6 +81,8 @@ def by_port(flyctl: Flyctl, app: str, machine: Machine, seen: Surroundings, name
         server = Target.of(
             host=tunnel.HOST, port=way.port, user=USER, password=seen.password, dbname=_MAINTENANCE,
             sslmode="prefer",  # Fly's image has no TLS; the tunnel encrypts
+            # Should flyctl die, whoever else uses this computer may take its port, and ask for the password as it is.
+            require_auth="scram-sha-256,md5",
         )  # fmt: skip
         server = replace(server, way=Way(name))
         _expect_let_in(server, app, seen.port)

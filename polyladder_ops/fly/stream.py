@@ -88,9 +88,9 @@ class Stream:
             return came
 
     def write(self, content: bytes) -> None:
-        """Write all bytes to the command. Raise FlyError if the connection is lost, or the command takes no more."""
+        """Write all bytes to the command, none once we have hung up. Raise FlyError if the connection is lost, or the command takes no more."""
         rest = memoryview(content)
-        while rest:
+        while rest and not self._is_closed:
             try:
                 sent = self._channel.send(rest[:_PIECE])
             except TimeoutError:
@@ -98,6 +98,8 @@ class Stream:
                 continue
             except OSError as error:
                 raise self._peer.lost(error) from error
+            if not sent and not self._is_closed:
+                raise self._peer.lost(EOFError("the command takes no more"))
             rest = rest[sent:]
 
     def beat(self) -> None:

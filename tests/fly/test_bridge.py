@@ -214,3 +214,19 @@ def test_a_port_leads_there_too_while_the_block_lasts(machine: Remote, database:
             session.execute(b"SELECT 1")
     with pytest.raises(OpsError), connect(there):
         pytest.fail("it is still open")
+
+
+def test_a_session_whose_far_end_stands_still_ends_with_the_block(
+    machine: Remote, database: Target, tmp_path: Path
+) -> None:
+    """Nobody takes what is sent, and the machine answers all the same."""
+    began = time.monotonic()
+    with bridge.bridged(machine, "exec sleep 600", PORT, tmp_path) as made:
+        near = socket.socket(socket.AddressFamily["AF_UNIX"])
+        near.connect(str(made.folder / f".s.PGSQL.{PORT}"))
+        near.settimeout(2)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                near.sendall(b"x" * (1 << 20))
+    near.close()
+    assert time.monotonic() - began < 30

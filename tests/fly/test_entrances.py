@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import struct
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +111,31 @@ def test_without_socat_sessions_go_by_the_servers_port_with_flys_password(  # no
         *("machine list", "status --json", "ssh issue"),
         *("proxy 0:22", "proxy 0:PORT"),
     ]
+
+
+def test_who_takes_the_ports_place_and_asks_for_the_password_as_it_is_gets_nothing(
+    far: Cloud, env: dict[str, str], bare: str, opening: Any
+) -> None:
+    """Should flyctl die, any account of this computer may listen there."""
+    far.open_ssh(DB, {**env, "PATH": bare})
+    came: list[bytes] = []
+
+    def ask(listener: socket.socket) -> None:
+        with listener.accept()[0] as near:
+            while b"user" not in (first := near.recv(4096)):  # of TLS nobody knows here
+                near.sendall(b"N")
+            came.append(first)
+            near.sendall(b"R" + struct.pack("!ii", 8, 3))
+            came.append(near.recv(4096))
+
+    with opening() as way, socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=ask, args=(listener,))
+        thread.start()
+        with pytest.raises(OpsError), connect(way.server.changed(port=listener.getsockname()[1])):
+            pytest.fail("it was let in")
+        thread.join(10)
+    assert len(came) == 2
+    assert env["OPERATOR_PASSWORD"].encode() not in b"".join(came)
 
 
 def test_the_password_is_in_no_argument_no_file_and_no_text(

@@ -174,9 +174,17 @@ def test_another_site_does_not_go_to_productions_database(home: Project) -> None
     (home.root / ".env.stagng").write_text(
         "FLY_API_TOKEN=fm2_x\nPOLYLADDER_ROUTE=fly\nPOLYLADDER_FLYCTL=/nowhere/fly\n", encoding="utf-8"
     )
-    refused = home.run("backup", "--site=stagng")
-    assert refused.code == 2
-    assert "POLYLADDER_DB_APP is not set for site stagng" in refused.err
+    (home.root / "invoke.yaml").write_text("polyladder: {polyladder_db_app: polyladder-db}", encoding="utf-8")
+    try:
+        of_all = home.run("backup", "--site=stagng")
+    finally:
+        (home.root / "invoke.yaml").unlink()
+    exported = home.run("backup", "--site=stagng", POLYLADDER_DB_APP=DB)
+    for refused in (home.run("backup", "--site=stagng"), of_all, exported):
+        assert refused.code == 2
+        assert "POLYLADDER_DB_APP is not set for site stagng" in refused.err
+    said = home.run("backup", POLYLADDER_SITE="stagng", POLYLADDER_DB_APP=DB)
+    assert "there is no flyctl here" in said.err
 
 
 @pytest.mark.parametrize("command", ["backup", "restore.check", "doctor"])
