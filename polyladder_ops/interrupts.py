@@ -24,6 +24,8 @@ GRACE_S = 1.0
 LIMIT_S = 60.0
 """How long clean-ups may take when nobody presses anything."""
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+# Of a terminal that was closed both the system and the shell send one.
+_HANGUP = getattr(signal, "SIGHUP", None)
 _OURS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 _LEAVE, _LOOK, _END = 0, 254, 255  # no signals have these numbers
 _UNHEARD_S = 0.1
@@ -101,7 +103,7 @@ class _Watch:
     def _hear(self, number: int) -> None:
         if number in _OURS and self._is_repeated:
             self._is_repeated = False
-        elif number in _OURS:
+        elif number in _OURS and not (self._count and number == _HANGUP):
             self._count += 1
             self._last = signal.Signals(number).name
         if number == _LEAVE or self._count > 1:

@@ -41,6 +41,10 @@ ASIDE = "-aside"
 """What the site of backups of set-aside databases has behind the name of the site that they were live at."""
 
 _PRODUCTION = "production"
+_READ_ONLY = (
+    "Fly lets nobody write to the databases of {app}: their disk is full to 90 %. It lifts that by itself when there is room"
+    " (`fly volumes extend`); what is restored is not under it"
+)
 # A server that is thrown away needs no durability, room for many locks, and no triggers that answer what we do.
 _SCRATCH = {"fsync": "off", "max_locks_per_transaction": "256", "event_triggers": "off"}
 _SINCE = {"event_triggers": 17}
@@ -114,6 +118,8 @@ class Site:
         road, settings = self.road(), self.settings
         assert road is not None
         name = databases.choose(settings.database, settings.app, road.databases)
+        if road.seen.is_read_only:
+            runs.kept(("said", _READ_ONLY), lambda: self._telling(_READ_ONLY.format(app=settings.db_app)))
         if name not in (settings.database, settings.app):
             self.say(f"the database is {name} of {settings.db_app}")
         return road.target(name)

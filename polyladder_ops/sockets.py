@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from polyladder_ops import portable
@@ -13,8 +16,10 @@ from polyladder_ops.errors import OpsError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["exist", "fits", "private_folder", "waiting"]
+__all__ = ["exist", "fits", "private_folder", "sweep", "waiting"]
 
+_PREFIX = "road-"
+_NEW_S = 60.0  # one that is made now has no socket yet
 _LONGEST = 80  # a socket's path holds about 100 bytes, its own name among them
 
 
@@ -40,8 +45,31 @@ def private_folder() -> Path:
             detail="The way to the database's own socket leads through one of ours.",
             hint="Run it on Linux, macOS or in WSL, or set DATABASE_URL.",
         )
+    sweep(folder.parent)
+    folder = folder.with_name(f"{_PREFIX}{folder.name}")
     folder.mkdir(mode=0o700)
     return folder
+
+
+def sweep(parent: Path) -> None:
+    """Remove the folders of ours in a folder for all whose runs were killed: nobody answers at their sockets any more."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            is_old = time.time() - folder.lstat().st_mtime > _NEW_S
+            if is_old and portable.is_ours(folder) and not any(map(_answers, folder.glob(".s.PGSQL.*"))):
+                shutil.rmtree(folder)
+
+
+def _answers(path: Path) -> bool:
+    if sys.platform == "win32":
+        return True
+    with socket.socket(socket.AF_UNIX) as near:
+        near.settimeout(1)
+        try:
+            near.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+    return True
 
 
 def waiting(path: Path) -> socket.socket:

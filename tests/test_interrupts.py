@@ -157,6 +157,17 @@ def test_a_second_signal_lets_a_short_clean_up_end(tmp_path: Path) -> None:
 
 
 @posix
+def test_a_closed_terminal_is_nobodys_second_wish_however_often_it_is_told(tmp_path: Path) -> None:
+    process = start(tmp_path, "--seconds=30", "--slow=0.3", "--clean=2.5")
+    for _ in range(4):
+        process.send_signal(signal.Signals["SIGHUP"])
+        time.sleep(0.1)
+    _, err = process.communicate(timeout=10)
+    assert (process.returncode, err.splitlines()[-1]) == (130, "error: interrupted by SIGHUP")
+    assert (tmp_path / "undone").exists()
+
+
+@posix
 def test_signals_that_go_on_until_the_end_leave_no_traceback(tmp_path: Path) -> None:
     for _ in range(3):
         process = start(tmp_path, "--seconds=30", "--clean=0.05")

@@ -1,7 +1,7 @@
-"""An address of ours behind which each connection is a program on a machine: libpq here, the server there.
+"""A socket of ours behind which each connection is a program on a machine: libpq here, the server there.
 
-To the server's own socket, which trusts whoever comes by it, leads a socket in a folder that only we can enter; a port would let
-every account of this computer in. To the server's port, which asks for a password, a port of this computer leads as well.
+It lies in a folder that only we can enter. A port would let every account of this computer in to a server that trusts whoever comes
+by its socket; and to one that asks for a password, who has none would still take its slots, one program on the machine for each.
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ if TYPE_CHECKING:
     from polyladder_ops.fly.remote import Remote
     from polyladder_ops.fly.stream import Stream
 
-__all__ = ["HOST", "Bridge", "bridged", "bridged_port"]
+__all__ = ["Bridge", "bridged"]
 
 _PIECE = 128 << 10
 _NAME = ".s.PGSQL."
-HOST = "127.0.0.1"
-"""Where a port of ours is."""
 
 
 @dataclass
@@ -66,14 +64,6 @@ def _folder(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def bridged_port(remote: Remote, command: str) -> Iterator[int]:
-    """Within the block each connection to this port of `HOST` runs the command on the machine, which must ask who comes."""
-    crossings = _Crossings(remote, command, [])
-    with socket.create_server((HOST, 0), backlog=64) as listener, _served(listener, crossings):
-        yield int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -54,9 +54,9 @@ def by_socket(remote: Remote, seen: Surroundings, name: str, folder: Path) -> It
     own = f"{_CARRY} {shlex.quote(f'UNIX-CONNECT:{seen.socket}')}"
     with (
         bridge.bridged(remote, own, seen.port, folder) as ours,
-        bridge.bridged_port(remote, f"{_CARRY} TCP:127.0.0.1:{seen.port}") as port,
+        bridge.bridged(remote, f"{_CARRY} TCP:127.0.0.1:{seen.port}", seen.port, folder) as theirs,
     ):
-        logins = {"host": bridge.HOST, "port": str(port)}
+        logins = {"host": str(theirs.folder)}
         # SSH does the work of TLS, and the server's own socket has none.
         server = Target.of(
             host=str(ours.folder), port=ours.port, user=USER, dbname=_MAINTENANCE, sslmode="disable"

@@ -63,7 +63,7 @@ FAILURES: tuple[Failure, ...] = (
         "unknown-app",
         r"Could not find App|app not found",
         "The app does not exist, or the token has no right on it: Fly says the same of both.",
-        "Compare POLYLADDER_APP with `fly apps list`; a deploy token knows one app only, an org token knows both.",
+        "Compare POLYLADDER_APP and POLYLADDER_DB_APP with `fly apps list`; a deploy token knows one app only, an org token knows both.",
     ),
     Failure(
         "ssh-denied",
@@ -184,7 +184,8 @@ FAILURES: tuple[Failure, ...] = (
         "no-api",
         r"Error contacting Fly\.io API|dial tcp|no such host|connection refused|TLS handshake|i/o timeout|context deadline",
         "Fly's API can't be reached from here.",
-        "Look at https://status.flyio.net and at your own network. A restore needs no Fly API.",
+        "Look at https://status.flyio.net and at your own network. With a DATABASE_URL a restore needs no Fly; without one `invoke verify`"
+        " and `invoke restore.extract --to-file` work all the same.",
         passes=True,
     ),
 )  # fmt: skip

@@ -152,7 +152,7 @@ def parsed(text: str, machine: str) -> Surroundings:
     try:
         _ = said["end"]  # what was cut before it is no answer
         numbers = {name: int(float(said[name])) for name in ("port", "size", "free", "memory")}
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise OpsError(
             f"machine {machine} does not tell what it is like",
             detail=f"Of the look at its disk, memory and programs this is missing: {error}.",

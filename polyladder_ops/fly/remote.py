@@ -198,7 +198,7 @@ class Remote:
                 return known
         return FlyError(
             f"the connection to machine {self.machine} was lost",
-            detail=f"SSH says: {error or type(error).__name__}. What ran there may run on.",
+            detail=f"SSH says: {str(error).rstrip('.') or type(error).__name__}. What ran there may run on.",
             hint="Run it again, from its beginning.",
             name="connection-lost",
             passes=True,

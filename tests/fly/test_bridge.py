@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import stat
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from polyladder_ops import portable
+from polyladder_ops import portable, sockets
 from polyladder_ops.errors import OpsError
 from polyladder_ops.fly import bridge, certificates, machines, primary, remote, tunnel
 from polyladder_ops.fly.flyctl import Flyctl
@@ -207,15 +208,6 @@ def test_the_socket_is_where_what_killed_runs_left_is_swept_if_its_name_is_short
         assert not made.folder.exists()
 
 
-def test_a_port_leads_there_too_while_the_block_lasts(machine: Remote, database: Target) -> None:
-    with bridge.bridged_port(machine, f"exec socat - TCP:{database.host}:{database.port}") as port:
-        there = database.changed(host=bridge.HOST, port=port)
-        with connect(there) as session:
-            session.execute(b"SELECT 1")
-    with pytest.raises(OpsError), connect(there):
-        pytest.fail("it is still open")
-
-
 def test_a_session_whose_far_end_stands_still_ends_with_the_block(
     machine: Remote, database: Target, tmp_path: Path
 ) -> None:
@@ -230,3 +222,18 @@ def test_a_session_whose_far_end_stands_still_ends_with_the_block(
                 near.sendall(b"x" * (1 << 20))
     near.close()
     assert time.monotonic() - began < 30
+
+
+def test_what_a_killed_run_left_among_all_peoples_folders_is_removed_and_what_lives_stays(
+    tmp_path: Path,
+) -> None:
+    dead, alive, new = (tmp_path / f"road-pl-{name}" for name in ("dead", "alive", "new"))
+    for folder in (dead, alive, new):
+        folder.mkdir()
+    with sockets.waiting(dead / ".s.PGSQL.5433"):
+        pass
+    with sockets.waiting(alive / ".s.PGSQL.5433"):
+        for folder in (dead, alive):
+            os.utime(folder, (1, 1))
+        sockets.sweep(tmp_path)
+    assert [dead.exists(), alive.exists(), new.exists()] == [False, True, True]

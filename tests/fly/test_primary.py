@@ -114,7 +114,13 @@ def test_what_a_look_says_nothing_of_is_not_there() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "port=5433\nsize=1\nfree=1\nmemory=1\n", "port=x\nsize=1\nfree=1\nmemory=1\nend=1\n", "end=1\n"],
+    [
+        "",
+        "port=5433\nsize=1\nfree=1\nmemory=1\n",
+        "port=x\nsize=1\nfree=1\nmemory=1\nend=1\n",
+        "port=1\nsize=inf\nfree=1\nmemory=1\nend=1\n",
+        "end=1\n",
+    ],
 )
 def test_a_look_that_was_cut_is_none(text: str) -> None:
     with pytest.raises(OpsError, match="does not tell what it is like"):
