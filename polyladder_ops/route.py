@@ -33,7 +33,8 @@ def choose(named: Route | None, *, has_url: bool, has_fly: bool) -> Choice:
     if has_fly and not has_url:
         return Choice(Route.FLY, f"{_NAMES[Route.FLY]}: no DATABASE_URL, and a token or a login.")
     said = "DATABASE_URL is set, so it is used; POLYLADDER_ROUTE=fly goes by Fly" if has_fly else ""
-    return Choice(Route.DIRECT, f"{_NAMES[Route.DIRECT]}.", said)
+    lacks = "" if has_url else ", which is not set; nor does a token or a login lead to Fly"
+    return Choice(Route.DIRECT, f"{_NAMES[Route.DIRECT]}{lacks}.", said)
 
 
 _NAMES = {Route.DIRECT: "By DATABASE_URL", Route.FLY: "By Fly"}

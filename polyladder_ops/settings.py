@@ -91,7 +91,7 @@ class Settings(BaseModel):
         str | None,
         Variable(
             "DATABASE_URL",
-            "The database: postgres://user:password@host:5432/database; for one on Fly a token or a login will do.",
+            "The database: postgres://user:password@host:5432/database; for one on Fly FLY_API_TOKEN, or `fly auth login`, will do.",
             needed_by="backup, restore",
             is_secret=True,
         ),

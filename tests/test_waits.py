@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import opening, session
+from polyladder_ops.postgres import hints, opening, session
 from polyladder_ops.postgres.load.loader import Loader
 from polyladder_ops.postgres.proof import copy_out
 from polyladder_ops.postgres.silence import Answer, Limits, Seen, allow, limits, verdict
@@ -276,5 +276,5 @@ def test_no_thread_is_left_of_a_wait_that_is_over() -> None:
 
 @pytest.mark.parametrize("text", ["Network is unreachable", "No route to host"])
 def test_a_network_that_is_down_leads_to_the_network_and_not_back_to_doctor(text: str) -> None:
-    hint = session.hint_for(psycopg.OperationalError(f"connection failed: {text}"))
+    hint = hints.following(psycopg.OperationalError(f"connection failed: {text}"))
     assert hint == "Look at this machine's network, the tunnel or the VPN, then try again."

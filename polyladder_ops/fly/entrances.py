@@ -12,7 +12,7 @@ from polyladder_ops.errors import BELOW, OpsError
 from polyladder_ops.fly import bridge, tunnel
 from polyladder_ops.fly.primary import USER
 from polyladder_ops.fly.remote import Remote
-from polyladder_ops.postgres import session
+from polyladder_ops.postgres import hints, session
 from polyladder_ops.postgres.conninfo import Target, Way
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _told(why_lost: Callable[[], OpsError | None]) -> Iterator[None]:
         if type(error) is not OpsError or (lost := why_lost()) is None:
             raise
         detail = BELOW.join((lost.in_a_line, error.detail))
-        hint = lost.hint if error.hint in ("", session.ASK_DOCTOR) else error.hint
+        hint = lost.hint if error.hint in ("", hints.ASK_DOCTOR) else error.hint
         raise OpsError(error.message, detail=detail, hint=hint) from error
 
 

@@ -122,7 +122,7 @@ def _looked(machine: Machine, seen: Surroundings, remote: Remote | None, server:
             detail="Fly's checks call it the primary; they tell of a change up to 15 s late.",
             hint="Run it again in a moment.",
         )
-    way = replace(server.way, system_identifier=found.system_identifier)
+    way = replace(server.way, system_identifier=found.system_identifier, databases=names)
     return Road(machine, seen, remote, replace(server, way=way), names)
 
 

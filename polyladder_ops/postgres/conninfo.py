@@ -58,7 +58,8 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class Way:
-    """How a server is reached that has no address here: what people call it, which server it is, where logins of a run go.
+    """How a server is reached that has no address here: what people call it, which server it is, where logins of a run go, what
+    databases it has.
 
     The server's own socket lets in who administers it, without a password, and nobody else; so others come by `logins`,
     libpq's parameters of another entrance.
@@ -67,6 +68,7 @@ class Way:
     name: str
     system_identifier: str = ""
     logins: Mapping[str, str] = field(default_factory=dict)
+    databases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)

@@ -17,12 +17,11 @@ import psycopg
 from psycopg import errors, sql
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import application, heartbeat, inside, locks, logins
+from polyladder_ops.postgres import application, heartbeat, hints, inside, locks, logins
 from polyladder_ops.postgres.session import (
     Connection,
     backend_of,
     connect,
-    hint_for,
     in_short,
     is_usable,
     translated,
@@ -167,7 +166,7 @@ def create(connection: Connection, name: str, like: DatabaseProperties) -> None:
         ) from error
     except psycopg.Error as error:
         may_not = isinstance(error, errors.InsufficientPrivilege) and not _may_create(connection)
-        hint = _CREATEDB if may_not else hint_for(error)
+        hint = _CREATEDB if may_not else hints.following(error)
         raise OpsError(
             f"could not create the database {name}", detail=f"{in_short(error)}.", hint=hint
         ) from error

@@ -16,18 +16,17 @@ from psycopg import pq, sql
 from psycopg.rows import TupleRow
 
 from polyladder_ops.errors import OpsError
-from polyladder_ops.postgres import application, links, login_triggers, poolers, silence, waits
+from polyladder_ops.postgres import application, hints, links, login_triggers, poolers, silence, waits
 from polyladder_ops.postgres.opening import Session, opened
 from polyladder_ops.postgres.waits import hang_up
 from polyladder_ops.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from polyladder_ops.postgres.conninfo import Target
 
 __all__ = [
-    "ASK_DOCTOR",
     "PINNED",
     "Connection",
     "Identity",
@@ -77,8 +76,6 @@ _OVERRIDDEN = {
     "standard_conforming_strings": "on",
     "client_min_messages": "warning",
 }
-ASK_DOCTOR = "Run `invoke doctor`."
-"""The hint where nothing more is known."""
 _ASKING_S = 5.0
 _ONCE_MORE_S = 3.0  # for an address that has just fallen silent: a clean-up tries it, and says what is left
 _BY_MAJOR = {14: "idle_session_timeout", 17: "transaction_timeout"}
@@ -136,7 +133,7 @@ def connect(
         # A limit that the role or database carries would hit the statement that lifts it.
         "options": f"{target.parameters.get('options', '')} -c statement_timeout=0".strip(),
     }
-    with translated(f"could not connect to {target}"):
+    with translated(f"could not connect to {target}", databases=target.way.databases if target.way else ()):
         connection = login_triggers.opened(parameters, partial(_reached, timeout_s=timeout_s))
         try:
             _begin(connection, target, parameters, settings or {})
@@ -282,13 +279,18 @@ def released(connection: Connection) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def translated(message: str) -> Iterator[None]:
-    """Within the block libpq's and the server's errors become OpsError with this message and a hint that fits."""
+def translated(message: str, *, databases: Sequence[str] = ()) -> Iterator[None]:
+    """Within the block libpq's and the server's errors become OpsError with this message and a hint that fits.
+
+    `databases` are those that the server has, where that is known.
+    """
     try:
         yield
     except psycopg.Error as error:
         text = " ".join(redact(str(error)).split())
-        raise OpsError(message, detail=f"{text}.".replace("..", "."), hint=hint_for(error)) from error
+        raise OpsError(
+            message, detail=f"{text}.".replace("..", "."), hint=hints.following(error, databases)
+        ) from error
 
 
 def failed(error: Exception) -> OpsError | None:
@@ -300,7 +302,7 @@ def failed(error: Exception) -> OpsError | None:
         return None
     text = " ".join(redact(str(error)).split()).rstrip(".")
     hint = (
-        hint_for(error)
+        hints.following(error)
         or "Look at the server with `invoke doctor`, which also names what is left; then run it again."
     )
     return OpsError("the server failed, or the connection to it", detail=f"{text}.", hint=hint)
@@ -320,35 +322,6 @@ def is_full(error: OpsError) -> bool:
         "no more connections allowed",
     )
     return any(text in error.detail for text in full)
-
-
-def hint_for(error: psycopg.Error) -> str:
-    """Return the next thing to try after this error of the server or of libpq; empty if nothing is known."""
-    text = str(error)
-    known = {
-        "unsupported startup parameter": poolers.REFUSES_OPTIONS,
-        "support command-line options": poolers.REFUSES_OPTIONS,
-        "password authentication failed": "Check user and password; in a URL write @ as %40 and % as %25.",
-        "no password supplied": "Put the password into the URL; PGPASSWORD and ~/.pgpass are not read.",
-        "no encryption": "pg_hba.conf lets this role into this database in no such way: add sslmode=require to the URL if the"
-        " server speaks TLS; else an entry is missing there.",
-        "SSL": "Compare sslmode in the URL with what the server offers.",
-        "Connection refused": "Start the server, or the tunnel to it; check host and port.",
-        "Network is unreachable": "Look at this machine's network, the tunnel or the VPN, then try again.",
-        "No route to host": "Look at this machine's network, the tunnel or the VPN, then try again.",
-        "could not translate host name": "Check the host; in a URL an @ in the password is written %40.",
-        "failed to resolve host": "Check the host; in a URL an @ in the password is written %40.",
-        "not currently accepting connections": "If it was set aside, `invoke restore.status` shows how to look into it; if a restore"
-        " died here, `invoke restore.abort` opens it again.",
-        "FATAL:  database": "List the names with `psql -l`, or check the URL.",
-        "lock timeout": "Another session holds a lock that this waits for: wait until it is done, or end it, then try again.",
-        "the link in between is silent": "Look at the network or the tunnel in between, then try again.",
-        "nothing came from the server": "Look at the network or the tunnel in between, then try again.",
-        "max_locks_per_transaction": "Raise max_locks_per_transaction on the server and restart it.",
-        "No space left": "Free space on the server's disk.",
-        "timeout": "Check that the address is right and that no firewall is in between.",
-    }
-    return next((hint for piece, hint in known.items() if piece in text), ASK_DOCTOR)
 
 
 def database_size(target: Target) -> int:

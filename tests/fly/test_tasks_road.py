@@ -192,6 +192,19 @@ def test_a_database_that_is_not_there_is_said(command: str, home: Project) -> No
     ended = home.run(command, POLYLADDER_DATABASE="nowhere")
     assert ended.code, ended
     assert 'database "nowhere" does not exist' in ended.out + ended.err
+    assert "The server has polyladder; POLYLADDER_DATABASE names one." in ended.out + ended.err
+
+
+def test_a_database_that_fly_keeps_from_writes_is_told_before_anything(
+    home: Project, server: servers.Server
+) -> None:
+    (server.folder / "readonly.lock").touch()
+    try:
+        told = home.run("restore.status")
+    finally:
+        (server.folder / "readonly.lock").unlink()
+    assert f"note: Fly lets nobody write to the databases of {DB}" in told.err
+    assert "lets nobody write" not in home.run("restore.status").err
 
 
 def test_nothing_is_left_of_the_way(home: Project, cloud: Cloud) -> None:
