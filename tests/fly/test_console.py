@@ -91,7 +91,7 @@ def test_a_machine_that_is_stopped_is_named(far: Cloud, there: Console) -> None:
     try:
         with world.changing(far.folder) as here:
             here.becomes(here.machines(DB)[0], "stopped")
-        with pytest.raises(FlyError, match="`fly ssh` failed") as raised:
+        with pytest.raises(FlyError, match="`fly ssh console` failed") as raised:
             there.run("true")
         assert raised.value.name == "none-started"
     finally:
