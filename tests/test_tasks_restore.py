@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from psycopg import sql
 
 from polyladder_ops import backups, portable
 from polyladder_ops.postgres import databases, marks, session, switch
@@ -580,6 +581,23 @@ def test_back_again_looked_at_and_dropped(shop: Shop) -> None:
     assert refused.err.splitlines()[-1] == "hint: Add --allow-cross=production-aside if that is meant."
     assert shop.ask("restore.discard", "--force").code == 1
     assert shop.ask("restore.undo", "--force").code == 1
+
+
+def test_what_the_restore_itself_gives_a_database_was_not_written_since(shop: Shop) -> None:
+    """Its comment and settings are given at savepoints of the switch, which have numbers of their own."""
+    name = sql.Identifier(shop.name).as_string()
+    for statement in (
+        f"COMMENT ON DATABASE {name} IS 'the shop'",
+        f"ALTER DATABASE {name} SET statement_timeout = '15s'",
+        f"ALTER ROLE postgres IN DATABASE {name} SET work_mem = '5MB'",
+        f"ALTER DATABASE {name} CONNECTION LIMIT 50",
+    ):
+        shop.tell(statement)
+    assert shop.ask("backup", "--new-source").code == 0
+    assert shop.ask("restore", "--latest", "--force").code == 0
+    assert "nothing was written since" in shop.ask("-R", "restore.undo").err
+    shop.tell(f"COMMENT ON DATABASE {name} IS 'another'")
+    assert "its comment was changed since" in shop.ask("-R", "restore.undo").err
 
 
 def test_a_column_a_view_a_function_and_a_sequence_are_not_nothing(shop: Shop) -> None:

@@ -256,13 +256,16 @@ def _exchanged(connection: Connection, other: Connection, ready: Ready, note: Ma
         with enders[1].going_on():
             _rename(connection, live, aside)  # from here on who connects waits
         locks.check(connection, live)
-        xid = _is_still(connection, aside, note.oid)
+        _is_still(connection, aside, note.oid)
         with connection.pipeline():
             _rename(connection, ready.name, live)
             _allow(connection, aside, yes=False)
+            connection.execute("SAVEPOINT polyladder_open")  # it has a number above all that was given before
             _allow(connection, live, yes=True)
+            connection.execute("RELEASE SAVEPOINT polyladder_open")
         _is_still(connection, live, ready.oid)
         ready.after(connection, live)
+        xid = _is_still(connection, live, ready.oid)  # its owner was given at a savepoint, perhaps
         last.append(marks.put(aside, note.model_copy(update={"name": aside, "xid": xid})))
     return Switched(live, aside, time.monotonic() - began, datetime.now(UTC))
 
@@ -289,12 +292,12 @@ def _in_one(connection: Connection, last: Sequence[sql.Composed] = ()) -> Iterat
 
 
 def _is_still(connection: Connection, name: str, oid: int | None) -> int:
-    """Return the number of this transaction, of 64 bits.
+    """Return the number of this transaction, or of the part of it (a savepoint has its own) that wrote the database's row, of 64 bits.
 
     Raise OpsError if the name that was just given is another database's: somebody renamed at the same time.
     """
     row = connection.execute(
-        "SELECT d.oid::int8, pg_catalog.pg_current_xact_id()::text::int8 FROM pg_catalog.pg_database d WHERE d.datname = %s",
+        "SELECT d.oid::int8, pg_catalog.pg_current_xact_id()::text::int8, d.xmin::text::int8 FROM pg_catalog.pg_database d WHERE d.datname = %s",
         [name],
     ).fetchone()
     if row is None or row[0] != oid:
@@ -303,7 +306,9 @@ def _is_still(connection: Connection, name: str, oid: int | None) -> int:
             detail="Somebody renamed databases at the same time.",
             hint="Look with `psql -l` and `invoke restore.status`.",
         )
-    return int(row[1])
+    _, whole, part = row
+    later = (part - whole) % 2**32  # a row keeps the last 32 bits
+    return int(whole + later if later < 2**31 else whole)
 
 
 def _give_up_after(connection: Connection, seconds: int) -> None:
